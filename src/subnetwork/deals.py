@@ -1,0 +1,194 @@
+"""Deals: who gets which units this round. The vocabulary that the lab and the engine share.
+
+A *deal* is the joint law of (S_1, ..., S_n), the sets of units that the n workers hold. A unit is
+a coordinate in the lab and a hidden neuron, head, channel or block in the engine. A draw is made
+whole, for all workers at once, and is keyed by (seed, round, axis): no rank ever sends a partition.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from subnetwork.keys import below, key, shuffled, words
+from subnetwork.shapes import Units
+
+Hands: TypeAlias = tuple[Units, ...]
+"""The units of each worker, ascending; one array a worker."""
+
+
+class Deal(Protocol):
+    """The joint law of (S_1, ..., S_n), for an axis of any size."""
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        ...
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """The units of each worker in round k, on the axis with this number."""
+        ...
+
+
+@dataclass(frozen=True)
+class Full:
+    """Everyone holds everything: synchronous SGD, Local SGD, DiLoCo. C_i = I.
+
+    >>> Full(2).hands(3, seed=0, k=0)
+    (array([0, 1, 2]), array([0, 1, 2]))
+    """
+
+    n_workers: int
+
+    def __post_init__(self) -> None:
+        _check_workers(self.n_workers)
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """All units, n times; the same in every round."""
+        del seed, k, axis
+        return tuple(np.arange(size) for _ in range(self.n_workers))
+
+
+@dataclass(frozen=True)
+class Perm:
+    """A random permutation is dealt out: hands are disjoint and cover every unit in every round.
+
+    C_i = n sum_{j in S_i} e_j e_j' on n = d/q workers (eq. 5; Szlendak et al. 2022), for any size:
+    where n does not divide it, the remaining units go to randomly chosen workers, which keeps both
+    E C_i = I and mean_i C_i = I. With `weights`, worker i holds w_i = weights[i] / sum(weights) of
+    the units in expectation, to the unit in every round, and E C_i = n w_i I; mean_i C_i = I still
+    holds. Multiply worker i's step by `correction[i]` = 1 / (n w_i) to descend f and not the
+    weighted problem.
+
+    >>> [hand.tolist() for hand in Perm(2).hands(5, seed=0, k=0)]
+    [[0, 1, 4], [2, 3]]
+    """
+
+    n_workers: int
+    weights: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_workers(self.n_workers)
+        if self.weights is None:
+            return
+        if len(self.weights) != self.n_workers or min(self.weights) < 1:
+            raise ValueError(
+                f"Perm wants one positive whole weight for each of n_workers={self.n_workers} "
+                f"workers, not weights={self.weights}. Shares of 1/4 and 3/4 are weights=(1, 3)."
+            )
+
+    @property
+    def correction(self) -> tuple[float, ...]:
+        """1 / (n w_i): the factor on worker i's step that restores f under unequal shares."""
+        weights = self._weights
+        return tuple(sum(weights) / (self.n_workers * w) for w in weights)
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """Sorted hands of one shuffled deck; raises ValueError where a worker would get none."""
+        self._check_size(size)
+        stream = words(key(seed, k, axis))
+        ends = accumulate(self._sizes(size, stream), initial=0)
+        deck = np.asarray(shuffled(size, stream), dtype=np.int64)
+        return tuple(np.sort(deck[begin:end]) for begin, end in pairwise(ends))
+
+    @property
+    def _weights(self) -> tuple[int, ...]:
+        return self.weights or (1,) * self.n_workers
+
+    def _sizes(self, size: int, stream: Iterator[int]) -> list[int]:
+        """|S_i|: w_i size rounded up or down so that E|S_i| = w_i size exactly.
+
+        Systematic sampling over the workers in random order: every worker's fraction is a stretch
+        of a line, and units are handed out wherever the line passes a whole number after a random
+        start. Equal weights give a uniformly random set of workers with one unit more.
+        """
+        total = sum(self._weights)
+        sizes = [size * w // total for w in self._weights]
+        if sum(sizes) == size:
+            return sizes
+        order = shuffled(self.n_workers, stream)
+        line = below(stream, total)
+        for i in order:
+            line += size * self._weights[i] % total
+            sizes[i] += line // total
+            line %= total
+        return sizes
+
+    def _check_size(self, size: int) -> None:
+        if size < self.n_workers:
+            raise ValueError(
+                f"Perm deals at least one unit to every worker, but there are {size} units for "
+                f"n_workers={self.n_workers}. Use at most {size} workers, or more units."
+            )
+        least = min(range(self.n_workers), key=self._weights.__getitem__)
+        weight, total = self._weights[least], sum(self._weights)
+        if size * weight < total:
+            raise ValueError(
+                f"Perm deals at least one unit to every worker, but worker {least}, of weight "
+                f"{weight} in {total}, gets less than one of {size} units. Raise its weight to "
+                f"{-(-(total - weight) // (size - 1))} or more."
+            )
+
+
+@dataclass(frozen=True)
+class RandQ:
+    """Rand-q: every worker draws q units by itself; hands overlap and may miss units.
+
+    C_i = (d/q) sum_{j in S_i} e_j e_j': E C_i = I, but mean_i C_i = I on average only.
+
+    >>> [hand.tolist() for hand in RandQ(2, q=2).hands(5, seed=0, k=0)]
+    [[1, 3], [0, 3]]
+    """
+
+    n_workers: int
+    q: int
+
+    def __post_init__(self) -> None:
+        _check_workers(self.n_workers)
+        if self.q < 1:
+            raise ValueError(f"RandQ deals q >= 1 units, not q={self.q}.")
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """Draw q of the units for each worker, independently; raises ValueError if q > size."""
+        if self.q > size:
+            raise ValueError(f"RandQ cannot deal q={self.q} of {size} units. Use q <= {size}.")
+        return tuple(self._draw(size, words(key(seed, k, axis, i))) for i in range(self.n_workers))
+
+    def _draw(self, size: int, stream: Iterator[int]) -> Units:
+        return np.sort(np.asarray(shuffled(size, stream)[: self.q], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Every worker keeps each unit with probability p, independently; a hand can be empty.
+
+    C_i = (1/p) sum_{j in S_i} e_j e_j': E C_i = I, but mean_i C_i = I on average only. p is applied
+    as the nearest multiple of 2**-32.
+
+    >>> [hand.tolist() for hand in Bernoulli(2, p=0.5).hands(5, seed=0, k=0)]
+    [[0, 2, 3], [2, 4]]
+    """
+
+    n_workers: int
+    p: float
+
+    def __post_init__(self) -> None:
+        _check_workers(self.n_workers)
+        if not 0 < self.p <= 1:
+            raise ValueError(f"Bernoulli keeps units with probability 0 < p <= 1, not p={self.p}.")
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """The kept units of each worker, from none to all."""
+        threshold = round(self.p * 2**32)
+        streams = [words(key(seed, k, axis, i)) for i in range(self.n_workers)]
+        kept: Sequence[list[int]] = [
+            [j for j in range(size) if next(stream) < threshold] for stream in streams
+        ]
+        return tuple(np.asarray(units, dtype=np.int64) for units in kept)
+
+
+def _check_workers(n_workers: int) -> None:
+    if n_workers < 1:
+        raise ValueError(f"A deal needs at least one worker, not n_workers={n_workers}.")
