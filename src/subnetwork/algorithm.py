@@ -44,6 +44,10 @@ Merge: TypeAlias = Callable[[X, P, Sequence[W]], X]
 """Line 9: (x, partition, trained) -> the next x. A merge returns a new model, never changes `x`."""
 
 
+class WorkerLostError(RuntimeError):
+    """Raised by a Work when a worker died, froze or failed; says which, when and how."""
+
+
 @dataclass(frozen=True)
 class Round(Generic[X, W, P]):
     """What one round did: `x` is x^{k+1}, the model after it."""

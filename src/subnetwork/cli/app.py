@@ -1,0 +1,103 @@
+"""The commands by name, and what their ends mean to the shell.
+
+Exit status: 0 done, 1 a claim did not hold, 2 the user's mistake, 3 a failure at run time,
+130 interrupted. Commands are imported when they are called, since torch takes seconds to import.
+"""
+
+import errno
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Toml
+
+import subnetwork
+from subnetwork.algorithm import WorkerLostError
+
+DONE, NOT_HELD, MISTAKE, FAILURE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
+
+app = App(
+    name="subnetwork",
+    help="Independent subnetwork training: the theory as a lab, the practice as an engine.",
+    version=subnetwork.__version__,
+    result_action="return_value",
+)
+lab = App(name="lab", help="Sketches, exact curves and theorems on quadratics; no torch needed.")
+app.command(lab)
+app.command(
+    "subnetwork.cli.demo:demo",
+    help="Train IST and its baselines on digits, run two theorems, write a page.",
+)
+app.command(
+    "subnetwork.cli.train:train", help="Train a network on worker processes, or under torchrun."
+)
+app.command("subnetwork.cli.report:report", help="Write the page of a folder of records again.")
+lab.command("subnetwork.cli.lab:run", help="Run a theorem beside its measurement on a problem.")
+lab.command("subnetwork.cli.lab:verify", help="Check the paper's equations, one line each.")
+
+
+@app.meta.default
+def _with_config(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(help="A TOML file of flags; flags win.")] = None,
+) -> object:
+    app.config = (_flags_of(config),) if config else ()
+    return app(tokens, exit_on_error=False, print_error=False)
+
+
+def _flags_of(config: Path) -> Toml:
+    """The flags of a TOML file; raises ValueError with its name where it is not one."""
+    try:
+        tomllib.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(
+            f"cannot read flags from --config {config}: {reason}. It holds lines like rounds = 30."
+        ) from None
+    return Toml(config, must_exist=True, use_commands_as_keys=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status. A mistake costs one line on stderr."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        status = app.meta(arguments, exit_on_error=False, print_error=False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (Exception, KeyboardInterrupt) as error:
+        line, status = _verdict(error)
+        if status is None:
+            raise
+        print(f"subnetwork: {' '.join(line.split())}", file=sys.stderr)  # noqa: T201
+    return status if isinstance(status, int) else DONE
+
+
+def _verdict(error: BaseException) -> tuple[str, int | None]:
+    """The line and the exit status of an error; no status for one that is ours to mend."""
+    line, status = str(error), None
+    match error:
+        case CycloptsError() | ValueError():
+            status = MISTAKE
+        case WorkerLostError():
+            status = FAILURE
+        case KeyboardInterrupt():
+            line, status = "interrupted; nothing was written", INTERRUPTED
+        case ModuleNotFoundError(name="torch"):
+            line = "training needs torch, which is not installed: pip install 'subnetwork[train]'"
+            status = MISTAKE
+        case OSError(strerror=str(reason)):
+            line = reason + (f": {error.filename}" if error.filename else "")
+            status = FAILURE if error.errno in (errno.ENOSPC, errno.EDQUOT) else MISTAKE
+    return line, status
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt

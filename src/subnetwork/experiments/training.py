@@ -1,0 +1,99 @@
+"""One training run as a stream of rows: what `train` and `demo` record and show."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from subnetwork.algorithm import Round, rounds
+from subnetwork.methods.rows import Method, Task
+from subnetwork.nets import ModelState, Submodel, recalibrate
+from subnetwork.nets.architecture import runnable
+from subnetwork.nets.calibrate import accuracy
+from subnetwork.record import writing
+from subnetwork.runtime import Seat, here, seated
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after a few rounds: a row for the record, and the merged model."""
+
+    row: dict[str, Any]
+    x: ModelState
+
+
+def train(t: Task, method: Method, seats: Sequence[Seat] | None = None) -> Iterator[Progress]:
+    """Run the method; yield about every `local_steps` local steps.
+
+    Args:
+        t: the task the method was made for.
+        method: a row of the table of methods.
+        seats: where the workers sit; None trains them one after another in this process, with the
+            same result to the bit.
+
+    Yields:
+        Rows with `k`, `steps` and `samples` so far, the rounds' mean `loss`, test `accuracy` of
+        the recalibrated merge, payload `bytes_down` and `bytes_up` per worker, and `seconds`.
+    """
+    for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
+        ready()
+    work = here(method.local) if seats is None else seated(seats)
+    started = time.perf_counter()
+    run = rounds(
+        method.x, method.sketch, work, method.merge, seed=method.seed, n_rounds=method.n_rounds
+    )
+    for done in _chunks(run, max(1, t.run.local_steps // method.steps_a_round)):
+        last = done[-1]
+        steps = min((last.k + 1) * method.steps_a_round, t.run.total_steps)
+        losses = [z.loss for one in done for z in one.trained]
+        row = {
+            "k": last.k,
+            "steps": steps,
+            "samples": steps * t.run.batch_size * t.run.workers,
+            "loss": sum(losses) / len(losses),
+            "accuracy": accuracy(merged(t, last.x), t.data.test_inputs, t.data.test_targets),
+            "bytes_down": _bytes([one.submodels for one in done]),
+            "bytes_up": _bytes([one.trained for one in done]),
+            "seconds": time.perf_counter() - started,
+        }
+        yield Progress(row, last.x)
+
+
+def record(
+    folder: Path,
+    t: Task,
+    method: Method,
+    seats: Sequence[Seat] | None,
+    show: Callable[[Mapping[str, Any]], None],
+) -> ModelState:
+    """Run the method, write `folder`/METHOD.jsonl row by row, show every row; return the model."""
+    x = method.x
+    where = "this process" if seats is None else "processes"
+    config = asdict(t.run) | {"where": where, "threads": torch.get_num_threads()}
+    path = folder / f"{t.run.method}.jsonl"
+    with writing(path, kind="train", name=t.run.method, config=config) as write:
+        for progress in train(t, method, seats):
+            write(progress.row)
+            show(progress.row)
+            x = progress.x
+    return x
+
+
+def merged(t: Task, x: ModelState) -> torch.nn.Module:
+    """The plain module of a merged model, with batch statistics of all training rows."""
+    return recalibrate(runnable(t.architecture, x), t.batches.stream)
+
+
+def _chunks(run: Iterable[Round[Any, Any, Any]], size: int) -> Iterator[list[Round[Any, Any, Any]]]:
+    iterator = iter(run)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _bytes(sent: Sequence[Sequence[Submodel]]) -> list[int]:
+    """Payload bytes of each worker, added up over rounds."""
+    return [sum(w.n_bytes for w in of_worker) for of_worker in zip(*sent, strict=True)]

@@ -1,0 +1,30 @@
+"""Networks as named tensors: the layout of a model, its cut, its local work, its merge (torch)."""
+
+from subnetwork.nets.architecture import MLP, Architecture, initial_state
+from subnetwork.nets.calibrate import recalibrate
+from subnetwork.nets.data import Batches, DataSet, load
+from subnetwork.nets.layout import Layout
+from subnetwork.nets.local import Gradients, LocalSteps
+from subnetwork.nets.merges import Outer, StepOnGradients, holders
+from subnetwork.nets.partition import NetPartition, NetSketch
+from subnetwork.nets.state import ModelState, Submodel
+
+__all__ = [
+    "MLP",
+    "Architecture",
+    "Batches",
+    "DataSet",
+    "Gradients",
+    "Layout",
+    "LocalSteps",
+    "ModelState",
+    "NetPartition",
+    "NetSketch",
+    "Outer",
+    "StepOnGradients",
+    "Submodel",
+    "holders",
+    "initial_state",
+    "load",
+    "recalibrate",
+]

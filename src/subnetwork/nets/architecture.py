@@ -1,0 +1,111 @@
+"""Models that can be built at any width: the whole one, and physically smaller ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from subnetwork.nets.layout import Layout
+from subnetwork.nets.state import ModelState, Submodel, Tensors
+
+
+class Architecture(Protocol):
+    """A family of modules of one layout, in every width."""
+
+    @property
+    def layout(self) -> Layout:
+        """The axes of the whole model."""
+        ...
+
+    def build(self, sizes: Mapping[str, int], /) -> nn.Module:
+        """A module with that many units on each axis. Its parameters are not initialised."""
+        ...
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A multilayer perceptron: linear, batch normalisation, ReLU, ..., linear.
+
+    Built as a plain `nn.Sequential`, so that its state_dict loads into anybody's. One axis per
+    hidden layer, ``hidden.0``, ``hidden.1``, ...
+
+    >>> MLP(64, (32,), 10).build({"hidden.0": 8})[0]
+    Linear(in_features=64, out_features=8, bias=True)
+    """
+
+    inputs: int
+    hidden: tuple[int, ...]
+    outputs: int
+    norm: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.inputs, self.outputs, *self.hidden) < 1:
+            raise ValueError(
+                f"An MLP to be cut needs hidden layers of positive width, not hidden={self.hidden} "
+                f"between {self.inputs} inputs and {self.outputs} outputs. Try hidden=(32,)."
+            )
+
+    @property
+    def layout(self) -> Layout:
+        """Hidden neurons are the units: row, bias and normalisation in, column out."""
+        axes = [None, *(f"hidden.{i}" for i in range(len(self.hidden))), None]
+        dims: dict[str, tuple[str | None, ...]] = {}
+        for i, (below, above) in enumerate(pairwise(axes)):
+            linear = i * self._stride
+            dims |= {f"{linear}.weight": (above, below), f"{linear}.bias": (above,)}
+            if above and self.norm:
+                dims |= {f"{linear + 1}.weight": (above,), f"{linear + 1}.bias": (above,)}
+        return Layout({f"hidden.{i}": size for i, size in enumerate(self.hidden)}, dims)
+
+    def build(self, sizes: Mapping[str, int], /) -> nn.Sequential:
+        """The same network with `sizes[axis]` neurons in each hidden layer."""
+        widths = [self.inputs, *(sizes[axis] for axis in self.layout.sizes), self.outputs]
+        layers: list[nn.Module] = []
+        for below, above in pairwise(widths):
+            layers.append(nn.Linear(below, above, device="meta").to_empty(device="cpu"))
+            layers += [nn.BatchNorm1d(above)] * self.norm + [nn.ReLU()]
+        return nn.Sequential(*layers[: -1 - self.norm])
+
+    @property
+    def _stride(self) -> int:
+        return 3 if self.norm else 2
+
+
+def initial_state(
+    architecture: Architecture, *, seed: int, moments: Sequence[str] = ()
+) -> ModelState:
+    """x^0: every parameter initialised once, by its layer's own `reset_parameters`.
+
+    Args:
+        architecture: the family; its whole model is initialised.
+        seed: of the initialisation alone; torch's global generator is left as it was.
+        moments: names of the local optimizer's moments, which start at zero.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = architecture.build(architecture.layout.sizes)
+        for layer in module.modules():
+            reset = getattr(layer, "reset_parameters", None)
+            if reset is not None:
+                reset()
+    params = {name: p.detach().clone() for name, p in module.named_parameters()}
+    architecture.layout.check(params)
+    zeros = {m: {name: torch.zeros_like(p) for name, p in params.items()} for m in moments}
+    return ModelState(params, zeros)
+
+
+def runnable(architecture: Architecture, part: ModelState | Submodel) -> nn.Module:
+    """The module of a model or submodel, with copies of its parameters."""
+    module = architecture.build(architecture.layout.sizes_of(part.params))
+    load_params(module, part.params)
+    return module
+
+
+def load_params(module: nn.Module, params: Tensors) -> None:
+    """Copy parameters into a module by name; names and shapes have to match."""
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            p.copy_(params[name])

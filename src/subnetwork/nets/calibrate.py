@@ -1,0 +1,75 @@
+"""Batch statistics of a merged model, and its accuracy."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def recalibrate(model: nn.Module, stream: Callable[[], Iterable[Tensor]]) -> nn.Module:
+    """Set the running mean and variance of every batch normalisation from data; return the model.
+
+    Merged running statistics are those of no model. Layer by layer, in the order in which the model
+    runs them, the inputs of a normalisation are pooled over the whole stream (Chan et al. 1979),
+    with every earlier one already set. The result is that of one batch holding all rows, up to
+    rounding, so the model predicts the same at any test batch size. One pass for each layer.
+
+    Args:
+        model: the merged model; left in evaluation mode.
+        stream: called once per layer; yields batches of inputs, of any sizes.
+    """
+    model.eval()
+    for norm in _in_order(model, next(iter(stream()))):
+        pooled = _Pooled()
+        hook = norm.register_forward_pre_hook(
+            lambda _, inputs, pooled=pooled: pooled.add(inputs[0])
+        )
+        with torch.no_grad():
+            for batch in stream():
+                model(batch)
+        hook.remove()
+        pooled.write_to(norm)
+    return model
+
+
+def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    """Share of rows whose largest output is at the target, in [0, 1]."""
+    model.eval()
+    with torch.no_grad():
+        return float((model(inputs).argmax(dim=1) == targets).double().mean())
+
+
+class _Pooled:
+    """Count, mean and squared deviations per channel of all batches so far, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros(())
+        self.deviations = torch.zeros(())
+
+    def add(self, inputs: Tensor) -> None:
+        rows = inputs.detach().double().transpose(0, 1).flatten(1)  # channels first
+        count, mean = rows.shape[1], rows.mean(dim=1)
+        deviations = (rows - mean[:, None]).square().sum(dim=1)
+        total, gap = self.count + count, mean - self.mean
+        self.mean = self.mean + gap * count / total
+        self.deviations = self.deviations + deviations + gap.square() * self.count * count / total
+        self.count = total
+
+    def write_to(self, norm: _BatchNorm) -> None:
+        if norm.running_mean is None or norm.running_var is None:
+            return  # it normalises by the batch at hand, always: there is nothing to set
+        norm.running_mean.copy_(self.mean)
+        norm.running_var.copy_(self.deviations / max(self.count - 1, 1))
+
+
+def _in_order(model: nn.Module, batch: Tensor) -> list[_BatchNorm]:
+    order: list[_BatchNorm] = []
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
+    with torch.no_grad():
+        model(batch)
+    for hook in hooks:
+        hook.remove()
+    return list(dict.fromkeys(order))

@@ -1,0 +1,100 @@
+"""Lines 5-6 for networks: what one worker does with its submodel."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from subnetwork.nets.architecture import Architecture, runnable
+from subnetwork.nets.data import Batches
+from subnetwork.nets.state import Submodel, Tensors
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+MOMENTUM = "momentum_buffer"  # torch.optim.SGD's own name for it
+
+
+class Local(Protocol):
+    """The local work of one worker: a function of what it is given and of nothing else."""
+
+    def __call__(self, k: int, worker: int, submodel: Submodel, /) -> Submodel:
+        """What worker i returns in round k."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalSteps:
+    """`n_steps` steps of torch's SGD on the worker's own batches.
+
+    The optimizer's momentum is a moment of the submodel: it arrives with the parameters, is used,
+    and goes back with them. With `total_steps` the last round does only the steps that are left.
+    """
+
+    architecture: Architecture
+    batches: Batches
+    step_size: float
+    n_steps: int
+    momentum: float = 0.0
+    total_steps: int | None = None
+    loss: Loss = cross_entropy
+
+    def __post_init__(self) -> None:
+        check_step_size(self.step_size)
+        if self.n_steps < 1:
+            raise ValueError(f"A round takes at least one local step, not {self.n_steps}.")
+
+    def steps(self, k: int) -> range:
+        """Global numbers of the steps of round k: a batch is named by (worker, step)."""
+        end = (k + 1) * self.n_steps
+        return range(k * self.n_steps, min(end, self.total_steps or end))
+
+    def __call__(self, k: int, worker: int, submodel: Submodel, /) -> Submodel:
+        """z_i^+ after the round's steps, with its momentum and the mean of its training losses."""
+        module = runnable(self.architecture, submodel).train()
+        named = dict(module.named_parameters())
+        optimizer = torch.optim.SGD(named.values(), lr=self.step_size, momentum=self.momentum)
+        for name, buffer in submodel.moments.get(MOMENTUM, {}).items():
+            optimizer.state[named[name]][MOMENTUM] = buffer.clone()
+        losses = []
+        for step in self.steps(k):
+            optimizer.zero_grad(set_to_none=True)
+            inputs, targets = self.batches.batch(worker, step)
+            loss = self.loss(module(inputs), targets)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            losses.append(loss.item())
+        moments = {
+            moment: {name: optimizer.state[p][moment] for name, p in named.items()}
+            for moment in submodel.moments
+        }
+        return Submodel(_detached(named), moments, sum(losses) / len(losses))
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """One gradient on the worker's own batch, returned instead of a trained submodel."""
+
+    architecture: Architecture
+    batches: Batches
+    loss: Loss = cross_entropy
+
+    def __call__(self, k: int, worker: int, submodel: Submodel, /) -> Submodel:
+        """C_i grad f_i(w_i) on batch k of worker i (line 5)."""
+        module = runnable(self.architecture, submodel).train()
+        inputs, targets = self.batches.batch(worker, k)
+        loss = self.loss(module(inputs), targets)
+        torch.autograd.backward(loss)
+        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        return Submodel(gradients, submodel.moments, loss.item())
+
+
+def check_step_size(step_size: float) -> None:
+    """Raise ValueError unless the step size is positive."""
+    if not step_size > 0:
+        raise ValueError(f"A step size is positive, not {step_size}. Try 0.1.")
+
+
+def _detached(named: Tensors) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in named.items()}

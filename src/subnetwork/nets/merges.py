@@ -1,0 +1,92 @@
+"""Line 9 for networks: the mean over holders, and what DiLoCo and synchronous SGD put on top."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subnetwork.nets.partition import NetPartition
+from subnetwork.nets.state import ModelState, Submodel, Tensors
+
+
+def holders(x: ModelState, partition: NetPartition, trained: Sequence[Submodel], /) -> ModelState:
+    """Average every entry over its holders, moments like parameters (IST, Local SGD)."""
+    return ModelState(
+        partition.merge(x.params, [z.params for z in trained]),
+        {
+            name: partition.merge(moment, [z.moments[name] for z in trained])
+            for name, moment in x.moments.items()
+        },
+        x.outer,
+    )
+
+
+@dataclass(frozen=True)
+class Outer:
+    """DiLoCo: the change of a round is a gradient for an outer SGD with Nesterov momentum.
+
+    Douillard et al. 2023: outer gradient x^k - merged; outer step size 0.7, momentum 0.9. With
+    step size 1 and momentum 0 it is `holders`, up to rounding.
+    """
+
+    step_size: float = 0.7
+    momentum: float = 0.9
+
+    def __call__(
+        self, x: ModelState, partition: NetPartition, trained: Sequence[Submodel], /
+    ) -> ModelState:
+        """Merge, then step from x^k along the change."""
+        merged = holders(x, partition, trained)
+        gradients = {name: p - merged.params[name] for name, p in x.params.items()}
+        params, outer = sgd_step(
+            x.params, gradients, x.outer, self.step_size, self.momentum, nesterov=self.momentum > 0
+        )
+        return ModelState(params, merged.moments, outer)
+
+
+@dataclass(frozen=True)
+class StepOnGradients:
+    """Synchronous SGD: workers return gradients, the merge averages them and steps.
+
+    Exact for momentum too, where averaging models after one local step would not be.
+    """
+
+    step_size: float
+    momentum: float = 0.0
+
+    def __call__(
+        self, x: ModelState, partition: NetPartition, trained: Sequence[Submodel], /
+    ) -> ModelState:
+        """One optimizer step on the mean over holders of the gradients."""
+        zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
+        gradients = partition.merge(zeros, [z.params for z in trained])
+        params, outer = sgd_step(x.params, gradients, x.outer, self.step_size, self.momentum)
+        return ModelState(params, x.moments, outer)
+
+
+def sgd_step(
+    params: Tensors,
+    gradients: Tensors,
+    buffers: Tensors,
+    step_size: float,
+    momentum: float,
+    *,
+    nesterov: bool = False,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """One step of torch's own SGD; returns new parameters and new momentum buffers (or none)."""
+    moved = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
+    optimizer = torch.optim.SGD(
+        list(moved.values()), lr=step_size, momentum=momentum, nesterov=nesterov
+    )
+    for name, p in moved.items():
+        p.grad = gradients[name].clone()
+        if name in buffers:
+            optimizer.state[p]["momentum_buffer"] = buffers[name].clone()
+    optimizer.step()
+    kept = (
+        {name: optimizer.state[p]["momentum_buffer"] for name, p in moved.items()}
+        if momentum
+        else {}
+    )
+    return {name: p.detach() for name, p in moved.items()}, kept

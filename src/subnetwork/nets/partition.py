@@ -1,0 +1,100 @@
+"""One deal per axis of a network: the C_i of Algorithm 1 as index sets, never as matrices."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+
+import torch
+from torch import Tensor
+
+from subnetwork.deals import Deal, Hands
+from subnetwork.nets.layout import Layout
+from subnetwork.nets.state import ModelState, Submodel, Tensors
+
+Block = tuple[Tensor, ...] | EllipsisType
+
+
+@dataclass(frozen=True)
+class NetPartition:
+    """One round's cut: the units of every axis, dealt out to the workers."""
+
+    layout: Layout
+    hands: Mapping[str, Hands]  # axis -> the units of each worker
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        return len(next(iter(self.hands.values())))
+
+    def select(self, x: ModelState, worker: int, /) -> Submodel:
+        """w_i: copies of the blocks of parameters and moments that worker i holds (line 3)."""
+        return Submodel(
+            self._cut(x.params, worker),
+            {name: self._cut(moment, worker) for name, moment in x.moments.items()},
+        )
+
+    def merge(self, whole: Tensors, parts: Sequence[Tensors]) -> dict[str, Tensor]:
+        """The mean over the holders of each entry; an entry that nobody holds keeps its value.
+
+        One holder: its value. Several: x + mean_i (z_i - x), summed in the order of the workers,
+        which leaves an entry that nobody changed as it was, to the bit. With one deal per axis a
+        matrix between two cut axes is covered by 1/n each round; the other blocks wait.
+        """
+        return {
+            name: _mean_over_holders(
+                entry,
+                [self.block(name, entry, i) for i in range(self.n_workers)],
+                [part[name] for part in parts],
+            )
+            for name, entry in whole.items()
+        }
+
+    def block(self, name: str, entry: Tensor, worker: int) -> Block:
+        """The index of worker i's block in a parameter; the whole tensor where nothing is cut."""
+        axes = self.layout.dims[name]
+        if not any(axes):
+            return ...
+        units = [
+            torch.as_tensor(self.hands[axis][worker]) if axis else torch.arange(entry.shape[dim])
+            for dim, axis in enumerate(axes)
+        ]
+        return tuple(
+            index.reshape([-1 if dim == d else 1 for d in range(len(units))])
+            for dim, index in enumerate(units)
+        )
+
+    def _cut(self, tensors: Tensors, worker: int) -> dict[str, Tensor]:
+        return {
+            name: entry[self.block(name, entry, worker)].detach().clone()
+            for name, entry in tensors.items()
+        }
+
+
+@dataclass(frozen=True)
+class NetSketch:
+    """The law of the cut: one deal, drawn afresh for every axis and round, keyed by both."""
+
+    layout: Layout
+    deal: Deal
+
+    def __post_init__(self) -> None:
+        for size in self.layout.sizes.values():
+            self.deal.hands(size, seed=0, k=0)  # refuses here what it would refuse in round 0
+
+    def sample(self, seed: int, k: int, /) -> NetPartition:
+        """The cut of round k."""
+        hands = {
+            axis: self.deal.hands(size, seed=seed, k=k, axis=number)
+            for number, (axis, size) in enumerate(self.layout.sizes.items())
+        }
+        return NetPartition(self.layout, hands)
+
+
+def _mean_over_holders(entry: Tensor, blocks: Sequence[Block], values: Sequence[Tensor]) -> Tensor:
+    sole, change = entry.clone(), torch.zeros_like(entry)
+    holders = torch.zeros(entry.shape, dtype=entry.dtype)
+    for block, value in zip(blocks, values, strict=True):
+        sole[block] = value
+        change[block] += value - entry[block]
+        holders[block] += 1
+    return torch.where(holders > 1, entry + change / holders.clamp(min=1), sole)

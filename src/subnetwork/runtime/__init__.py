@@ -1,0 +1,17 @@
+"""Where the workers live: in this process, in processes of their own, under torchrun."""
+
+from subnetwork.runtime.here import here
+from subnetwork.runtime.launch import launched
+from subnetwork.runtime.seats import Seat, seated
+from subnetwork.runtime.serve import serve
+from subnetwork.runtime.torchrun import Place, place_under_torchrun
+
+__all__ = [
+    "Place",
+    "Seat",
+    "here",
+    "launched",
+    "place_under_torchrun",
+    "seated",
+    "serve",
+]

@@ -1,0 +1,239 @@
+"""Invariants of training that the released codes break, and equalities with torch itself."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from subnetwork.algorithm import rounds
+from subnetwork.deals import Full, Perm
+from subnetwork.experiments.training import merged, train
+from subnetwork.methods import Training
+from subnetwork.methods.rows import METHODS, method, task
+from subnetwork.nets import MLP, LocalSteps, NetSketch, Outer, holders, initial_state
+from subnetwork.nets.architecture import runnable
+from subnetwork.nets.calibrate import accuracy
+from subnetwork.nets.local import MOMENTUM
+from subnetwork.runtime import here
+
+SMALL = Training(hidden=(24, 16), workers=3, rounds=4, local_steps=3, batch_size=16, seed=1)
+
+
+CANCELLED = ("0.bias", "3.bias")  # batch normalisation takes the mean away again
+
+
+def changed(run, **changes):
+    fields = {name: getattr(run, name) for name in run.__dataclass_fields__}
+    return Training(**fields | changes)
+
+
+def models(run):
+    row = method(task(run))
+    return list(
+        rounds(row.x, row.sketch, here(row.local), row.merge, seed=row.seed, n_rounds=row.n_rounds)
+    )
+
+
+def torch_sgd(run):
+    """The same network trained by torch alone, on worker 0's batches."""
+    t = task(run)
+    module = runnable(t.architecture, t.start()).train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=run.step_size, momentum=run.momentum)
+    for step in range(run.total_steps):
+        inputs, targets = t.batches.batch(0, step)
+        optimizer.zero_grad()
+        cross_entropy(module(inputs), targets).backward()
+        optimizer.step()
+    return dict(module.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["local_sgd", "synchronous_sgd", "ist"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_one_worker_is_torch_sgd_to_the_bit(name, momentum):
+    run = changed(SMALL, method=name, workers=1, momentum=momentum)
+    last = models(run)[-1].x.params
+    for parameter, expected in torch_sgd(run).items():
+        assert torch.equal(last[parameter], expected), parameter
+
+
+def test_diloco_with_outer_step_one_and_no_momentum_is_local_sgd():
+    local = models(changed(SMALL, method="local_sgd"))[-1].x.params
+    outer = changed(SMALL, method="diloco", outer_step_size=1.0, outer_momentum=0.0)
+    for name, p in models(outer)[-1].x.params.items():
+        torch.testing.assert_close(p, local[name], rtol=1e-5, atol=1e-6)
+
+
+def test_diloco_steps_by_nesterov_momentum_on_the_change():
+    """Written out: m <- 0.9 m + g, x <- x - 0.7 (g + 0.9 m), with g = x - mean_i z_i."""
+    run = changed(SMALL, method="diloco")
+    x = task(run).start().params
+    momentum = {name: torch.zeros_like(p) for name, p in x.items()}
+    for done in models(run):
+        for name in x:
+            g = x[name] - torch.stack([z.params[name] for z in done.trained]).mean(0)
+            momentum[name] = 0.9 * momentum[name] + g
+            expected = x[name] - 0.7 * (g + 0.9 * momentum[name])
+            torch.testing.assert_close(done.x.params[name], expected, rtol=1e-4, atol=1e-5)
+        x = done.x.params
+
+
+def test_every_locally_trained_step_reaches_the_merged_model():
+    """The released GIST never merges its output bias; the released ResIST reverts blocks."""
+    for name in ("ist", "local_sgd"):
+        for done in models(changed(SMALL, method=name)):
+            for i, z in enumerate(done.trained):
+                for parameter, value in z.params.items():
+                    block = done.partition.block(parameter, done.x.params[parameter], i)
+                    of_all = [other.params[parameter] for other in done.trained]
+                    shared = not any(done.partition.layout.dims[parameter]) or name == "local_sgd"
+                    expected = torch.stack(of_all).mean(0) if shared else value
+                    torch.testing.assert_close(
+                        done.x.params[parameter][block], expected, rtol=1e-5, atol=1e-6
+                    )
+                    if parameter not in CANCELLED:
+                        assert not torch.equal(value, done.submodels[i].params[parameter])
+
+
+def test_every_parameter_is_trained_by_someone_in_enough_rounds():
+    """In the released three-layer IST some rows are never trained."""
+    run = changed(SMALL, rounds=25, local_steps=1)
+    trained = {name: torch.zeros(p.shape) for name, p in task(run).start().params.items()}
+    for done in models(run):
+        for name, count in trained.items():
+            for i in range(run.workers):
+                count[done.partition.block(name, count, i)] += 1
+    assert min(count.min() for count in trained.values()) >= 1
+    first, last = task(run).start().params, models(run)[-1].x.params
+    seen = (task(run).data.train_inputs != 0).any(0)  # pixels that are not always blank
+    assert (first["0.weight"] != last["0.weight"])[:, seen].float().mean() > 0.99
+    assert all((first[n] != last[n]).all() for n in first if n not in ("0.weight", *CANCELLED))
+
+
+def test_a_partial_last_round_is_merged_and_not_dropped():
+    """The released IST learns nothing when an epoch is shorter than a round."""
+    whole, partial = SMALL, changed(SMALL, steps=10)  # 4 rounds of 3, 3, 3 and 1 steps
+    runs = models(partial)
+    assert len(runs) == 4
+    assert not torch.equal(runs[-1].x.params["0.weight"], runs[-2].x.params["0.weight"])
+    assert torch.equal(runs[2].x.params["0.weight"], models(whole)[2].x.params["0.weight"])
+    shorter = models(changed(SMALL, steps=2))  # less than one round
+    assert len(shorter) == 1
+    assert not torch.equal(shorter[0].x.params["0.weight"], task(SMALL).start().params["0.weight"])
+
+
+def test_momentum_is_carried_from_round_to_round():
+    """The released ResIST and GIST restart it every round."""
+    t = task(changed(SMALL, momentum=0.9))
+    row = method(t)
+    first, second = models(t.run)[:2]
+    assert torch.equal(
+        second.submodels[0].moments[MOMENTUM]["0.bias"],
+        first.x.moments[MOMENTUM]["0.bias"][second.partition.hands["hidden.0"][0]],
+    )
+    assert first.x.moments[MOMENTUM]["0.bias"].abs().sum() > 0
+    assert row.x.moments[MOMENTUM]["0.bias"].abs().sum() == 0
+
+
+def test_rounds_resume_to_the_bit():
+    t = task(changed(SMALL, momentum=0.5))
+    row = method(t)
+
+    def run(x, start, end):
+        work = here(row.local)
+        steps = rounds(x, row.sketch, work, row.merge, seed=row.seed, n_rounds=end, start=start)
+        return list(steps)[-1].x
+
+    whole, resumed = run(row.x, 0, 4), run(run(row.x, 0, 2), 2, 4)
+    for name, p in whole.params.items():
+        assert torch.equal(p, resumed.params[name])
+
+
+def test_payload_is_counted_by_hand():
+    """4 workers, 64-256-10: a worker's 64 neurons carry 64 (64 + 1 + 2 + 10) + 10 entries."""
+    t = task(Training(rounds=2))
+    for progress in train(t, method(t)):
+        assert progress.row["bytes_down"] == [4 * (64 * (64 + 1 + 2 + 10) + 10)] * 4
+        assert progress.row["bytes_up"] == progress.row["bytes_down"]
+    whole = task(Training(method="synchronous_sgd", rounds=2))
+    entries = 256 * (64 + 1 + 2 + 10) + 10
+    for progress in train(whole, method(whole)):
+        assert progress.row["bytes_up"] == [10 * 4 * entries] * 4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_all_methods_see_the_same_number_of_samples(name):
+    t = task(changed(SMALL, method=name))
+    rows = [progress.row for progress in train(t, method(t))]
+    assert [row["steps"] for row in rows] == [3, 6, 9, 12]
+    assert rows[-1]["samples"] == 12 * 16 * 3
+
+
+def test_ist_comes_within_two_points_of_synchronous_sgd_at_equal_samples():
+    reached = {}
+    for name in ("ist", "synchronous_sgd"):
+        t = task(Training(method=name))
+        reached[name] = [progress.row["accuracy"] for progress in train(t, method(t))][-1]
+    assert reached["ist"] > reached["synchronous_sgd"] - 0.02
+    assert reached["ist"] > 0.95
+
+
+def test_the_saved_model_loads_into_the_users_plain_module(tmp_path):
+    from safetensors.torch import load_file, save_file
+    from torch import nn
+
+    t = task(changed(SMALL, rounds=15, local_steps=10))
+    last = models(t.run)[-1].x
+    save_file(merged(t, last).state_dict(), tmp_path / "model.safetensors")
+    plain = nn.Sequential(
+        nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(),
+        nn.Linear(24, 16), nn.BatchNorm1d(16), nn.ReLU(),
+        nn.Linear(16, 10),
+    )  # fmt: skip
+    plain.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    data = t.data
+    assert accuracy(plain, data.test_inputs, data.test_targets) > 0.7
+    assert accuracy(plain, data.test_inputs, data.test_targets) == accuracy(
+        merged(t, last), data.test_inputs, data.test_targets
+    )
+
+
+def test_a_run_survives_its_way_to_another_process():
+    run = changed(SMALL, method="diloco", momentum=0.3, steps=7)
+    assert Training.from_json(run.to_json()) == run
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ({"step_size": -0.1}, r"step_size is a positive number, not -0\.1"),
+        ({"step_size": float("nan")}, "step_size is a positive number, not nan"),
+        ({"rounds": 0}, "rounds is a whole number from 1 on, not 0"),
+        ({"steps": 0}, "steps is a whole number from 1 on"),
+        ({"momentum": 1.0}, r"momentum is in \[0, 1\), not 1\.0"),
+    ],
+)
+def test_mistakes_are_refused_where_they_are_made(mistake, message):
+    with pytest.raises(ValueError, match=message):
+        changed(SMALL, **mistake)
+
+
+def test_an_unknown_method_is_named_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"no method 'dist'\. Known are: ist, local_sgd"):
+        method(task(changed(SMALL, method="dist")))
+
+
+def test_an_outer_step_moves_only_along_what_was_trained():
+    architecture = MLP(4, (6, 6), 2)
+    x = initial_state(architecture, seed=0)
+    partition = NetSketch(architecture.layout, Perm(2)).sample(0, 0)
+    trained = [partition.select(x, i) for i in range(2)]
+    stepped = Outer()(x, partition, trained)
+    for name, p in x.params.items():
+        assert torch.equal(stepped.params[name], p)
+    full = NetSketch(architecture.layout, Full(2)).sample(0, 0)
+    assert holders(x, full, [full.select(x, i) for i in range(2)]).params.keys() == x.params.keys()
+
+
+def test_a_local_work_without_steps_is_refused():
+    t = task(SMALL)
+    with pytest.raises(ValueError, match="at least one local step, not 0"):
+        LocalSteps(t.architecture, t.batches, 0.1, 0)

@@ -1,0 +1,168 @@
+"""Cut and merge: physically smaller, exact, complete."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subnetwork.deals import Bernoulli, Full, Perm, RandQ
+from subnetwork.nets import MLP, Layout, ModelState, NetSketch, holders, initial_state
+from subnetwork.nets.architecture import runnable
+from subnetwork.nets.state import Submodel
+
+ARCHITECTURE = MLP(6, (8, 5), 3)
+DEALS = [Full(3), Perm(3), Perm(3, (1, 2, 2)), RandQ(3, q=2), Bernoulli(3, p=0.6)]
+
+
+def state(seed=0, moments=("momentum_buffer",)):
+    x = initial_state(ARCHITECTURE, seed=seed, moments=moments)
+    generator = torch.Generator().manual_seed(seed)
+    noise = {
+        moment: {n: torch.randn(p.shape, generator=generator) for n, p in tensors.items()}
+        for moment, tensors in x.moments.items()
+    }
+    return ModelState(x.params, noise)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@given(deal=st.sampled_from(DEALS), seed=st.integers(0, 2**63), k=st.integers(0, 10**6))
+def test_work_that_does_nothing_changes_nothing(deal, seed, k):
+    x = state()
+    partition = NetSketch(ARCHITECTURE.layout, deal).sample(seed, k)
+    merged = holders(x, partition, [partition.select(x, i) for i in range(3)])
+    assert equal(merged.params, x.params)
+    assert equal(merged.moments["momentum_buffer"], x.moments["momentum_buffer"])
+
+
+@given(deal=st.sampled_from(DEALS), seed=st.integers(0, 2**63))
+def test_merge_is_the_mean_over_holders_written_out_with_masks(deal, seed):
+    """The slow definition: 0/1 masks of the whole model's shape, entry by entry, in float64."""
+    x = state()
+    partition = NetSketch(ARCHITECTURE.layout, deal).sample(seed, 0)
+    generator = torch.Generator().manual_seed(1)
+    trained = [
+        Submodel(
+            {n: torch.randn(p.shape, generator=generator) for n, p in w.params.items()}, w.moments
+        )
+        for w in (partition.select(x, i) for i in range(3))
+    ]
+    merged = holders(x, partition, trained)
+    for name, entry in x.params.items():
+        total, count = torch.zeros(entry.shape).double(), torch.zeros(entry.shape)
+        for i, z in enumerate(trained):
+            axes = ARCHITECTURE.layout.dims[name]
+            units = [
+                partition.hands[axis][i] if axis else np.arange(size)
+                for axis, size in zip(axes, entry.shape, strict=True)
+            ]
+            places = np.ix_(*units)
+            total[places] += z.params[name].double()
+            count[places] += 1
+        expected = torch.where(count > 0, total / count.clamp(min=1), entry.double())
+        torch.testing.assert_close(merged.params[name].double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_submodel_is_physically_smaller_and_a_copy():
+    x = state()
+    partition = NetSketch(ARCHITECTURE.layout, Perm(2)).sample(0, 0)
+    w = partition.select(x, 0)
+    first, second = (len(partition.hands[axis][0]) for axis in ("hidden.0", "hidden.1"))
+    assert w.params["0.weight"].shape == (first, 6)
+    assert w.params["1.weight"].shape == (first,)  # batch normalisation travels with its neuron
+    assert w.params["3.weight"].shape == (second, first)
+    assert w.params["6.weight"].shape == (3, second)
+    assert w.params["6.bias"].shape == (3,)
+    before = x.params["0.weight"].clone()
+    w.params["0.weight"].zero_()
+    w.params["6.bias"].zero_()
+    assert torch.equal(x.params["0.weight"], before)
+    assert x.params["6.bias"].abs().sum() > 0
+
+
+@given(seed=st.integers(0, 1000))
+def test_a_subnetwork_computes_f_of_the_masked_model(seed):
+    """The definition of a subnetwork, f(C_i x): the whole model with the other neurons silenced."""
+    x = state(seed, moments=())
+    architecture = MLP(6, (8, 5), 3, norm=False)
+    x = initial_state(architecture, seed=seed)
+    x = ModelState({name: p.double() for name, p in x.params.items()})
+    partition = NetSketch(architecture.layout, Perm(2)).sample(seed, 0)
+    inputs = torch.randn(7, 6, dtype=torch.float64)
+    small = runnable(architecture, partition.select(x, 1)).double()
+    for name, p in small.named_parameters():
+        p.data.copy_(partition.select(x, 1).params[name])
+    masked = dict(x.params)
+    for name, axes in architecture.layout.dims.items():
+        for dim, axis in enumerate(axes):
+            if axis:
+                mask = torch.zeros(masked[name].shape[dim], dtype=torch.float64)
+                mask[partition.hands[axis][1]] = 1
+                shape = [-1 if d == dim else 1 for d in range(masked[name].dim())]
+                masked[name] = masked[name] * mask.reshape(shape)
+    whole = runnable(architecture, ModelState(masked)).double()
+    for name, p in whole.named_parameters():
+        p.data.copy_(masked[name])
+    torch.testing.assert_close(small(inputs), whole(inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_optimizer_moments_travel_with_their_neuron():
+    x = state()
+    partition = NetSketch(ARCHITECTURE.layout, Perm(2)).sample(3, 1)
+    w = partition.select(x, 1)
+    units = partition.hands["hidden.0"][1]
+    assert torch.equal(
+        w.moments["momentum_buffer"]["0.weight"], x.moments["momentum_buffer"]["0.weight"][units]
+    )
+    assert w.n_bytes == 2 * Submodel(w.params).n_bytes
+
+
+def test_an_entry_that_nobody_holds_keeps_its_value():
+    x = state()
+    partition = NetSketch(ARCHITECTURE.layout, Perm(3)).sample(0, 0)
+    trained = [partition.select(x, i) for i in range(3)]
+    for z in trained:
+        for p in z.params.values():
+            p.add_(1)
+    merged = holders(x, partition, trained).params["3.weight"]
+    changed = merged != x.params["3.weight"]
+    rows, columns = partition.hands["hidden.1"], partition.hands["hidden.0"]
+    covered = torch.zeros(5, 8, dtype=torch.bool)
+    for r, c in zip(rows, columns, strict=True):
+        covered[np.ix_(r, c)] = True
+    assert torch.equal(changed, covered)
+
+
+def test_more_workers_than_units_is_refused_when_the_sketch_is_made():
+    with pytest.raises(ValueError, match=r"5 units for n_workers=6\. Use at most 5 workers"):
+        NetSketch(ARCHITECTURE.layout, Perm(6))
+
+
+def test_a_layout_that_does_not_fit_its_model_is_refused():
+    with pytest.raises(ValueError, match=r"cut along .*'width'.*has the axes"):
+        Layout({"hidden": 3}, {"w": ("width",)})
+    layout = Layout({"hidden": 3}, {"w": ("hidden", None)})
+    with pytest.raises(ValueError, match=r"w has shape \(4, 2\), but the layout"):
+        layout.check({"w": torch.zeros(4, 2)})
+    with pytest.raises(ValueError, match=r"disagree on the parameters \['v', 'w'\]"):
+        layout.check({"v": torch.zeros(3, 2)})
+
+
+def test_no_neuron_is_initialised_twice():
+    """The released IST starts every worker from copies of the same neurons."""
+    x = initial_state(MLP(64, (256,), 10), seed=0)
+    assert len(torch.unique(x.params["0.weight"], dim=0)) == 256
+    partition = NetSketch(MLP(64, (256,), 10).layout, Perm(4)).sample(0, 0)
+    rows = torch.cat([partition.select(x, i).params["0.weight"] for i in range(4)])
+    assert len(torch.unique(rows, dim=0)) == 256
+
+
+def test_initialisation_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    initial_state(ARCHITECTURE, seed=9)
+    assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,131 @@
+"""Real worker processes: the one-process path to the bit, faults, and what is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from subnetwork.algorithm import WorkerLostError, rounds
+from subnetwork.methods import Training
+from subnetwork.methods.rows import METHODS, method, task
+from subnetwork.methods.worker import MODULE
+from subnetwork.runtime import here, launched, seated
+
+RUN = Training(hidden=(12, 9), workers=4, rounds=3, local_steps=2, batch_size=8, momentum=0.5)
+
+
+@pytest.fixture(scope="module")
+def seats():
+    with launched(RUN.workers, MODULE) as started:
+        yield started
+
+
+def of_method(name):
+    fields = {field: getattr(RUN, field) for field in RUN.__dataclass_fields__}
+    return Training(**fields | {"method": name})
+
+
+def run_all(row, work):
+    return list(rounds(row.x, row.sketch, work, row.merge, seed=row.seed, n_rounds=row.n_rounds))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_four_processes_equal_one_process_bit_for_bit(seats, name):
+    """One worker set serves all methods, and every round's model is the reference's."""
+    torch.set_num_threads(1)
+    run = of_method(name)
+    row = method(task(run))
+    for ready in [seat.assign(run.to_json(), row.local) for seat in seats]:
+        ready()
+    apart, together = run_all(row, seated(seats)), run_all(row, here(row.local))
+    for one, other in zip(apart, together, strict=True):
+        for parameter, value in other.x.params.items():
+            assert torch.equal(one.x.params[parameter], value), (name, other.k, parameter)
+        for moment, tensors in other.x.moments.items():
+            for parameter, value in tensors.items():
+                assert torch.equal(one.x.moments[moment][parameter], value)
+        assert [z.loss for z in one.trained] == [z.loss for z in other.trained]
+
+
+def test_an_exception_in_a_worker_names_the_worker_and_the_reason():
+    run = of_method("ist")
+    row = method(task(run))
+    with pytest.raises(WorkerLostError, match="worker 0 failed in taking a job: .*nonsense"):
+        with launched(1, MODULE) as started:
+            started[0].assign(run.to_json().replace("digits", "nonsense"), row.local)()
+
+
+def test_a_killed_worker_is_named_with_its_round_and_its_signal():
+    run = of_method("ist")
+    row = method(task(run))
+    pids = []
+    with pytest.raises(WorkerLostError, match=r"worker 2 was lost in round 1: .*SIGKILL"):
+        with launched(4, MODULE) as started:
+            pids = children()
+            for ready in [seat.assign(run.to_json(), row.local) for seat in started]:
+                ready()
+            steps = rounds(
+                row.x, row.sketch, seated(started), row.merge, seed=row.seed, n_rounds=100
+            )
+            next(steps)
+            os.kill(pids[2], signal.SIGKILL)
+            time.sleep(0.2)
+            next(steps)
+    assert len(pids) == 4
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_worker_that_does_not_come_up_is_reported_with_its_last_words():
+    with pytest.raises(WorkerLostError, match="worker 0 did not come up: .*No module named"):
+        with launched(1, "subnetwork.no_such_module"):
+            pass
+
+
+def test_workers_leave_when_the_coordinator_is_killed():
+    script = (
+        "import time\n"
+        "from subnetwork.methods.worker import MODULE\n"
+        "from subnetwork.runtime import launched\n"
+        "with launched(2, MODULE):\n"
+        "    print('up', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "up\n"
+    pids = children(parent.pid)
+    assert len(pids) == 2
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
+
+
+def children(parent=None):
+    """Worker processes of a process, in the order of their numbers."""
+    parent = parent or os.getpid()
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+            words = (status.parent / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(fields[1]) == parent and MODULE.encode() in words:
+            found[int(words[words.index(MODULE.encode()) + 2])] = int(status.parent.name)
+    return [found[worker] for worker in sorted(found)]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
