@@ -8,7 +8,7 @@ whole, for all workers at once, and is keyed by (seed, round, axis): no rank eve
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ Hands: TypeAlias = tuple[Units, ...]
 """The units of each worker, ascending; one array a worker."""
 
 
+@runtime_checkable
 class Deal(Protocol):
     """The joint law of (S_1, ..., S_n), for an axis of any size."""
 

@@ -27,7 +27,9 @@ app = App(
     help="Independent subnetwork training: the theory as a lab, the practice as an engine.",
     version=subnetwork.__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
+app.meta.suppress_keyboard_interrupt = False
 lab = App(name="lab", help="Sketches, exact curves and theorems on quadratics; no torch needed.")
 app.command(lab)
 app.command(

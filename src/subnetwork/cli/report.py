@@ -23,5 +23,5 @@ def report(folder: Path = Path("runs/demo"), *, out: Path | None = None) -> int:
             "wrote, for example runs/demo."
         )
     page = write(folder, out)
-    Console().print(f"wrote {page}", highlight=False)
+    Console().print(f"wrote {page}", highlight=False, soft_wrap=True)
     return 0

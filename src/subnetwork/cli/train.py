@@ -53,7 +53,9 @@ def train(
     run = training or Training()
     if place is not None:
         run = replace(run, workers=place.n_workers)
-        console.print(f"torchrun started {place.n_workers} workers", highlight=False)
+        console.print(
+            f"torchrun started {place.n_workers} workers", highlight=False, soft_wrap=True
+        )
     t = task(run)
     row = method(t)
     with staged(out) as folder:
@@ -61,7 +63,11 @@ def train(
         with seated_workers as seats, showing(console, run.method, run.total_steps) as show:
             x = record(folder, t, row, seats, show)
         (folder / "model.safetensors").write_bytes(save(merged(t, x).state_dict()))
-    console.print(f"wrote {out}/{run.method}.jsonl and {out}/model.safetensors", highlight=False)
+    console.print(
+        f"wrote {out}/{run.method}.jsonl and {out}/model.safetensors",
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0
 
 

@@ -1,7 +1,7 @@
 """Networks as named tensors: the layout of a model, its cut, its local work, its merge (torch)."""
 
-from subnetwork.nets.architecture import MLP, Architecture, initial_state
-from subnetwork.nets.calibrate import recalibrate
+from subnetwork.nets.architecture import MLP, Architecture, initial_state, runnable
+from subnetwork.nets.calibrate import accuracy, recalibrate
 from subnetwork.nets.data import Batches, DataSet, load
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.local import Gradients, LocalSteps
@@ -23,8 +23,10 @@ __all__ = [
     "Outer",
     "StepOnGradients",
     "Submodel",
+    "accuracy",
     "holders",
     "initial_state",
     "load",
     "recalibrate",
+    "runnable",
 ]

@@ -1,0 +1,81 @@
+"""Courses: what a training record says, as running totals that figures and tables share."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from math import isfinite
+from typing import Any
+
+from subnetwork.figures import style
+from subnetwork.record import Record
+
+ORDER = tuple(style.LABELS)  # IST first, then what it is compared with
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of one training: a value a row, totals counted from the start.
+
+    `down` and `up` are payload bytes over all workers: no message headers. `accuracy` is None in
+    rows that were not evaluated.
+    """
+
+    name: str
+    color: str
+    steps: tuple[float, ...]  # local steps of a worker
+    samples: tuple[float, ...]
+    accuracy: tuple[float | None, ...]
+    down: tuple[float, ...]
+    up: tuple[float, ...]
+    seconds: tuple[float, ...]
+    complete: bool
+
+    @property
+    def label(self) -> str:
+        """The method's name on paper."""
+        return style.label(self.name)
+
+    @property
+    def payload(self) -> tuple[float, ...]:
+        """Bytes down and up, in total, after each row."""
+        return tuple(a + b for a, b in zip(self.down, self.up, strict=True))
+
+    @property
+    def final_accuracy(self) -> float | None:
+        """The last accuracy that was measured, in [0, 1]; None where there is none."""
+        return next((value for value in reversed(self.accuracy) if value is not None), None)
+
+
+def courses(records: Iterable[Record]) -> list[Course]:
+    """The courses of all training records that have rows, IST first, others last and by name."""
+    training = [r for r in records if r.header["kind"] == "train" and r.rows]
+    training.sort(key=lambda r: (ORDER.index(r.name) if r.name in ORDER else len(ORDER), r.name))
+    colors = style.colors([r.name for r in training])
+    return [_course(record, colors[record.name]) for record in training]
+
+
+def number(value: Any) -> float | None:  # noqa: ANN401 - any JSON value
+    """The value as a finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if isfinite(value) else None
+
+
+def _course(record: Record, color: str) -> Course:
+    def totals(key: str) -> tuple[float, ...]:
+        return tuple(accumulate(float(sum(bytes_ or ())) for bytes_ in record.column(key)))
+
+    def column(key: str) -> tuple[float, ...]:
+        return tuple(number(value) or 0.0 for value in record.column(key))
+
+    return Course(
+        name=record.name,
+        color=color,
+        steps=column("steps"),
+        samples=column("samples"),
+        accuracy=tuple(map(number, record.column("accuracy"))),
+        down=totals("bytes_down"),
+        up=totals("bytes_up"),
+        seconds=column("seconds"),
+        complete=record.end == "done",
+    )

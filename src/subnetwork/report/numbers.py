@@ -1,0 +1,63 @@
+"""What the table of methods says, computed from the records' running totals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from subnetwork.figures.courses import Course
+
+REFERENCES = ("local_sgd", "synchronous_sgd")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the table: totals at the end of one training; `ratios` by reference method.
+
+    A ratio is None where either run was cut off, where the two workers' local steps differ, or
+    where the reference is missing: a payload is compared at equal work only.
+    """
+
+    name: str
+    label: str
+    color: str
+    complete: bool
+    accuracy: float | None
+    steps: float
+    samples: float
+    down: float
+    up: float
+    seconds: float
+    ratios: dict[str, float | None]
+
+    @property
+    def payload(self) -> float:
+        """Bytes down and up over all workers."""
+        return self.down + self.up
+
+
+def results(courses: Sequence[Course]) -> list[Result]:
+    """One result a course, in the same order."""
+    by_name = {course.name: course for course in courses}
+    return [
+        Result(
+            name=course.name,
+            label=course.label,
+            color=course.color,
+            complete=course.complete,
+            accuracy=course.final_accuracy,
+            steps=course.steps[-1],
+            samples=course.samples[-1],
+            down=course.down[-1],
+            up=course.up[-1],
+            seconds=course.seconds[-1],
+            ratios={name: _ratio(course, by_name.get(name)) for name in REFERENCES},
+        )
+        for course in courses
+    ]
+
+
+def _ratio(course: Course, reference: Course | None) -> float | None:
+    if reference is None or not (course.complete and reference.complete):
+        return None
+    if course.steps[-1] != reference.steps[-1] or not reference.payload[-1]:
+        return None
+    return course.payload[-1] / reference.payload[-1]

@@ -1,0 +1,50 @@
+"""Lines 4-8 of Algorithm 1 on quadratics: what the workers do with their submodels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from subnetwork.shapes import Vector
+from subnetwork.theory.problems import Quadratics
+from subnetwork.theory.sketches import DiagonalPartition
+
+
+@dataclass(frozen=True)
+class GradientSteps:
+    """z^0 = w_i, z^{t+1} = z^t - gamma C_i grad f_i(z^t), for t < n_steps (lines 5 and 6).
+
+    Raises:
+        ValueError: the step size is not positive, or there are fewer than one step.
+    """
+
+    problem: Quadratics
+    step_size: float
+    n_steps: int = 1
+
+    def __post_init__(self) -> None:
+        require_step_size(self.step_size)
+        if self.n_steps < 1:
+            raise ValueError(
+                f"A worker takes n_steps={self.n_steps} local steps, which trains nothing. Use "
+                "n_steps=1 or more."
+            )
+
+    def __call__(
+        self, k: int, partition: DiagonalPartition, submodels: Sequence[Vector]
+    ) -> list[Vector]:
+        """The trained submodels z_i^+, in the order of the workers; the same in every round k."""
+        del k
+        return [self._train(i, partition.scale[i], w) for i, w in enumerate(submodels)]
+
+    def _train(self, worker: int, scale: Vector, z: Vector) -> Vector:
+        for _ in range(self.n_steps):
+            z = z - self.step_size * scale * self.problem.worker_gradient(worker, z)
+        return z
+
+
+def require_step_size(step_size: float) -> None:
+    """Raise ValueError unless the step size is a positive number."""
+    if not 0 < step_size < float("inf"):
+        raise ValueError(
+            f"step_size={step_size} does not descend: Algorithm 1 wants gamma > 0. Use a positive "
+            "one, such as 1/theta of the problem."
+        )

@@ -1,0 +1,166 @@
+"""Deals: laws written once and run over the list of deals, and the messages of refusals."""
+
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subnetwork import deals
+from subnetwork.deals import Bernoulli, Full, Perm, RandQ
+
+DEALS = [
+    Full(3),
+    Perm(1),
+    Perm(3),
+    Perm(5),
+    Perm(3, weights=(1, 2, 4)),
+    RandQ(3, q=2),
+    Bernoulli(3, p=0.3),
+    Bernoulli(2, p=1.0),
+]
+seeds = st.integers(0, 2**64 - 1)
+
+
+def masks(deal, size, seed, k, axis=0):
+    """0/1 rows: who holds what."""
+    rows = np.zeros((deal.n_workers, size), dtype=int)
+    for i, hand in enumerate(deal.hands(size, seed=seed, k=k, axis=axis)):
+        rows[i, hand] = 1
+    return rows
+
+
+@pytest.mark.parametrize("deal", DEALS, ids=str)
+@given(size=st.integers(8, 40), seed=seeds, k=st.integers(0, 10**6))
+def test_hands_are_ascending_units_of_the_axis(deal, size, seed, k):
+    hands = deal.hands(size, seed=seed, k=k)
+    assert len(hands) == deal.n_workers
+    for hand in hands:
+        assert hand.dtype == np.int64
+        assert (np.diff(hand) > 0).all()
+        assert ((hand >= 0) & (hand < size)).all()
+
+
+@pytest.mark.parametrize("deal", DEALS, ids=str)
+def test_a_round_is_drawn_from_its_key_alone_and_every_part_of_it_counts(deal):
+    def draw(seed, k, axis):
+        return masks(deal, 40, seed, k, axis).tobytes()
+
+    assert draw(5, 7, 2) == draw(5, 7, 2)
+    distinct = {draw(*path) for path in product((5, 6), (7, 8), (0, 2))}
+    trivial = isinstance(deal, Full) or deal in (Perm(1), Bernoulli(2, p=1.0))
+    assert len(distinct) == (1 if trivial else 8)
+
+
+@given(n=st.integers(1, 12), more=st.integers(0, 40), seed=seeds, k=st.integers(0, 99))
+def test_perm_gives_every_unit_to_one_worker_and_hands_differ_by_one_at_most(n, more, seed, k):
+    rows = masks(Perm(n), n + more, seed, k)
+    assert (rows.sum(axis=0) == 1).all()  # so mean_i C_i = I, in every round
+    assert set(rows.sum(axis=1)) <= {(n + more) // n, -(-(n + more) // n)}
+
+
+@given(weights=st.lists(st.integers(1, 9), min_size=1, max_size=8), more=st.integers(0, 40))
+def test_weighted_hands_cover_and_are_right_to_the_unit(weights, more):
+    size = sum(weights) + more
+    rows = masks(Perm(len(weights), tuple(weights)), size, 3, 4)
+    assert (rows.sum(axis=0) == 1).all()
+    off = rows.sum(axis=1) - size * np.array(weights) / sum(weights)
+    assert (np.abs(off) < 1).all()
+
+
+@pytest.mark.parametrize(("n", "size"), [(2, 5), (3, 7), (3, 6), (4, 7)])
+def test_remainders_go_to_workers_at_random_so_that_E_C_is_the_identity(n, size):
+    draws = 4000
+    held = sum(masks(Perm(n), size, 0, k) for k in range(draws)) / draws
+    # Exact: each coordinate is with each worker with probability 1/n.
+    assert np.abs(held - 1 / n).max() < 4.5 * np.sqrt((n - 1) / n**2 / draws)
+
+
+def test_all_sets_of_workers_are_equally_likely_to_get_the_remainder():
+    draws = 3000
+    larger = Counter((masks(Perm(4), 6, 2, k).sum(axis=1) == 2).tobytes() for k in range(draws))
+    assert len(larger) == 6  # the pairs of four workers
+    assert max(abs(c - draws / 6) for c in larger.values()) < 4 * np.sqrt(draws / 6 * 5 / 6)
+
+
+def test_all_balanced_assignments_are_equally_likely():
+    draws = 6000
+    seen = Counter(masks(Perm(2), 3, 1, k).argmax(axis=0).tobytes() for k in range(draws))
+    assert len(seen) == 6  # 3 ways for sizes (2, 1) and 3 for (1, 2)
+    assert max(abs(c - 1000) for c in seen.values()) < 4 * np.sqrt(draws / 6 * 5 / 6)
+
+
+class FixedStart:
+    """Stands for a stream: an order of the workers by its seed, then one given number."""
+
+    def __init__(self, start, total, seed):
+        self.start, self.total, self.order = start, total, np.random.default_rng(seed).permutation
+
+
+@pytest.fixture
+def every_start(monkeypatch):
+    monkeypatch.setattr(deals, "shuffled", lambda size, stream: stream.order(size).tolist())
+    monkeypatch.setattr(
+        deals, "below", lambda stream, m: stream.start if m == stream.total else 1 / 0
+    )
+    return FixedStart
+
+
+@pytest.mark.parametrize(("weights", "size"), [((1, 3), 6), ((1, 2, 4), 10), ((2, 5, 5), 7)])
+def test_sizes_have_the_exact_means_that_the_weights_ask_for(weights, size, every_start):
+    """Over all starts of the line the mean size is w_i size exactly, whatever the order."""
+    total = sum(weights)
+    deal = Perm(len(weights), weights)
+    for seed in range(5):
+        summed = np.zeros(len(weights), dtype=int)
+        for start in range(total):
+            stream = every_start(start, total, seed)
+            summed += deal._sizes(size, stream)
+        assert (summed == size * np.array(weights)).all()
+
+
+def test_correction_restores_the_unweighted_mean():
+    deal = Perm(3, weights=(1, 2, 4))
+    shares = np.array(deal.weights) / 7
+    np.testing.assert_allclose(shares * deal.correction, 1 / 3)
+
+
+@pytest.mark.parametrize(("deal", "p"), [(RandQ(3, q=2), 2 / 7), (Bernoulli(3, p=0.3), 0.3)])
+def test_independent_deals_hold_each_unit_with_their_probability(deal, p):
+    draws = 4000
+    held = sum(masks(deal, 7, 0, k) for k in range(draws)) / draws
+    assert np.abs(held - p).max() < 4.5 * np.sqrt(p * (1 - p) / draws)
+
+
+@pytest.mark.parametrize(
+    ("deal", "size", "message"),
+    [
+        (Perm(5), 3, r"there are 3 units for n_workers=5\. Use at most 3 workers"),
+        (Perm(2, (1, 9)), 5, r"worker 0, of weight 1 in 10, .* Raise its weight to 3 or more"),
+        (RandQ(2, q=6), 5, r"RandQ cannot deal q=6 of 5 units\. Use q <= 5\."),
+    ],
+)
+def test_a_deal_that_cannot_be_made_says_what_can(deal, size, message):
+    with pytest.raises(ValueError, match=message):
+        deal.hands(size, seed=0, k=0)
+
+
+def test_the_advised_weight_works():
+    assert len(Perm(2, (3, 9)).hands(5, seed=0, k=0)[0]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Perm(0), r"at least one worker, not n_workers=0"),
+        (lambda: Perm(2, (1,)), r"n_workers=2 workers, not weights=\(1,\)"),
+        (lambda: Perm(2, (0, 1)), r"one positive whole weight"),
+        (lambda: RandQ(2, q=0), r"q >= 1 units, not q=0"),
+        (lambda: Bernoulli(2, p=0.0), r"0 < p <= 1, not p=0.0"),
+    ],
+)
+def test_a_law_that_does_not_exist_is_refused_where_it_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
