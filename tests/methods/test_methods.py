@@ -103,8 +103,8 @@ def test_every_parameter_is_trained_by_someone_in_enough_rounds():
                 count[done.partition.block(name, count, i)] += 1
     assert min(count.min() for count in trained.values()) >= 1
     first, last = task(run).start().params, models(run)[-1].x.params
-    seen = (task(run).data.train_inputs != 0).any(0)  # pixels that are not always blank
-    assert (first["0.weight"] != last["0.weight"])[:, seen].float().mean() > 0.99
+    seen = (task(run).data.train_inputs != 0).float().mean(0) > 0.1  # pixels that are rarely blank
+    assert (first["0.weight"] != last["0.weight"])[:, seen].all()
     assert all((first[n] != last[n]).all() for n in first if n not in ("0.weight", *CANCELLED))
 
 
