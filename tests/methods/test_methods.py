@@ -9,7 +9,16 @@ from subnetwork.deals import Full, Perm
 from subnetwork.experiments.training import merged, train
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
-from subnetwork.nets import MLP, LocalSteps, NetSketch, Outer, holders, initial_state
+from subnetwork.nets import (
+    MLP,
+    Gradients,
+    LocalSteps,
+    NetSketch,
+    Outer,
+    StepOnGradients,
+    holders,
+    initial_state,
+)
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.calibrate import accuracy
 from subnetwork.nets.local import MOMENTUM
@@ -237,3 +246,32 @@ def test_a_local_work_without_steps_is_refused():
     t = task(SMALL)
     with pytest.raises(ValueError, match="at least one local step, not 0"):
         LocalSteps(t.architecture, t.batches, 0.1, 0)
+
+
+def test_synchronous_sgd_steps_on_the_gradient_of_the_union_of_the_batches():
+    """Without batch normalisation the mean of the workers' gradients is that of all their rows."""
+    t = task(SMALL)
+    network = MLP(64, (9,), 10, norm=False)
+    x = initial_state(network, seed=3)
+    sketch = NetSketch(network.layout, Full(3))
+    work, merge = here(Gradients(network, t.batches)), StepOnGradients(0.5)
+    [done] = rounds(x, sketch, work, merge, seed=0, n_rounds=1)
+    module = runnable(network, x)
+    both = [t.batches.batch(i, 0) for i in range(3)]
+    inputs, targets = (torch.cat(parts) for parts in zip(*both, strict=True))
+    cross_entropy(module(inputs), targets).backward()
+    for name, p in module.named_parameters():
+        torch.testing.assert_close(done.x.params[name], p.detach() - 0.5 * p.grad)
+
+
+def test_a_step_on_gradients_leaves_alone_what_nobody_held():
+    network = MLP(4, (6, 6), 2)
+    x = initial_state(network, seed=0)
+    partition = NetSketch(network.layout, Perm(2)).sample(0, 0)
+    gradients = [partition.select(x, i) for i in range(2)]  # any tensors of the right shapes
+    stepped = StepOnGradients(0.5)(x, partition, gradients).params["3.weight"]
+    held = torch.zeros(6, 6, dtype=torch.bool)
+    for i in range(2):
+        held[partition.block("3.weight", stepped, i)] = True
+    assert torch.equal(stepped[~held], x.params["3.weight"][~held])
+    torch.testing.assert_close(stepped[held], 0.5 * x.params["3.weight"][held])

@@ -166,3 +166,13 @@ def test_initialisation_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     initial_state(ARCHITECTURE, seed=9)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_axes_of_one_size_are_dealt_independently():
+    hands = NetSketch(MLP(4, (12, 12), 2).layout, Perm(2)).sample(0, 0).hands
+    assert hands["hidden.0"][0].tolist() != hands["hidden.1"][0].tolist()
+
+
+def test_initialisation_is_keyed_by_its_seed():
+    assert equal(state(1).params, state(1).params)
+    assert not equal(state(1).params, state(2).params)

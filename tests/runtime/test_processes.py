@@ -14,7 +14,7 @@ from subnetwork.algorithm import WorkerLostError, rounds
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.methods.worker import MODULE
-from subnetwork.runtime import here, launched, seated
+from subnetwork.runtime import here, launched, seated, serve
 
 RUN = Training(hidden=(12, 9), workers=4, rounds=3, local_steps=2, batch_size=8, momentum=0.5)
 
@@ -107,6 +107,37 @@ def test_workers_leave_when_the_coordinator_is_killed():
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in pids)
+
+
+def test_a_worker_whose_link_closes_leaves_its_loop():
+    class Closed:
+        calls = 0
+
+        def receive_header(self, _timeout):
+            self.calls += 1
+            assert self.calls == 1, "it asks again although nobody is there"
+            raise RuntimeError("Connection closed by peer")
+
+    serve(Closed(), 0, lambda _: pytest.fail("no job was sent"))
+
+
+def test_a_process_whose_parent_dies_leaves(tmp_path):
+    """The second guard: also a worker that waits for nobody notices."""
+    child = (
+        "import os, threading, time; from subnetwork.runtime.launch import _leave_with;"
+        "threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start();"
+        f"open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys, os, time;"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True);"
+        f"[time.sleep(0.05) for _ in range(600) if not os.path.exists({str(tmp_path / 'up')!r})]"
+    )
+    pid = int(subprocess.check_output([sys.executable, "-c", parent], text=True))
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
 
 
 def children(parent=None):
