@@ -1,7 +1,7 @@
 """Deals: laws written once and run over the list of deals, and the messages of refusals."""
 
 from collections import Counter
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subnetwork import deals
-from subnetwork.deals import Bernoulli, Full, Perm, RandQ
+from subnetwork.deals import Bernoulli, Full, Lazy, Ordered, Perm, RandQ, Rolling
 
 DEALS = [
     Full(3),
@@ -20,6 +20,11 @@ DEALS = [
     RandQ(3, q=2),
     Bernoulli(3, p=0.3),
     Bernoulli(2, p=1.0),
+    Lazy(3, period=4),
+    Lazy(3, period=1),
+    Lazy(2, period=None),
+    Ordered((1.0, 0.5, 0.1)),
+    Rolling((0.5, 0.3)),
 ]
 seeds = st.integers(0, 2**64 - 1)
 
@@ -50,8 +55,10 @@ def test_a_round_is_drawn_from_its_key_alone_and_every_part_of_it_counts(deal):
 
     assert draw(5, 7, 2) == draw(5, 7, 2)
     distinct = {draw(*path) for path in product((5, 6), (7, 8), (0, 2))}
-    trivial = isinstance(deal, Full) or deal in (Perm(1), Bernoulli(2, p=1.0))
-    assert len(distinct) == (1 if trivial else 8)
+    by_round = isinstance(deal, Rolling)  # keyed by k alone
+    for_ever = deal == Lazy(2, period=None)  # keyed by seed and axis
+    trivial = isinstance(deal, Full | Ordered) or deal in (Perm(1), Bernoulli(2, p=1.0))
+    assert len(distinct) == (1 if trivial else 2 if by_round else 4 if for_ever else 8)
 
 
 @given(n=st.integers(1, 12), more=st.integers(0, 40), seed=seeds, k=st.integers(0, 99))
@@ -164,3 +171,57 @@ def test_the_advised_weight_works():
 def test_a_law_that_does_not_exist_is_refused_where_it_is_made(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@given(
+    n=st.integers(1, 6), more=st.integers(0, 60), period=st.integers(1, 9), k=st.integers(0, 500)
+)
+def test_lazy_hands_are_disjoint_cover_and_keep_their_sizes(n, more, period, k):
+    deal = Lazy(n, period)
+    rows = masks(deal, n + more, 1, k)
+    assert (rows.sum(axis=0) == 1).all()
+    if more % n == 0:
+        assert set(rows.sum(axis=1)) == {(n + more) // n}
+    assert np.ptp(rows.sum(axis=1)) <= 1
+
+
+def test_lazy_moves_one_unit_in_period_a_round_and_each_of_them_once_in_a_period():
+    n, size, period = 4, 400, 10
+    rounds = [masks(Lazy(n, period), size, 2, k) for k in range(20 * period + 1)]
+    moved = np.array([(a != b).any(axis=0) for a, b in pairwise(rounds)])
+    assert moved.sum(axis=1).max() <= size / period
+    assert abs(moved.mean() - (1 - 1 / n) / period) < 0.004  # 20 periods of 400 units: 3 sigma
+    for unit in range(size):
+        when = np.flatnonzero(moved[:, unit]) + 1
+        assert len(set(when % period)) <= 1
+
+
+def test_lazy_deals_every_unit_to_every_worker_alike():
+    n, size, draws = 3, 14, 4000
+    held = sum(masks(Lazy(n, 2), size, seed, 5) for seed in range(draws)) / draws
+    assert np.abs(held - 1 / n).max() < 4.5 * np.sqrt((n - 1) / n**2 / draws)
+
+
+def test_lazy_with_period_one_deals_everything_anew():
+    rounds = [masks(Lazy(4, 1), 400, 0, k) for k in range(50)]
+    moved = np.mean([(a != b).any(axis=0) for a, b in pairwise(rounds)])
+    assert abs(moved - 3 / 4) < 0.02
+
+
+def test_ordered_hands_are_nested_and_rolling_ones_reach_every_unit():
+    hands = Ordered((1.0, 0.5, 0.25)).hands(30, seed=0, k=3)
+    assert [len(hand) for hand in hands] == [30, 15, 8]
+    assert all(hand.tolist() == list(range(len(hand))) for hand in hands)
+    assert len(Ordered((0.1,)).hands(30, seed=0, k=0)[0]) == 3  # not ceil(3.0000000000000004)
+    reached = sum(masks(Rolling((0.2,)), 30, 0, k)[0] for k in range(30))
+    assert set(reached) == {6}
+
+
+def test_refusals_of_lazy_ordered_and_rolling():
+    with pytest.raises(ValueError, match="once in period=0 rounds"):
+        Lazy(2, 0)
+    with pytest.raises(ValueError, match="3 units for n_workers=4"):
+        Lazy(4, 2).hands(3, seed=0, k=0)
+    for law in (Ordered, Rolling):
+        with pytest.raises(ValueError, match=r"shares of the units in \(0, 1\]"):
+            law((0.5, 1.5))

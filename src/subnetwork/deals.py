@@ -7,7 +7,9 @@ whole, for all workers at once, and is keyed by (seed, round, axis): no rank eve
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate, pairwise
+from math import ceil
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -188,6 +190,134 @@ class Bernoulli:
             [j for j in range(size) if next(stream) < threshold] for stream in streams
         ]
         return tuple(np.asarray(units, dtype=np.int64) for units in kept)
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A Perm of which one part in `period` is dealt anew each round: few units change hands.
+
+    Hands are disjoint and cover every unit. The units fall into `period` fixed random groups, and
+    in round k group k mod period is shuffled among its places. So a unit is dealt anew once in
+    `period` rounds, each time to a uniformly drawn worker, and any round can still be drawn alone.
+    A share of about (1 - 1/n) / period of the units moves, and that much less is sent by whoever
+    hands them over directly. `period=None` never deals again: n narrow networks, merged.
+
+    >>> deal = Lazy(2, period=3)
+    >>> [deal.hands(6, seed=0, k=k)[0].tolist() for k in range(3)]
+    [[0, 2, 5], [0, 2, 5], [2, 4, 5]]
+    """
+
+    n_workers: int
+    period: int | None
+
+    def __post_init__(self) -> None:
+        _check_workers(self.n_workers)
+        if self.period is not None and self.period < 1:
+            raise ValueError(
+                f"Lazy deals every unit anew once in period={self.period} rounds; use 1 (all of "
+                "them each round) or more, or None for never."
+            )
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """Sorted hands; raises ValueError where a worker would get no unit."""
+        first = Perm(self.n_workers).hands(size, seed=seed, k=0, axis=axis)  # refuses too few
+        if self.period is None:
+            return first
+        parts = [
+            self._part(group, seed, k - (k - number) % self.period, axis)
+            for number, group in enumerate(self._groups(size, seed, axis))
+        ]
+        return tuple(np.sort(np.concatenate(hand)) for hand in zip(*parts, strict=True))
+
+    def _groups(self, size: int, seed: int, axis: int) -> list[list[int]]:
+        """Fixed groups; all but one a multiple of n units, so that hands keep their sizes."""
+        assert self.period is not None
+        deck = shuffled(size, words(key(seed, axis)))
+        n = self.n_workers
+        rows = [deck[start : start + n] for start in range(0, size - size % n, n)]
+        groups = [[j for row in rows[g :: self.period] for j in row] for g in range(self.period)]
+        groups[0] += deck[size - size % n :]
+        return groups
+
+    def _part(self, group: Sequence[int], seed: int, dealt: int, axis: int) -> list[Units]:
+        """A group's hands as dealt in round `dealt`; below 0 it is the deal that round 0 finds."""
+        stream = words(key(seed, dealt, axis, 1))
+        order = shuffled(
+            self.n_workers, stream
+        )  # who gets one more where they do not come out even
+        deck = [group[place] for place in shuffled(len(group), stream)]
+        hands: list[Units] = [np.empty(0, np.int64)] * self.n_workers
+        for place, worker in enumerate(order):
+            hands[worker] = np.asarray(deck[place :: self.n_workers], dtype=np.int64)
+        return hands
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """Nested prefixes by capacity: worker i always holds the first c_i of the units.
+
+    HeteroFL (Diao et al. 2021); with capacities drawn per round, FjORD (Horvath et al. 2021). The
+    first units have all workers as holders, the last ones only those of capacity 1.
+
+    >>> [hand.tolist() for hand in Ordered((1.0, 0.5, 0.25)).hands(8, seed=0, k=0)]
+    [[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3], [0, 1]]
+    """
+
+    capacities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_capacities(self.capacities)
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        return len(self.capacities)
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """The first ceil(c_i size) units for worker i; the same in every round."""
+        del seed, k, axis
+        return tuple(np.arange(_share(c, size)) for c in self.capacities)
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """A window that moves by one unit a round, so that every unit is trained by small workers too.
+
+    FedRolex (Alam et al. 2022): worker i holds ceil(c_i size) units from unit k mod size on, around
+    the end.
+
+    >>> [hand.tolist() for hand in Rolling((0.5, 0.25)).hands(8, seed=0, k=6)]
+    [[0, 1, 6, 7], [6, 7]]
+    """
+
+    capacities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_capacities(self.capacities)
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        return len(self.capacities)
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """The window of round k; it depends on nothing but k."""
+        del seed, axis
+        return tuple(np.sort((k + np.arange(_share(c, size))) % size) for c in self.capacities)
+
+
+def _share(capacity: float, size: int) -> int:
+    """ceil(c size), for c as it is written: 0.1 of 30 units are 3."""
+    return ceil(Fraction(str(capacity)) * size)
+
+
+def _check_capacities(capacities: tuple[float, ...]) -> None:
+    _check_workers(len(capacities))
+    if not all(0 < c <= 1 for c in capacities):
+        raise ValueError(
+            f"Capacities are shares of the units in (0, 1], one a worker, not {capacities}. A "
+            "worker of half size has 0.5."
+        )
 
 
 def _check_workers(n_workers: int) -> None:
