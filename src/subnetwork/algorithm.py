@@ -44,8 +44,16 @@ Merge: TypeAlias = Callable[[X, P, Sequence[W]], X]
 """Line 9: (x, partition, trained) -> the next x. A merge returns a new model, never changes `x`."""
 
 
-class WorkerLostError(RuntimeError):
+class RunFailedError(RuntimeError):
+    """A run that cannot go on, through nobody's mistake in asking for it; says what to do."""
+
+
+class WorkerLostError(RunFailedError):
     """Raised by a Work when a worker died, froze or failed; says which, when and how."""
+
+
+class DivergedError(RunFailedError):
+    """The model or the loss is no number any more; says in which round."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ arithmetic only; `subnetwork.theory.kernels` holds the compiled twins.
 """
 
 from collections.abc import Iterator
+from operator import index
 
 _MASK64 = (1 << 64) - 1
 _MASK32 = (1 << 32) - 1
@@ -22,10 +23,13 @@ def mix(z: int) -> int:
 
 
 def key(*path: int) -> int:
-    """A 64-bit key for a path of integers such as (seed, round, axis); order matters."""
+    """A 64-bit key for a path of integers such as (seed, round, axis); order matters.
+
+    Integers count modulo 2**64.
+    """
     folded = 0
     for step in path:
-        folded = mix((folded + _GOLDEN + mix(step & _MASK64)) & _MASK64)
+        folded = mix((folded + _GOLDEN + mix(index(step) & _MASK64)) & _MASK64)
     return folded
 
 

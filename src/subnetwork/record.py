@@ -72,7 +72,10 @@ def writing(path: Path, *, kind: str, name: str, config: Row) -> Iterator[Callab
 
 def read(path: Path) -> Record:
     """Read one record; raises ValueError with the file and line where it is not one."""
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text: this is not a record. Move it away.") from None
     lines = text[: text.rfind("\n") + 1].splitlines()  # a line cut off as it was written is no row
     rows = [_parse(path, number, line) for number, line in enumerate(lines, 1)]
     if not rows or rows[0].get("schema") != SCHEMA:
@@ -80,6 +83,9 @@ def read(path: Path) -> Record:
             f"{path} is not a record of schema {SCHEMA}. Records are written by `subnetwork demo`, "
             "`train` and `lab run`; run one of them again."
         )
+    missing = [key for key in ("kind", "name", "config") if key not in rows[0]]
+    if missing:
+        raise ValueError(f"{path}, line 1 lacks {missing}: the record is damaged. Run again.")
     header, body = rows[0], rows[1:]
     end = body.pop()["end"] if body and "end" in body[-1] else None
     return Record(header, tuple(body), end, path)
@@ -128,6 +134,8 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
         return None
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
     return value
 
 

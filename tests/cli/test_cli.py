@@ -48,6 +48,11 @@ def mistake(result, status=2):
         (["train", "--round", "3"], "Unknown option"),
         (["train", "--config", "none.toml"], "cannot read flags from --config none.toml"),
         (["train", "--out", "/proc/run"], "cannot write to /proc/run"),
+        (["train", "--seed", "1.9"], "--seed is a whole number, not 1.9"),
+        (["train", "--seed", "-1"], "seed is a whole number from 0 to 2**64 - 1, not -1"),
+        (["train", "--seed", 2**64], "seed is a whole number from 0 to 2**64 - 1"),
+        (["lab", "run", "--threads", "0"], "threads is a whole number from 1 on, not 0"),
+        (["train", "--out", "x" * 300], "Choose a folder that can be written to"),
         (["trian"], "Unknown command"),
         (["lab", "run", "interpolate"], "no experiment 'interpolate'"),
         (["lab", "run", "--problem", "iris"], "no problem 'iris'"),
@@ -70,16 +75,40 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     config = json.loads(header)["config"]
     assert (config["rounds"], config["workers"], config["local_steps"]) == (1, 2, 10)
     assert json.loads(rows[-1]) == {"end": "done"}
-    (tmp_path / "run.toml").write_text("round = 3\n")
-    assert "round" in mistake(command("train", "--config", "run.toml", cwd=tmp_path))
+    for text, message in {
+        "round = 3": "round",
+        "rounds = 2.5": "whole number, not 2.5",
+        "[train]\nrounds = 3": "holds the table [train]",
+        "rounds = ": "cannot read flags from --config run.toml",
+    }.items():
+        (tmp_path / "run.toml").write_text(text)
+        assert message in mistake(command("train", "--config", "run.toml", cwd=tmp_path))
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("all of it")
     line = mistake(command("train", *QUICK, "--here", "--out", "thesis", cwd=tmp_path))
-    assert "thesis exists and is not a run's folder" in line
+    assert "thesis holds chapter.tex, which no run wrote" in line
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "all of it"
+
+
+def test_a_run_with_notes_beside_it_is_not_replaced(tmp_path):
+    command("train", *QUICK, "--here", cwd=tmp_path)
+    (tmp_path / "runs" / "train" / "notes.md").write_text("mine")
+    line = mistake(command("train", *QUICK, "--here", cwd=tmp_path))
+    assert "holds notes.md, which no run wrote" in line
+    assert (tmp_path / "runs" / "train" / "notes.md").read_text() == "mine"
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for _ in range(2):
+        assert command("train", *QUICK, "--here", "--out", "link", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "model.safetensors").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"real", "link"}
 
 
 def test_an_earlier_run_is_replaced_only_by_a_complete_one(tmp_path):
@@ -137,18 +166,69 @@ def test_a_killed_worker_ends_the_command_with_status_3(tmp_path):
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)  # noqa: PTH110
 
 
-def test_a_full_disk_is_a_failure_in_one_line():
-    """/dev/full says what a full disk says."""
+def test_a_full_disk_is_a_failure_in_one_line_and_leaves_nothing(tmp_path):
+    """No file may grow beyond 2,000 bytes: what a disk that fills up does to a run."""
+
+    def little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    result = subprocess.run(
+        [sys.executable, "-B", "-m", "subnetwork", "train", *QUICK, "--here"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        preexec_fn=little_room,
+    )
+    assert "nothing was written" in mistake(result, status=3)
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_run_that_diverges_is_a_failure(tmp_path):
+    line = mistake(command("train", *QUICK, "--here", "--step-size", 1e10, cwd=tmp_path), status=3)
+    assert "ist diverged" in line
+    assert "smaller --step-size" in line
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_closed_pipe_is_no_verdict(tmp_path):
+    run = f"{sys.executable} -m subnetwork train {' '.join(SMALL)} --rounds 200 --here | head -1"
+    shell = ["bash", "-c", f"{run}; echo ${{PIPESTATUS[0]}}"]
+    assert subprocess.check_output(shell, cwd=tmp_path, text=True).splitlines()[-1] == "141"
+
+
+def test_two_hidden_layers_are_two_numbers(tmp_path):
+    command("train", "--here", "--rounds", 1, "--hidden", 12, 9, cwd=tmp_path)
+    header = json.loads((tmp_path / "runs" / "train" / "ist.jsonl").read_text().splitlines()[0])
+    assert header["config"]["hidden"] == [12, 9]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"schema": 1}\n', "lacks ['kind', 'name', 'config']"),
+        ('{"schema": 2}\n', "not a record of schema 1"),
+        ("{nonsense\n", "line 1 is not JSON"),
+        ("[1]\n", "not a JSON object"),
+        (b"\xff\xfe\x00\n", "is not text"),
+    ],
+)
+def test_a_damaged_record_is_named(text, message, tmp_path):
+    path = tmp_path / "ist.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    line = mistake(command("report", ".", cwd=tmp_path))
+    assert message in line
+    assert "ist.jsonl" in line
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_unexpected_error_is_one_line_and_status_3():
     from subnetwork.cli import app
 
-    try:
-        with open("/dev/full", "w") as full:  # noqa: PTH123
-            full.write("x")
-            full.flush()
-    except OSError as error:
-        line, status = app._verdict(error)
-    assert status == app.FAILURE
-    assert line.startswith("No space left on device")
+    line, status = app._verdict(ZeroDivisionError("division by zero"))
+    assert status == 3
+    assert "unexpected ZeroDivisionError" in line
+    assert "SUBNETWORK_TRACEBACK=1" in line
 
 
 def test_verify_checks_the_equations(tmp_path):

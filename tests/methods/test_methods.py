@@ -12,11 +12,11 @@ from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.nets import (
     MLP,
     Gradients,
+    Layout,
     LocalSteps,
     NetSketch,
     Outer,
     StepOnGradients,
-    holders,
     initial_state,
 )
 from subnetwork.nets.architecture import runnable
@@ -230,22 +230,81 @@ def test_an_unknown_method_is_named_with_the_known_ones():
         method(task(changed(SMALL, method="dist")))
 
 
-def test_an_outer_step_moves_only_along_what_was_trained():
-    architecture = MLP(4, (6, 6), 2)
-    x = initial_state(architecture, seed=0)
-    partition = NetSketch(architecture.layout, Perm(2)).sample(0, 0)
-    trained = [partition.select(x, i) for i in range(2)]
-    stepped = Outer()(x, partition, trained)
-    for name, p in x.params.items():
-        assert torch.equal(stepped.params[name], p)
-    full = NetSketch(architecture.layout, Full(2)).sample(0, 0)
-    assert holders(x, full, [full.select(x, i) for i in range(2)]).params.keys() == x.params.keys()
+def test_an_outer_step_moves_only_what_somebody_held():
+    """Momentum of an earlier round must not move blocks that nobody holds in this one."""
+    network = MLP(4, (6, 6), 2)
+    x = initial_state(network, seed=0)
+    sketch, outer = NetSketch(network.layout, Perm(2)), Outer()
+    for k in range(3):
+        partition = sketch.sample(0, k)
+        trained = [partition.select(x, i) for i in range(2)]
+        for z in trained:
+            for p in z.params.values():
+                p.add_(1)
+        stepped = outer(x, partition, trained)
+        held = partition.held(x.params)["3.weight"]
+        assert 0 < held.sum() < held.numel()
+        before, after = x.params["3.weight"], stepped.params["3.weight"]
+        assert torch.equal(after[~held], before[~held])
+        assert (after[held] != before[held]).all()
+        x = stepped
+
+
+def test_momentum_without_its_moment_is_refused():
+    """Silently restarting it every round is what the released ResIST and GIST do."""
+    t = task(SMALL)
+    local = LocalSteps(t.architecture, t.batches, 0.1, 2, momentum=0.9)
+    w = method(t).sketch.sample(0, 0).select(t.start(), 0)
+    with pytest.raises(ValueError, match=r"initial_state\(..., moments=\['momentum_buffer'\]\)"):
+        local(0, 0, w)
+
+
+def test_noise_in_the_network_is_keyed_by_worker_and_round():
+    """Dropout draws the same on every machine, and leaves the caller's generator alone."""
+
+    class Noisy(torch.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.up, self.down = torch.nn.Linear(64, width), torch.nn.Linear(width, 10)
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.down(self.drop(self.up(x)))
+
+    class Family:
+        layout = MLP(64, (12,), 10, norm=False).layout
+
+        def __init__(self):
+            dims = dict(
+                zip(
+                    ("up.weight", "up.bias", "down.weight", "down.bias"),
+                    self.layout.dims.values(),
+                    strict=True,
+                )
+            )
+            self.layout = Layout(self.layout.sizes, dims)
+
+        def build(self, sizes):
+            return Noisy(sizes["hidden.0"])
+
+    family, t = Family(), task(SMALL)
+    local = LocalSteps(family, t.batches, 0.1, 3)
+    w = NetSketch(family.layout, Perm(3)).sample(0, 0).select(initial_state(family, seed=0), 0)
+    torch.manual_seed(1)
+    once = local(0, 0, w)
+    torch.manual_seed(2)
+    again, other = local(0, 0, w), local(0, 1, w)
+    assert torch.equal(once.params["up.weight"], again.params["up.weight"])
+    assert not torch.equal(once.params["up.weight"], other.params["up.weight"])
 
 
 def test_a_local_work_without_steps_is_refused():
     t = task(SMALL)
     with pytest.raises(ValueError, match="at least one local step, not 0"):
         LocalSteps(t.architecture, t.batches, 0.1, 0)
+    two = LocalSteps(t.architecture, t.batches, 0.1, 2, total_steps=3)
+    with pytest.raises(ValueError, match=r"Round 2 has no local step left .* Run 2 rounds"):
+        two.steps(2)
 
 
 def test_synchronous_sgd_steps_on_the_gradient_of_the_union_of_the_batches():

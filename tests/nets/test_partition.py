@@ -176,3 +176,26 @@ def test_axes_of_one_size_are_dealt_independently():
 def test_initialisation_is_keyed_by_its_seed():
     assert equal(state(1).params, state(1).params)
     assert not equal(state(1).params, state(2).params)
+
+
+def test_a_parameter_that_no_layer_initialises_is_named():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.empty(3))
+
+    class Family:
+        layout = Layout({"units": 3}, {"scale": ("units",)})
+
+        def build(self, _):
+            return Scaled()
+
+    with pytest.raises(ValueError, match=r"\['scale'\] cannot be initialised: Scaled has no reset"):
+        initial_state(Family(), seed=0)
+
+
+def test_an_empty_hand_is_refused_by_name():
+    x = initial_state(ARCHITECTURE, seed=0)
+    partition = NetSketch(ARCHITECTURE.layout, Bernoulli(2, p=0.01)).sample(0, 0)
+    with pytest.raises(ValueError, match=r"holds no unit of \['hidden.1'\] this round"):
+        runnable(ARCHITECTURE, partition.select(x, 0))

@@ -12,15 +12,29 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token, convert
 from cyclopts.config import Toml
 
 import subnetwork
-from subnetwork.algorithm import WorkerLostError
+from subnetwork.algorithm import RunFailedError
 
+TRACEBACK = "SUBNETWORK_TRACEBACK"  # set it to see where an unexpected error comes from
 DONE, NOT_HELD, MISTAKE, FAILURE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _whole_numbers(kind: Any, tokens: Sequence[Token]) -> Any:  # noqa: ANN401 - any flag's type
+    """What cyclopts makes of a flag's words, but 1.9 is no whole number."""
+    if int in (kind, *get_args(kind)) and float not in get_args(kind):
+        for token in tokens:
+            if "." in token.value:
+                raise ValueError(
+                    f"{token.keyword or 'a flag'} is a whole number, not {token.value}."
+                )
+    return convert(kind, tokens)
+
 
 app = App(
     name="subnetwork",
@@ -28,6 +42,7 @@ app = App(
     version=subnetwork.__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(converter=_whole_numbers, consume_multiple=True),
 )
 app.meta.suppress_keyboard_interrupt = False
 lab = App(name="lab", help="Sketches, exact curves and theorems on quadratics; no torch needed.")
@@ -56,39 +71,46 @@ def _with_config(
 def _flags_of(config: Path) -> Toml:
     """The flags of a TOML file; raises ValueError with its name where it is not one."""
     try:
-        tomllib.loads(config.read_text(encoding="utf-8"))
+        flags = tomllib.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(
             f"cannot read flags from --config {config}: {reason}. It holds lines like rounds = 30."
         ) from None
+    tables = [name for name, value in flags.items() if isinstance(value, dict)]
+    if tables:
+        raise ValueError(
+            f"--config {config} holds the table [{tables[0]}]; write its flags at the top of the "
+            "file instead, one file a command."
+        )
     return Toml(config, must_exist=True, use_commands_as_keys=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status. A mistake costs one line on stderr."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for ends in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ends, _interrupt)
     try:
         status = app.meta(arguments, exit_on_error=False, print_error=False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (Exception, KeyboardInterrupt) as error:
-        line, status = _verdict(error)
-        if status is None:
+        if os.environ.get(TRACEBACK):
             raise
+        line, status = _verdict(error)
         print(f"subnetwork: {' '.join(line.split())}", file=sys.stderr)  # noqa: T201
     return status if isinstance(status, int) else DONE
 
 
-def _verdict(error: BaseException) -> tuple[str, int | None]:
-    """The line and the exit status of an error; no status for one that is ours to mend."""
-    line, status = str(error), None
+def _verdict(error: BaseException) -> tuple[str, int]:
+    """The line and the exit status of an error."""
+    line, status = str(error), FAILURE
     match error:
         case CycloptsError() | ValueError():
             status = MISTAKE
-        case WorkerLostError():
-            status = FAILURE
+        case RunFailedError():
+            pass
         case KeyboardInterrupt():
             line, status = "interrupted; nothing was written", INTERRUPTED
         case ModuleNotFoundError(name="torch"):
@@ -96,10 +118,21 @@ def _verdict(error: BaseException) -> tuple[str, int | None]:
             status = MISTAKE
         case OSError(strerror=str(reason)):
             line = reason + (f": {error.filename}" if error.filename else "")
-            status = FAILURE if error.errno in (errno.ENOSPC, errno.EDQUOT) else MISTAKE
+            status = FAILURE if error.errno in OUT_OF_SPACE else MISTAKE
+            if status == FAILURE:
+                line += "; nothing was written. Free some space, or choose another disk with --out"
+        case MemoryError():
+            line = f"not enough memory: {error}. Ask for less: fewer rounds, seeds or workers"
+        case _:
+            line = (
+                f"unexpected {type(error).__name__}: {error}. This is a defect: {TRACEBACK}=1 in "
+                "the environment shows where; please report it"
+            )
     return line, status
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del number, frame
+    for ends in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ends, signal.SIG_IGN)  # once is enough: what follows is a short cleaning up
     raise KeyboardInterrupt

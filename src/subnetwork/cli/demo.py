@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
+from subnetwork.cli.console import Output, say
 from subnetwork.cli.folder import staged
 from subnetwork.cli.live import showing
 from subnetwork.cli.outcomes import print_outcomes
@@ -33,7 +32,7 @@ def demo(
     from subnetwork.experiments import demo as experiment
 
     base = Training(seed=seed, workers=workers, rounds=rounds)
-    console = Console()
+    console = Output()
     console.print(
         f"{workers} worker processes train on digits; the lab runs after", highlight=False
     )
@@ -43,7 +42,5 @@ def demo(
         )
         report.write(folder, called=out)
     print_outcomes(console, outcomes)
-    console.print(
-        f"wrote {out}/report.html, the records and the model", highlight=False, soft_wrap=True
-    )
+    say(console, f"wrote {out}/report.html, the records and the model")
     return 0 if all(outcome.stands for outcome in outcomes) else 1

@@ -7,22 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from subnetwork import record
+OURS = ("*.jsonl", "report.html", "model.safetensors")  # what commands write into a run's folder
 
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
     """Yield a new folder that takes the place of `out` when the block ends well.
 
-    If it does not, the new folder is removed and an earlier run in `out` stays as it was.
+    If it does not, the new folder is removed and an earlier run in `out` stays as it was. A link is
+    followed: the folder that it points to is replaced.
 
     Raises:
-        ValueError: where `out` cannot be written, or holds something that is not a run.
+        ValueError: where `out` cannot be written, or holds a file that no command here wrote.
     """
-    _check_replaceable(out)
+    out = out.resolve()
     try:
+        _check_replaceable(out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name[:40]}.", dir=out.parent))
     except OSError as error:
         raise ValueError(
             f"cannot write to {out}: {error.strerror}. Choose a folder that can be written to with "
@@ -51,14 +53,11 @@ def _put(stage: Path, out: Path) -> None:
 def _check_replaceable(out: Path) -> None:
     if not out.exists():
         return
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    try:
-        if out.is_dir() and record.read_folder(out):
-            return
-    except ValueError:
-        pass
-    raise ValueError(
-        f"{out} exists and is not a run's folder, so it is left alone. Choose another folder with "
-        "--out, or move it away."
-    )
+    if not out.is_dir():
+        raise ValueError(f"{out} is a file. Choose a folder with --out.")
+    for path in sorted(out.iterdir()):
+        if not path.is_file() or not any(path.match(pattern) for pattern in OURS):
+            raise ValueError(
+                f"{out} holds {path.name}, which no run wrote, so it is left alone. Choose another "
+                "folder with --out, or move it away."
+            )

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from subnetwork.cli.console import Output, say
 from subnetwork.cli.folder import staged
 from subnetwork.cli.outcomes import print_outcomes
 from subnetwork.experiments.outcome import Outcome
@@ -31,6 +31,13 @@ class Measurement:
     """Step size gamma; the largest that the theorem allows if it is left out."""
     threads: int = 1
     """Threads that share the seeds; they change no number."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "seeds", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is a whole number from 1 on, not {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}.")
 
 
 def run(
@@ -76,9 +83,9 @@ def run(
         evidence.write(folder, replace(found, config={**found.config, "problem": m.problem}))
         write_claims(folder, found.outcomes, seed=m.seed)
         report.write(folder, called=out)
-    console = Console()
+    console = Output()
     print_outcomes(console, found.outcomes)
-    _say(console, f"wrote {out}/{found.name}.jsonl and {out}/report.html")
+    say(console, f"wrote {out}/{found.name}.jsonl and {out}/report.html")
     return _status(found.outcomes)
 
 
@@ -95,17 +102,13 @@ def verify(*, seed: int = 0) -> int:
     from subnetwork.experiments.verify import verify as check
 
     outcomes = check(seed)
-    console = Console()
+    console = Output()
     print_outcomes(console, outcomes)
     standing = sum(outcome.stands for outcome in outcomes)
-    _say(console, f"{standing} of {len(outcomes)} statements hold, corrected where said")
+    say(console, f"{standing} of {len(outcomes)} statements hold, corrected where said")
     return _status(outcomes)
 
 
 def _status(outcomes: Sequence[Outcome]) -> int:
     """1 if a statement that speaks does not hold; a silent one is no failure."""
     return int(any(outcome.verdict != "silent" and not outcome.stands for outcome in outcomes))
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)

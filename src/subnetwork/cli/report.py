@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
+from subnetwork.cli.console import Output, say
 
 
 def report(folder: Path = Path("runs/demo"), *, out: Path | None = None) -> int:
@@ -22,6 +22,12 @@ def report(folder: Path = Path("runs/demo"), *, out: Path | None = None) -> int:
             f"there is no folder {folder}. Name one that `subnetwork demo`, `train` or `lab run` "
             "wrote, for example runs/demo."
         )
-    page = write(folder, out)
-    Console().print(f"wrote {page}", highlight=False, soft_wrap=True)
+    try:
+        page = write(folder, out)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"a record in {folder} is damaged: {type(error).__name__} {error}. Run again the "
+            "command that wrote it."
+        ) from error
+    say(Output(), f"wrote {page}")
     return 0

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from subnetwork.cli.console import Output, say
 from subnetwork.cli.folder import staged
 from subnetwork.cli.live import showing
 from subnetwork.methods import Training
@@ -42,33 +42,39 @@ def train(
     from subnetwork.experiments.training import merged, record
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.worker import build
-    from subnetwork.runtime import place_under_torchrun
+    from subnetwork.runtime import place_under_torchrun, workers_under_torchrun
 
     torch.set_num_threads(1)
-    console = Console()
-    place = place_under_torchrun()
+    ranks = workers_under_torchrun()
+    run = _for_torchrun(training or Training(), ranks, here=here)
+    t = task(run)
+    row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
+    place = None if ranks is None else place_under_torchrun()
     if place is not None and place.rank > 0:
         place.serve(build)
         return 0
-    run = training or Training()
-    if place is not None:
-        run = replace(run, workers=place.n_workers)
-        console.print(
-            f"torchrun started {place.n_workers} workers", highlight=False, soft_wrap=True
-        )
-    t = task(run)
-    row = method(t)
+    console = Output()
     with staged(out) as folder:
         seated_workers = _seats(run.workers, place, here=here)
         with seated_workers as seats, showing(console, run.method, run.total_steps) as show:
             x = record(folder, t, row, seats, show)
         (folder / "model.safetensors").write_bytes(save(merged(t, x).state_dict()))
-    console.print(
-        f"wrote {out}/{run.method}.jsonl and {out}/model.safetensors",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, f"wrote {out}/{run.method}.jsonl and {out}/model.safetensors")
     return 0
+
+
+def _for_torchrun(run: Training, ranks: int | None, *, here: bool) -> Training:
+    """The run with as many workers as torchrun started processes."""
+    if ranks is None:
+        return run
+    if here:
+        raise ValueError("--here trains in one process, but torchrun started several. Drop either.")
+    if run.workers not in (ranks, Training().workers):
+        raise ValueError(
+            f"--workers {run.workers}, but torchrun started {ranks} processes. Leave --workers "
+            f"out, or use --nproc-per-node {run.workers}."
+        )
+    return replace(run, workers=ranks)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """One training run as a stream of rows: what `train` and `demo` record and show."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from subnetwork.algorithm import Round, rounds
+from subnetwork.algorithm import DivergedError, Round, rounds
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ModelState, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
@@ -50,6 +51,7 @@ def train(t: Task, method: Method, seats: Sequence[Seat] | None = None) -> Itera
         last = done[-1]
         steps = min((last.k + 1) * method.steps_a_round, t.run.total_steps)
         losses = [z.loss for one in done for z in one.trained]
+        _check_finite(t.run.method, last, losses)
         row = {
             "k": last.k,
             "steps": steps,
@@ -86,6 +88,15 @@ def record(
 def merged(t: Task, x: ModelState) -> torch.nn.Module:
     """The plain module of a merged model, with batch statistics of all training rows."""
     return recalibrate(runnable(t.architecture, x), t.batches.stream)
+
+
+def _check_finite(name: str, last: Round[ModelState, Submodel, Any], losses: list[float]) -> None:
+    finite = all(bool(torch.isfinite(p).all()) for p in last.x.params.values())
+    if not (finite and all(map(math.isfinite, losses))):
+        raise DivergedError(
+            f"{name} diverged: the model or the loss is no number any more after round {last.k}. "
+            "Use a smaller --step-size."
+        )
 
 
 def _chunks(run: Iterable[Round[Any, Any, Any]], size: int) -> Iterator[list[Round[Any, Any, Any]]]:

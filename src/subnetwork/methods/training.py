@@ -48,16 +48,15 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("workers", "rounds", "local_steps", "batch_size"):
             _at_least_one(name, getattr(self, name))
-        if self.steps is not None:
-            _at_least_one("steps", self.steps)
+        _at_least_one("steps", self.rounds if self.steps is None else self.steps)
         for name in ("step_size", "outer_step_size"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} is a positive number, not {value}. Try 0.1.")
+            _positive(name, getattr(self, name))
         for name in ("momentum", "outer_momentum"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is in [0, 1), not {value}. Try 0.9.")
+            _below_one(name, getattr(self, name))
+        if self.batch_size < 2:
+            raise ValueError("batch_size is 2 or more: batch normalisation wants two rows.")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}.")
 
     @property
     def total_steps(self) -> int:
@@ -82,3 +81,13 @@ class Training:
 def _at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name} is a whole number from 1 on, not {value}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} is a positive number, not {value}. Try 0.1.")
+
+
+def _below_one(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} is in [0, 1), not {value}. Try 0.9.")

@@ -83,14 +83,22 @@ def initial_state(
         architecture: the family; its whole model is initialised.
         seed: of the initialisation alone; torch's global generator is left as it was.
         moments: names of the local optimizer's moments, which start at zero.
+
+    Raises:
+        ValueError: a parameter belongs to a layer that has no `reset_parameters`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = architecture.build(architecture.layout.sizes)
-        for layer in module.modules():
+        for prefix, layer in module.named_modules():
             reset = getattr(layer, "reset_parameters", None)
             if reset is not None:
                 reset()
+            elif own := [name for name, _ in layer.named_parameters(prefix, recurse=False)]:
+                raise ValueError(
+                    f"{own} cannot be initialised: {type(layer).__name__} has no reset_parameters. "
+                    "Add one, or start from ModelState(dict(model.named_parameters()))."
+                )
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     architecture.layout.check(params)
     zeros = {m: {name: torch.zeros_like(p) for name, p in params.items()} for m in moments}
@@ -99,7 +107,14 @@ def initial_state(
 
 def runnable(architecture: Architecture, part: ModelState | Submodel) -> nn.Module:
     """The module of a model or submodel, with copies of its parameters."""
-    module = architecture.build(architecture.layout.sizes_of(part.params))
+    sizes = architecture.layout.sizes_of(part.params)
+    empty = [axis for axis, size in sizes.items() if size == 0]
+    if empty:
+        raise ValueError(
+            f"A worker holds no unit of {empty} this round, so there is no network to train. Use "
+            "Perm, which deals everyone a unit, or a larger share."
+        )
+    module = architecture.build(sizes)
     load_params(module, part.params)
     return module
 

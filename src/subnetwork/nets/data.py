@@ -44,6 +44,8 @@ class Batches:
                 f"There are {len(self.inputs)} inputs for {len(self.targets)} targets; give one "
                 "target for each row."
             )
+        if self.n_workers < 1:
+            raise ValueError(f"Rows are dealt to at least one worker, not {self.n_workers}.")
         smallest = len(self.inputs) // self.n_workers
         if not 1 <= self.batch_size <= smallest:
             raise ValueError(
@@ -53,7 +55,12 @@ class Batches:
             )
 
     def shard(self, worker: int) -> Tensor:
-        """Indices of the worker's rows, ascending."""
+        """Indices of the worker's rows, ascending; raises ValueError for an unknown worker."""
+        if not 0 <= worker < self.n_workers:
+            raise ValueError(
+                f"There is no shard for worker {worker}: the rows are dealt to {self.n_workers} "
+                "workers. Give the batches as many workers as the deal has."
+            )
         return torch.as_tensor(_shards(len(self.inputs), self.n_workers, self.seed)[worker])
 
     def rows(self, worker: int, step: int) -> Tensor:

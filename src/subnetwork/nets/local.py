@@ -1,6 +1,7 @@
 """Lines 5-6 for networks: what one worker does with its submodel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from subnetwork.keys import NOISE, key
 from subnetwork.nets.architecture import Architecture, runnable
 from subnetwork.nets.data import Batches
 from subnetwork.nets.state import Submodel, Tensors
@@ -42,34 +44,50 @@ class LocalSteps:
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
-        if self.n_steps < 1:
+        if min(self.n_steps, self.total_steps or 1) < 1:
             raise ValueError(f"A round takes at least one local step, not {self.n_steps}.")
 
     def steps(self, k: int) -> range:
         """Global numbers of the steps of round k: a batch is named by (worker, step)."""
         end = (k + 1) * self.n_steps
-        return range(k * self.n_steps, min(end, self.total_steps or end))
+        steps = range(k * self.n_steps, min(end, self.total_steps or end))
+        if not steps:
+            raise ValueError(
+                f"Round {k} has no local step left of total_steps={self.total_steps}. Run "
+                f"{-(-(self.total_steps or 0) // self.n_steps)} rounds."
+            )
+        return steps
 
     def __call__(self, k: int, worker: int, submodel: Submodel, /) -> Submodel:
         """z_i^+ after the round's steps, with its momentum and the mean of its training losses."""
+        self._check(submodel)
         module = runnable(self.architecture, submodel).train()
         named = dict(module.named_parameters())
         optimizer = torch.optim.SGD(named.values(), lr=self.step_size, momentum=self.momentum)
         for name, buffer in submodel.moments.get(MOMENTUM, {}).items():
             optimizer.state[named[name]][MOMENTUM] = buffer.clone()
         losses = []
-        for step in self.steps(k):
-            optimizer.zero_grad(set_to_none=True)
-            inputs, targets = self.batches.batch(worker, step)
-            loss = self.loss(module(inputs), targets)
-            torch.autograd.backward(loss)
-            optimizer.step()
-            losses.append(loss.item())
+        with _keyed_noise(self.batches, worker, k):
+            for step in self.steps(k):
+                optimizer.zero_grad(set_to_none=True)
+                inputs, targets = self.batches.batch(worker, step)
+                loss = self.loss(module(inputs), targets)
+                torch.autograd.backward(loss)
+                optimizer.step()
+                losses.append(loss.item())
         moments = {
             moment: {name: optimizer.state[p][moment] for name, p in named.items()}
             for moment in submodel.moments
         }
         return Submodel(_detached(named), moments, sum(losses) / len(losses))
+
+    def _check(self, submodel: Submodel) -> None:
+        if bool(self.momentum) != (MOMENTUM in submodel.moments):
+            raise ValueError(
+                f"momentum={self.momentum}, but the model carries the moments "
+                f"{list(submodel.moments)}. Start from initial_state(..., moments=[{MOMENTUM!r}]) "
+                "with momentum, and without moments where there is none."
+            )
 
 
 @dataclass(frozen=True)
@@ -84,16 +102,28 @@ class Gradients:
         """C_i grad f_i(w_i) on batch k of worker i (line 5)."""
         module = runnable(self.architecture, submodel).train()
         inputs, targets = self.batches.batch(worker, k)
-        loss = self.loss(module(inputs), targets)
+        with _keyed_noise(self.batches, worker, k):
+            loss = self.loss(module(inputs), targets)
         torch.autograd.backward(loss)
-        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        gradients = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad
+            for name, p in module.named_parameters()
+        }
         return Submodel(gradients, submodel.moments, loss.item())
+
+
+@contextmanager
+def _keyed_noise(batches: Batches, worker: int, k: int) -> Iterator[None]:
+    """Dropout and the like draw from (seed, worker, round), wherever the worker lives."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(batches.seed, NOISE, worker, k))
+        yield
 
 
 def check_step_size(step_size: float) -> None:
     """Raise ValueError unless the step size is positive."""
-    if not step_size > 0:
-        raise ValueError(f"A step size is positive, not {step_size}. Try 0.1.")
+    if not 0 < step_size < float("inf"):
+        raise ValueError(f"A step size is a positive number, not {step_size}. Try 0.1.")
 
 
 def _detached(named: Tensors) -> dict[str, Tensor]:

@@ -42,7 +42,10 @@ class Outer:
         params, outer = sgd_step(
             x.params, gradients, x.outer, self.step_size, self.momentum, nesterov=self.momentum > 0
         )
-        return ModelState(params, merged.moments, outer)
+        held = partition.held(x.params)
+        return ModelState(
+            _where(held, params, x.params), merged.moments, _where(held, outer, x.outer)
+        )
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,16 @@ class StepOnGradients:
         zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
         gradients = partition.merge(zeros, [z.params for z in trained])
         params, outer = sgd_step(x.params, gradients, x.outer, self.step_size, self.momentum)
-        return ModelState(params, x.moments, outer)
+        held = partition.held(x.params)
+        return ModelState(_where(held, params, x.params), x.moments, _where(held, outer, x.outer))
+
+
+def _where(held: Tensors, new: Tensors, old: Tensors) -> dict[str, Tensor]:
+    """The new entries where somebody held them; an entry that nobody holds keeps its value."""
+    return {
+        name: torch.where(held[name], tensor, old.get(name, torch.zeros_like(tensor)))
+        for name, tensor in new.items()
+    }
 
 
 def sgd_step(

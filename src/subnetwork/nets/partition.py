@@ -49,6 +49,14 @@ class NetPartition:
             for name, entry in whole.items()
         }
 
+    def held(self, tensors: Tensors) -> dict[str, Tensor]:
+        """True at every entry that some worker holds this round, by parameter."""
+        masks = {name: torch.zeros(t.shape, dtype=torch.bool) for name, t in tensors.items()}
+        for name, mask in masks.items():
+            for i in range(self.n_workers):
+                mask[self.block(name, mask, i)] = True
+        return masks
+
     def block(self, name: str, entry: Tensor, worker: int) -> Block:
         """The index of worker i's block in a parameter; the whole tensor where nothing is cut."""
         axes = self.layout.dims[name]

@@ -4,7 +4,7 @@ from subnetwork.runtime.here import here
 from subnetwork.runtime.launch import launched
 from subnetwork.runtime.seats import Seat, seated
 from subnetwork.runtime.serve import serve
-from subnetwork.runtime.torchrun import Place, place_under_torchrun
+from subnetwork.runtime.torchrun import Place, place_under_torchrun, workers_under_torchrun
 
 __all__ = [
     "Place",
@@ -14,4 +14,5 @@ __all__ = [
     "place_under_torchrun",
     "seated",
     "serve",
+    "workers_under_torchrun",
 ]

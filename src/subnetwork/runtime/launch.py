@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from subnetwork.runtime.serve import Build, serve
 from subnetwork.runtime.wire import Header, Verb
 
 LOOPBACK = "127.0.0.1"
+START_UP = 120  # seconds for a worker process to import what it needs
 
 
 @contextmanager
@@ -43,7 +44,9 @@ def launched(n_workers: int, module: str) -> Iterator[tuple[Remote, ...]]:
         seats = tuple(_seat(folder, worker, process) for worker, process in enumerate(processes))
         yield seats
         for seat in seats:
-            seat.link.send(Header(Verb.STOP)).wait(timedelta(seconds=5))
+            with suppress(RuntimeError):  # its work is done: whether it still listens is no matter
+                seat.link.send(Header(Verb.STOP)).wait(timedelta(seconds=5))
+        _await_end(processes)
     finally:
         _end(processes)
         shutil.rmtree(folder, ignore_errors=True)
@@ -60,7 +63,8 @@ def work_here(folder: Path, worker: int, build: Build) -> None:
 
 def _start(module: str, folder: Path, worker: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", module, str(folder), str(worker)]
+    # -P: a random.py in the current folder is none of ours
+    command = [sys.executable, "-P", "-m", module, str(folder), str(worker)]
     with (folder / f"worker{worker}.log").open("wb") as log:
         return subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -75,16 +79,26 @@ def _seat(folder: Path, worker: int, process: subprocess.Popen[bytes]) -> Remote
     def fate() -> str:
         return _fate(process, folder / f"worker{worker}.log")
 
-    _await_ready(folder, worker, process)
-    return Remote(worker, pair(_store(folder, worker), worker, COORDINATOR, host=LOOPBACK), fate)
+    _await_store(folder, worker, process)
+    try:
+        link = pair(_store(folder, worker), worker, COORDINATOR, host=LOOPBACK)
+    except RuntimeError:
+        raise WorkerLostError(f"worker {worker} did not join: {fate()}. Run again.") from None
+    return Remote(worker, link, fate)
 
 
-def _await_ready(folder: Path, worker: int, process: subprocess.Popen[bytes]) -> None:
+def _await_store(folder: Path, worker: int, process: subprocess.Popen[bytes]) -> None:
     """Until the worker opened its store: a worker that dies before that is seen at once."""
+    deadline = time.monotonic() + START_UP
     while not (folder / f"pair{worker}").exists():
         if process.poll() is not None:
             fate = _fate(process, folder / f"worker{worker}.log")
             raise WorkerLostError(f"worker {worker} did not come up: {fate}")
+        if time.monotonic() > deadline:
+            raise WorkerLostError(
+                f"worker {worker} did not come up in {START_UP} s: process {process.pid} runs but "
+                "is silent. Run again, with fewer workers if the machine is busy."
+            )
         time.sleep(0.01)
 
 
@@ -100,13 +114,15 @@ def _fate(process: subprocess.Popen[bytes], log: Path) -> str:
     return f"process {process.pid} left with status {code}" + (f" ({lines[-1]})" if lines else "")
 
 
+def _await_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Two seconds for workers that were told to stop."""
+    deadline = time.monotonic() + 2
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
+
+
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait briefly for workers that were told to stop, then make them."""
-    for process, patience in zip(processes, [2.0] + [0.5] * len(processes), strict=False):
-        try:
-            process.wait(timeout=patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
     for process in processes:
         process.kill()
         process.wait()

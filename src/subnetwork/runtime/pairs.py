@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from subnetwork.runtime.wire import Link
 
-JOIN = timedelta(seconds=120)  # for the other end to come up
+JOIN = timedelta(seconds=20)  # for the other end, which is up, to answer
 COORDINATOR, WORKER = 0, 1
 
 
