@@ -10,6 +10,7 @@ from torch import Tensor
 from subnetwork.deals import Deal, Hands
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import ModelState, Submodel, Tensors
+from subnetwork.nets.terms import Dim, places
 
 Block = tuple[Tensor, ...] | EllipsisType
 
@@ -51,17 +52,11 @@ class NetPartition:
 
     def block(self, name: str, entry: Tensor, worker: int) -> Block:
         """The index of worker i's block in a parameter; the whole tensor where nothing is cut."""
-        axes = self.layout.dims[name]
-        if not any(axes):
-            return ...
-        units = [
-            torch.as_tensor(self.hands[axis][worker]) if axis else torch.arange(entry.shape[dim])
-            for dim, axis in enumerate(axes)
-        ]
-        return tuple(
-            index.reshape([-1 if dim == d else 1 for d in range(len(units))])
-            for dim, index in enumerate(units)
-        )
+        return block_of(self.layout, self.layout.dims[name], entry, self.units(worker))
+
+    def units(self, worker: int) -> dict[str, Tensor]:
+        """The units that a worker holds on each axis."""
+        return {axis: torch.as_tensor(hands[worker]) for axis, hands in self.hands.items()}
 
     def _cut(self, tensors: Tensors, worker: int) -> dict[str, Tensor]:
         return {
@@ -78,8 +73,11 @@ class NetSketch:
     deal: Deal
 
     def __post_init__(self) -> None:
-        for size in self.layout.sizes.values():
-            self.deal.hands(size, seed=0, k=0)  # refuses here what it would refuse in round 0
+        for axis, size in self.layout.sizes.items():
+            try:
+                self.deal.hands(size, seed=0, k=0)  # refuses here what it would refuse in round 0
+            except ValueError as mistake:
+                raise ValueError(f"Axis {axis}: {mistake}") from None
 
     def sample(self, seed: int, k: int, /) -> NetPartition:
         """The cut of round k."""
@@ -88,6 +86,22 @@ class NetSketch:
             for number, (axis, size) in enumerate(self.layout.sizes.items())
         }
         return NetPartition(self.layout, hands)
+
+
+def block_of(
+    layout: Layout, dims: Sequence[Dim], entry: Tensor, units: Mapping[str, Tensor]
+) -> Block:
+    """The index of the entries that belong to some units; the whole tensor where nothing is cut."""
+    if all(dim is None for dim in dims):
+        return ...
+    kept = [
+        torch.arange(entry.shape[d]) if dim is None else places(dim, units, layout.sizes)
+        for d, dim in enumerate(dims)
+    ]
+    return tuple(
+        index.reshape([-1 if dim == d else 1 for d in range(len(kept))])
+        for dim, index in enumerate(kept)
+    )
 
 
 def _mean_over_holders(entry: Tensor, blocks: Sequence[Block], values: Sequence[Tensor]) -> Tensor:

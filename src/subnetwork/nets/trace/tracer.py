@@ -1,0 +1,133 @@
+"""One forward pass under a dispatch mode: every tensor that the model touches gets its terms."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from subnetwork.nets.trace.rule import Rule
+from subnetwork.nets.trace.seen import Seen, Watch, readings
+from subnetwork.nets.trace.terms import Dims, freeze, fresh
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one call of a model is given."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, batch: object) -> "Inputs":
+        """A tensor is one argument, a tuple positional arguments, a mapping keyword arguments."""
+        if isinstance(batch, Inputs):
+            return batch
+        if isinstance(batch, Mapping):
+            return cls((), dict(batch))
+        return cls(tuple(batch), {}) if isinstance(batch, tuple | list) else cls((batch,), {})
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """The same inputs with every tensor changed."""
+        args, kwargs = tree_map_only(Tensor, change, (self.args, dict(self.kwargs)))
+        return Inputs(args, kwargs)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the inputs."""
+        return [x for x in tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Tensor)]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The terms of every parameter and buffer after one forward pass."""
+
+    params: Mapping[str, Dims]
+    buffers: Mapping[str, Dims]
+    unknown: frozenset[str]  # operations that no rule reads, in words
+    note: str | None  # why the pass could not run without memory
+
+
+def trace(model: nn.Module, inputs: Inputs, rules: Sequence[Rule] = ()) -> Traced:
+    """Run the model once, on a copy, and read what its operations say about its dims.
+
+    The copy is on the meta device, which takes no memory and no time, and on real tensors where
+    the model does not run there. Training mode, gradients enabled: what is read is what trains.
+
+    Raises:
+        ValueError: where the model does not run on the inputs at all.
+    """
+    try:
+        return _traced(_copied(model, "meta"), inputs.each(lambda x: x.to("meta")), rules, None)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError) as problem:
+        note = f"traced on real tensors, since on meta: {first_line(problem)}"
+    try:
+        return _traced(_copied(model, None), inputs.each(torch.clone), rules, note)
+    except Exception as problem:
+        raise ValueError(
+            f"The model cannot be traced on the example batch: {first_line(problem)}. "
+            "Give a batch on which model(batch) runs in training mode; a tuple is taken as "
+            "positional and a dict as keyword arguments."
+        ) from problem
+
+
+def first_line(problem: Exception) -> str:
+    """An exception in one line."""
+    text = str(problem).strip().split("\n")[0][:200].rstrip(".")
+    return f"{type(problem).__name__}: {text}"
+
+
+def _copied(model: nn.Module, device: str | None) -> nn.Module:
+    """A copy whose parameters and buffers live on a device, taking no memory on meta."""
+    memo: dict[int, Any] = {}
+    for p in model.parameters():
+        moved = p.detach().to(device) if device else p.detach().clone()
+        memo[id(p)] = nn.Parameter(moved, p.requires_grad)
+    for b in model.buffers():
+        memo[id(b)] = b.detach().to(device) if device else b.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def plain_tensors(model: nn.Module) -> dict[int, str]:
+    """Id -> name of the tensors that are attributes but neither parameters nor buffers."""
+    return {
+        id(value): f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        for name, held in vars(module).items()
+        if name not in ("_parameters", "_buffers", "_modules", "_flat_weights")
+        for value in tree_leaves(held)
+        if isinstance(value, Tensor)
+    }
+
+
+def _traced(model: nn.Module, inputs: Inputs, rules: Sequence[Rule], note: str | None) -> Traced:
+    seen = Seen(readings(rules), plain_tensors(model))
+    params = announced(seen, model.named_parameters())
+    buffers = announced(seen, model.named_buffers())
+    watch(seen, model.train(), inputs)
+    return Traced(params, buffers, frozenset(seen.unknown), note)
+
+
+def announced(seen: Seen, named: Iterable[tuple[str, Tensor]]) -> dict[str, Dims]:
+    """Make parameters or buffers known, each with units of its own."""
+    dims = {}
+    for name, tensor in named:
+        dims[name] = fresh(tensor.shape)
+        seen.put(tensor, dims[name])
+        seen.weights.add(id(tensor))
+    return dims
+
+
+def watch(seen: Seen, run: Callable[..., object], inputs: Inputs) -> None:
+    """Call the model under the watch; freeze what comes in and what goes out."""
+    for x in inputs.tensors():
+        seen.put(x, fresh(x.shape, "the model's input"))
+    mkldnn = torch.backends.mkldnn.flags(enabled=False)  # its fused kernels hide what they do
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), mkldnn, Watch(seen):
+        out = run(*inputs.args, **inputs.kwargs)
+    for x in tree_leaves(out):
+        if isinstance(x, Tensor):
+            for term in seen.of(x):
+                freeze(term, "the model's output")
