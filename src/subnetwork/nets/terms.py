@@ -76,6 +76,28 @@ def places(term: Term, units: Mapping[str, Tensor], sizes: Mapping[str, int]) ->
     return torch.cat(pieces)
 
 
+def outermost(term: Term, count: int, sizes: Mapping[str, int]) -> Term | None:
+    """The factors that make up the outer `count` of a dim; None where they do not come apart.
+
+    >>> outermost(Prod(("groups", 6)), 4, {"groups": 4})
+    'groups'
+    """
+    factors = term.factors if isinstance(term, Prod) else (term,)
+    taken: list[Term] = []
+    left = count
+    for factor in factors:
+        n = extent(factor, sizes)
+        if left == 1:
+            break
+        if left % n and not (isinstance(factor, int) and factor % left == 0):
+            return None
+        taken.append(factor if left % n == 0 else left)
+        left = left // n if left % n == 0 else 1
+    if left > 1:
+        return None
+    return taken[0] if len(taken) == 1 else Prod(tuple(taken))
+
+
 def axes_of(term: Dim) -> frozenset[str]:
     """The axes that a dim is cut along."""
     if isinstance(term, str):

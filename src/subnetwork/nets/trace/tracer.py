@@ -1,7 +1,8 @@
 """One forward pass under a dispatch mode: every tensor that the model touches gets its terms."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,8 @@ def trace(model: nn.Module, inputs: Inputs, rules: Sequence[Rule] = ()) -> Trace
         ValueError: where the model does not run on the inputs at all.
     """
     try:
-        return _traced(_copied(model, "meta"), inputs.each(lambda x: x.to("meta")), rules, None)
+        with torch.device("meta"):  # for what forward makes
+            return _traced(_copied(model, "meta"), inputs.each(lambda x: x.to("meta")), rules, None)
     except (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError) as problem:
         note = f"traced on real tensors, since on meta: {first_line(problem)}"
     try:
@@ -120,12 +122,22 @@ def announced(seen: Seen, named: Iterable[tuple[str, Tensor]]) -> dict[str, Dims
     return dims
 
 
+@contextmanager
+def without_mkldnn() -> Iterator[None]:
+    """Off inside the block: its fused kernels hide what they do."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
 def watch(seen: Seen, run: Callable[..., object], inputs: Inputs) -> None:
     """Call the model under the watch; freeze what comes in and what goes out."""
     for x in inputs.tensors():
         seen.put(x, fresh(x.shape, "the model's input"))
-    mkldnn = torch.backends.mkldnn.flags(enabled=False)  # its fused kernels hide what they do
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), mkldnn, Watch(seen):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), without_mkldnn(), Watch(seen):
         out = run(*inputs.args, **inputs.kwargs)
     for x in tree_leaves(out):
         if isinstance(x, Tensor):
