@@ -9,6 +9,7 @@ import copy
 import io
 import logging
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class Export:
         memo: dict[int, object] = {
             id(tensor): named[name] for name, tensor in _all_tensors(self.graph) if name in named
         }
-        small = copy.deepcopy(self.graph, memo)
+        with _silent():
+            small = copy.deepcopy(self.graph, memo)
         sizes = Sizes(self.layout.sizes, {axis: len(kept) for axis, kept in units.items()})
         for node in list(small.graph.nodes):
             if node.op == "call_function":
@@ -107,7 +109,8 @@ def _graph(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
 
 def _node_dims(graph: fx.GraphModule, inputs: Inputs, layout: Layout) -> NodeDims:
     """Run the graph once, its parameters announced with the layout's axes."""
-    ran = copy.deepcopy(graph)
+    with _silent():
+        ran = copy.deepcopy(graph)
     atoms = {axis: Atom(n) for axis, n in layout.sizes.items()}
     seen = Seen(readings())
     for name, tensor in _all_tensors(ran):
@@ -190,11 +193,15 @@ def _train_off(self: nn.Module) -> nn.Module:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without the log of an export that fails: the one line of its error is enough."""
+    """Without what torch says on its way: the one line of an error is enough."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with (
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(action="ignore"),  # of torch about its own code
+        ):
             yield
     finally:
         logging.disable(before)
