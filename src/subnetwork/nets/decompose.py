@@ -7,12 +7,13 @@ from typing import TypeAlias
 
 from torch import nn
 
-from subnetwork.nets.axes import Found, chosen, found, restricted
+from subnetwork.nets.axes import Axis, Found, chosen, found, restricted
 from subnetwork.nets.builders import Builder, CannotBuildError
 from subnetwork.nets.builders.copy import Copy
 from subnetwork.nets.builders.export import exported
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.plan import Plan
+from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.rule import Rule
 from subnetwork.nets.trace.tracer import Inputs, trace
 from subnetwork.nets.verify import Bench, Evidence, measured
@@ -60,9 +61,9 @@ def decompose(
     search = _Search(model, inputs, everything, _makes(builder), verify)
     whole, cut = chosen(everything.axes, width, inexact)
     while cut:
-        attempt = search.attempt(cut)
+        attempt = search.attempt(restricted(everything.layout, cut))
         if attempt.builder is not None:
-            return search.plan(cut, whole, attempt)
+            return search.plan(whole, attempt)
         fallen = search.falls(cut)
         if not fallen:
             raise ValueError(
@@ -74,10 +75,55 @@ def decompose(
     raise ValueError(_nothing_to_cut(model, everything, whole))
 
 
+def plan_from(
+    layout: Layout,
+    model: nn.Module,
+    example_batch: object,
+    *,
+    verify: bool = True,
+    builder: str | None = None,
+) -> Plan:
+    """The plan of a layout that was edited or written by hand, proved like a traced one.
+
+    Args:
+        layout: the axes to cut and the term of every dim of every parameter of the model.
+        model: any module.
+        example_batch: what it is called with, as for `decompose`.
+        verify: whether to prove the plan; without it, parts are only run once.
+        builder: ``"copy"``, ``"export"`` or None, as for `decompose`.
+
+    Raises:
+        ValueError: where the layout does not fit the model, or its parts are not the model at
+            masked parameters.
+    """
+    layout.check(dict(model.named_parameters()))
+    places = {
+        axis: tuple(
+            f"{name}[{d}]"
+            for name, dims in layout.dims.items()
+            for d, dim in enumerate(dims)
+            if axis in axes_of(dim)
+        )
+        for axis in layout.sizes
+    }
+    axes = tuple(Axis(axis, n, (), False, places[axis]) for axis, n in layout.sizes.items())
+    everything = Found(axes, layout, {}, (), None)
+    inputs = Inputs.of(example_batch)
+    search = _Search(model, inputs, everything, _makes(builder), verify)
+    attempt = search.attempt(layout)
+    if attempt.builder is None:
+        raise ValueError(
+            f"The layout does not hold for {type(model).__name__}: {'; '.join(attempt.problems)}. "
+            "Compare it with decompose(model, batch).layout."
+        )
+    return search.plan({}, attempt)
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """A builder that passed, with its evidence; or why none did."""
 
+    layout: Layout
     builder: Builder | None
     evidence: Evidence | None
     problems: tuple[str, ...]
@@ -95,40 +141,37 @@ class _Search:
     def bench(self) -> Bench:
         return Bench.of(self.model, self.inputs, self.found.layout)
 
-    def attempt(self, cut: Sequence[str]) -> _Attempt:
+    def attempt(self, layout: Layout) -> _Attempt:
         """The first builder whose subnetworks pass."""
-        layout = restricted(self.found.layout, cut)
-        flagged = any(axis.flags for axis in self.found.axes if axis.name in cut)
+        flagged = any(axis.flags for axis in self.found.axes if axis.name in layout.sizes)
+        bench = replace(self.bench, layout=layout)
         problems: list[str] = []
         for kind, make in self.makes.items():
             try:
                 made = make(self.model, self.inputs, layout)
-                bench = replace(self.bench, layout=layout)
                 builder = made.at(bench.model, bench.inputs)
             except CannotBuildError as problem:
                 problems.append(f"{kind}: {problem}")
                 continue
             evidence = measured(bench, builder, exact=self.verify and not flagged)
             if evidence.problem is None:
-                return _Attempt(made, evidence, tuple(problems))
+                return _Attempt(layout, made, evidence, tuple(problems))
             problems.append(f"{kind}: {evidence.problem}")
-        return _Attempt(None, None, tuple(problems))
+        return _Attempt(layout, None, None, tuple(problems))
 
     def falls(self, cut: Sequence[str]) -> dict[str, str]:
         """The axes that do not pass by themselves, with what was measured."""
-        alone = {axis: self.attempt((axis,)) for axis in cut} if len(cut) > 1 else {}
-        if not alone:
-            alone = {cut[0]: self.attempt(cut)}
+        alone = {axis: self.attempt(restricted(self.found.layout, (axis,))) for axis in cut}
         return {axis: "; ".join(a.problems) for axis, a in alone.items() if a.builder is None}
 
-    def plan(self, cut: Sequence[str], whole: Mapping[str, str], attempt: _Attempt) -> Plan:
+    def plan(self, whole: Mapping[str, str], attempt: _Attempt) -> Plan:
         """The plan of an attempt that passed."""
         assert attempt.builder is not None
         notes = [self.found.note] if self.found.note else []
         return Plan(
             model=self.model,
             inputs=self.inputs,
-            layout=restricted(self.found.layout, cut),
+            layout=attempt.layout,
             builder=attempt.builder,
             axes=self.found.axes,
             whole=whole,

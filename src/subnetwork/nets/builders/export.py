@@ -6,6 +6,7 @@ device of the batch it was made with.
 """
 
 import copy
+import inspect
 import io
 import logging
 import types
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,6 +78,7 @@ def exported(model: nn.Module, inputs: Inputs, layout: Layout) -> Export:
     Raises:
         CannotBuildError: where it cannot be exported, or its graph cuts across the layout's axes.
     """
+    inputs = _in_order(model, inputs)
     graph = _graph(model, inputs)
     names, whole = ([name for name, _ in m.named_parameters()] for m in (graph, model))
     if set(names) != set(whole):
@@ -84,6 +87,14 @@ def exported(model: nn.Module, inputs: Inputs, layout: Layout) -> Export:
     for node in graph.graph.nodes:
         node.meta = {}
     return Export(layout, graph, dims)
+
+
+def _in_order(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Keyword arguments in the order of forward's signature, as a graph takes them."""
+    order = list(inspect.signature(model.forward).parameters)
+    known = [name for name in order if name in inputs.kwargs]
+    names = [*known, *(name for name in inputs.kwargs if name not in known)]
+    return Inputs(inputs.args, {name: inputs.kwargs[name] for name in names})
 
 
 def _graph(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
@@ -123,7 +134,9 @@ def _node_dims(graph: fx.GraphModule, inputs: Inputs, layout: Layout) -> NodeDim
     found: dict[str, list[Dims | None]] = {}
     recorder = _Recorder(ran)
     recorder.hold(seen, found)
-    watch(seen, recorder.run, inputs.each(torch.clone))
+    flat = Inputs(tuple(tree_leaves((inputs.args, dict(inputs.kwargs)))), {})
+    run = partial(recorder.run, enable_io_processing=False)
+    watch(seen, run, flat.each(torch.clone))
     names = _names(atoms)
     return {
         node: tuple(

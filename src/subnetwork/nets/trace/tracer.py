@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from subnetwork.nets.trace.rule import Rule
+from subnetwork.nets.trace.rule import Call, Reading, Rule
 from subnetwork.nets.trace.seen import Seen, Watch, readings
 from subnetwork.nets.trace.terms import Dims, freeze, fresh
 
@@ -108,8 +109,29 @@ def _traced(model: nn.Module, inputs: Inputs, rules: Sequence[Rule], note: str |
     seen = Seen(readings(rules), plain_tensors(model))
     params = announced(seen, model.named_parameters())
     buffers = announced(seen, model.named_buffers())
+    layers = {name: r.read for r in rules for name in r.names}
+    for module in model.modules():
+        if type(module).__name__ in layers:
+            _close(module, seen, layers[type(module).__name__])
     watch(seen, model.train(), inputs)
     return Traced(params, buffers, frozenset(seen.unknown), note)
+
+
+def _close(layer: nn.Module, seen: Seen, read: Reading) -> None:
+    """Have a layer read by the user's rule; nobody looks inside while it runs."""
+    inside = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        with _disable_current_modes():
+            out = inside(*args, **kwargs)
+        outs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        arguments = {**{str(i): x for i, x in enumerate(args)}, **kwargs}
+        shapes = [tuple(x.shape) for x in outs]
+        name = type(layer).__name__
+        seen.read(name, read, Call(name, arguments, shapes, seen.of, seen.is_weight, layer), outs)
+        return out
+
+    layer.forward = forward
 
 
 def announced(seen: Seen, named: Iterable[tuple[str, Tensor]]) -> dict[str, Dims]:
