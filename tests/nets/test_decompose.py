@@ -81,6 +81,26 @@ def test_a_rule_that_is_wrong_does_not_pass():
     assert any("the rule gives other sizes" in note for note in plan.notes)
 
 
+def test_a_layer_that_starts_at_zero_hides_nothing():
+    wrong = rule("_softmax")(lambda call: [call.of("self")])
+    model = Odd(lambda y: y.softmax(1))
+    nn.init.zeros_(model.c.weight)
+    plan = decompose(model, torch.randn(5, 6), rules=[wrong])
+    assert "differ from f(C x)" in plan.whole["a.hidden"]
+
+
+def test_a_model_that_does_not_run_in_float64_is_measured_in_float32():
+    class Single(nn.Module):
+        def forward(self, x):
+            if x.dtype == torch.float64:
+                raise RuntimeError("no kernel for float64")
+            return x
+
+    plan = decompose(nn.Sequential(nn.Linear(4, 8), Single(), nn.Linear(8, 2)), torch.randn(3, 4))
+    assert plan.evidence.dtype == torch.float32
+    assert "in float32" in str(plan)
+
+
 def test_a_rule_can_speak_for_a_whole_layer():
     class Secret(nn.Module):
         def forward(self, x):

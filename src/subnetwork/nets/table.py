@@ -103,7 +103,8 @@ def _evidence(plan: "Plan") -> str:
         return "not verified"
     if not plan.exact:
         return "not exact: some of its axes are flagged"
-    return f"equal to the masked model within {max(plan.evidence.masked, 0):.0e} in float64"
+    dtype = str(plan.evidence.dtype).removeprefix("torch.")
+    return f"equal to the masked model within {plan.evidence.masked:.0e} in {dtype}"
 
 
 def _places(places: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,20 +20,22 @@ from subnetwork.nets.partition import NetPartition, NetSketch, block_of
 from subnetwork.nets.state import ModelState, Tensors
 from subnetwork.nets.trace.tracer import Inputs, first_line, without_mkldnn
 
-TOLERANCE = 1e-9  # in float64, relative to the largest entry
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative to the largest entry
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Largest differences that were measured, relative to the largest entry, in float64.
+    """Largest differences that were measured, relative to the largest entry.
 
     Attributes:
+        dtype: that they were measured in: float64 wherever the model runs in it.
         permuted: outputs of the model with every axis's units in another order.
         masked: outputs of a subnetwork and of the model at masked parameters.
         gradients: their gradients, where asked for.
         problem: what stands against the plan, in one line; None where nothing does.
     """
 
+    dtype: torch.dtype = torch.float64
     permuted: float = math.nan
     masked: float = math.nan
     gradients: float | None = None
@@ -42,20 +44,45 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model to measure on: in float64, in training mode, with its values kept aside."""
+    """A model to measure on: in training mode, its values kept aside.
+
+    The values are the model's with noise, since a scale or a layer that starts at zero would hide
+    whatever is wrong behind it. float64, or float32 where the model does not run in that.
+    """
 
     model: nn.Module
     inputs: Inputs
     layout: Layout
     values: Tensors
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, model: nn.Module, inputs: Inputs, layout: Layout) -> "Bench":
         """A copy of the model; the model itself is left alone."""
-        double = copy.deepcopy(model).double().train()
-        wide = inputs.each(lambda x: x.double() if x.is_floating_point() else x.clone())
-        values = {name: p.detach().clone() for name, p in _tensors(double)}
-        return cls(double, wide, layout, values)
+        bench = cls._in(torch.float64, model, inputs, layout)
+        try:
+            outputs(bench.model, bench.inputs)
+        except RuntimeError:  # an operation that float64 has no kernel for
+            return cls._in(torch.float32, model, inputs, layout)
+        return bench
+
+    @classmethod
+    def _in(cls, dtype: torch.dtype, model: nn.Module, inputs: Inputs, layout: Layout) -> "Bench":
+        twin = copy.deepcopy(model).to(dtype).train()
+        cast = inputs.each(lambda x: x.to(dtype) if x.is_floating_point() else x.clone())
+        values = {name: tensor.detach().clone() for name, tensor in _tensors(twin)}
+        generator = torch.Generator().manual_seed(0)
+        for name, p in twin.named_parameters():
+            noise = torch.randn(p.shape, generator=generator, dtype=dtype).to(p.device)
+            spread = float(p.detach().std()) if p.numel() > 1 else 0.0
+            values[name] += noise * max(0.5 * spread, 0.02)
+        _write(twin, values)
+        return cls(twin, cast, layout, values, dtype)
+
+    @property
+    def tolerance(self) -> float:
+        """The largest relative difference that rounding explains."""
+        return TOLERANCE[self.dtype]
 
     @contextmanager
     def holding(self, values: Tensors) -> Iterator[nn.Module]:
@@ -79,19 +106,24 @@ def measured(
             they only have to run.
         gradients: whether to compare gradients as well.
     """
-    permuted = permutation_gap(bench) if exact else math.nan
-    if permuted > TOLERANCE:
-        return Evidence(permuted, problem="permuting its units changes the model")
+    evidence = Evidence(bench.dtype, permutation_gap(bench) if exact else math.nan)
+    if evidence.permuted > bench.tolerance:
+        return replace(evidence, problem="permuting its units changes the model")
     try:
         gaps = [mask_gap(bench, builder, units, gradients) for units in cuts(bench.layout)]
     except Exception as error:  # whatever the user's forward raises at other sizes
-        return Evidence(permuted, problem=f"a subnetwork does not run: {first_line(error)}")
+        return replace(evidence, problem=f"a subnetwork does not run: {first_line(error)}")
     masked, slopes = max(gap[0] for gap in gaps), max(gap[1] for gap in gaps)
-    evidence = Evidence(permuted, masked, slopes if gradients else None, _lost_in_merge(bench))
-    if exact and max(masked, slopes) > TOLERANCE:
-        what = "outputs" if masked > TOLERANCE else "gradients"
+    evidence = replace(
+        evidence,
+        masked=masked,
+        gradients=slopes if gradients else None,
+        problem=_lost_in_merge(bench),
+    )
+    if exact and max(masked, slopes) > bench.tolerance:
+        what = "outputs" if masked > bench.tolerance else "gradients"
         problem = f"the {what} of a subnetwork differ from f(C x) by {max(masked, slopes):.1e}"
-        return Evidence(permuted, masked, evidence.gradients, problem)
+        return replace(evidence, problem=problem)
     return evidence
 
 
@@ -157,7 +189,7 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 def _gradients(model: nn.Module, out: Sequence[Tensor]) -> dict[str, Tensor]:
     """Of a fixed random combination of the outputs; zero where a parameter plays no part."""
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in out]
+    weights = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in out]
     total = torch.stack([(x * w.to(x)).sum() for x, w in zip(out, weights, strict=True)]).sum()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     slopes = torch.autograd.grad(total, list(named.values()), allow_unused=True)
