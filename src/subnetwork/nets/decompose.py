@@ -16,7 +16,7 @@ from subnetwork.nets.plan import Plan
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.rule import Rule
 from subnetwork.nets.trace.tracer import Inputs, trace
-from subnetwork.nets.verify import Bench, Evidence, measured
+from subnetwork.nets.verify import Bench, Evidence, measured, problem_running
 
 Make: TypeAlias = Callable[[nn.Module, Inputs, Layout], Builder]
 BUILDERS: dict[str, Make] = {"copy": lambda _, __, layout: Copy(layout), "export": exported}
@@ -143,21 +143,26 @@ class _Search:
 
     def attempt(self, layout: Layout) -> _Attempt:
         """The first builder whose subnetworks pass."""
-        flagged = any(axis.flags for axis in self.found.axes if axis.name in layout.sizes)
-        bench = replace(self.bench, layout=layout)
         problems: list[str] = []
         for kind, make in self.makes.items():
             try:
                 made = make(self.model, self.inputs, layout)
-                builder = made.at(bench.model, bench.inputs)
+                evidence = self.judged(made, layout)
             except CannotBuildError as problem:
                 problems.append(f"{kind}: {problem}")
                 continue
-            evidence = measured(bench, builder, exact=self.verify and not flagged)
             if evidence.problem is None:
                 return _Attempt(layout, made, evidence, tuple(problems))
             problems.append(f"{kind}: {evidence.problem}")
         return _Attempt(layout, None, None, tuple(problems))
+
+    def judged(self, made: Builder, layout: Layout) -> Evidence:
+        """Proved, or only run: without `verify`, and where a flagged axis is to be cut."""
+        flagged = any(axis.flags for axis in self.found.axes if axis.name in layout.sizes)
+        if flagged or not self.verify:
+            return Evidence(problem=problem_running(self.model, self.inputs, layout, made))
+        bench = replace(self.bench, layout=layout)
+        return measured(bench, made.at(bench.model, bench.inputs))
 
     def falls(self, cut: Sequence[str]) -> dict[str, str]:
         """The axes that do not pass by themselves, with what was measured."""

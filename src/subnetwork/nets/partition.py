@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from subnetwork.deals import Deal, Hands
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import ModelState, Submodel, Tensors
-from subnetwork.nets.terms import Dim, places
+from subnetwork.nets.terms import Dim, apart, places
 
-Block = tuple[Tensor, ...] | EllipsisType
+Block = tuple[Tensor | slice, ...] | EllipsisType
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,16 @@ class NetPartition:
         which leaves an entry that nobody changed as it was, to the bit. With one deal per axis a
         matrix between two cut axes is covered by 1/n each round; the other blocks wait.
         """
-        return {
-            name: _mean_over_holders(
-                entry,
-                [self.block(name, entry, i) for i in range(self.n_workers)],
-                [part[name] for part in parts],
-            )
-            for name, entry in whole.items()
-        }
+        disjoint = frozenset(axis for axis, hands in self.hands.items() if _are_disjoint(hands))
+        merged = {}
+        for name, entry in whole.items():
+            blocks = [self.block(name, entry, i) for i in range(self.n_workers)]
+            values = [part[name] for part in parts]
+            if any(apart(dim, disjoint) for dim in self.layout.dims[name]):
+                merged[name] = _assigned(entry, blocks, values)
+            else:
+                merged[name] = _mean_over_holders(entry, blocks, values)
+        return merged
 
     def block(self, name: str, entry: Tensor, worker: int) -> Block:
         """The index of worker i's block in a parameter; the whole tensor where nothing is cut."""
@@ -91,17 +94,37 @@ class NetSketch:
 def block_of(
     layout: Layout, dims: Sequence[Dim], entry: Tensor, units: Mapping[str, Tensor]
 ) -> Block:
-    """The index of the entries that belong to some units; the whole tensor where nothing is cut."""
-    if all(dim is None for dim in dims):
+    """The index of the entries that belong to some units; the whole tensor where nothing is cut.
+
+    A dim that is whole is a slice, which moves rows at once, as long as the cut dims are next to
+    each other; else the index would put them first.
+    """
+    cut = [d for d, dim in enumerate(dims) if dim is not None]
+    if not cut:
         return ...
-    kept = [
-        torch.arange(entry.shape[d]) if dim is None else places(dim, units, layout.sizes)
-        for d, dim in enumerate(dims)
-    ]
-    return tuple(
-        index.reshape([-1 if dim == d else 1 for d in range(len(kept))])
-        for dim, index in enumerate(kept)
-    )
+    if cut[-1] - cut[0] + 1 > len(cut):
+        cut = list(range(len(dims)))
+    kept: list[Tensor | slice] = [slice(None)] * len(dims)
+    for d in cut:
+        dim = dims[d]
+        index = torch.arange(entry.shape[d])
+        if dim is not None:
+            index = places(dim, units, layout.sizes)
+        kept[d] = index.reshape([-1 if other == d else 1 for other in cut])
+    return tuple(kept)
+
+
+def _are_disjoint(hands: Hands) -> bool:
+    units = np.concatenate(hands)
+    return len(np.unique(units)) == len(units)
+
+
+def _assigned(entry: Tensor, blocks: Sequence[Block], values: Sequence[Tensor]) -> Tensor:
+    """What `_mean_over_holders` gives where no entry has two holders, in one pass."""
+    merged = entry.clone()
+    for block, value in zip(blocks, values, strict=True):
+        merged[block] = value
+    return merged
 
 
 def _mean_over_holders(entry: Tensor, blocks: Sequence[Block], values: Sequence[Tensor]) -> Tensor:

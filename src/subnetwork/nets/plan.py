@@ -124,14 +124,19 @@ class Plan:
         return model
 
     def verify(self, *, gradients: bool = False) -> "Plan":
-        """Measure again, on the model's present values; returns the plan with the evidence.
+        """Measure again, near the model's present values; returns the plan with the evidence.
 
         Raises:
             ValueError: where a subnetwork is not the model at masked parameters.
         """
+        if not self.exact:
+            raise ValueError(
+                "There is nothing to verify: the plan cuts flagged axes, so that its subnetworks "
+                "are not the model at masked parameters. Make one without inexact=True."
+            )
         bench = Bench.of(self.model, self.inputs, self.layout)
         builder = self.builder.at(bench.model, bench.inputs)
-        evidence = measured(bench, builder, exact=self.exact, gradients=gradients)
+        evidence = measured(bench, builder, gradients=gradients)
         if evidence.problem:
             raise ValueError(
                 f"The plan does not hold: {evidence.problem}. "

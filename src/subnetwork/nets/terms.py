@@ -108,6 +108,19 @@ def axes_of(term: Dim) -> frozenset[str]:
     return frozenset()
 
 
+def apart(term: Dim, disjoint: frozenset[str]) -> bool:
+    """Whether workers whose units of these axes are disjoint hold disjoint entries of the dim.
+
+    >>> apart(Prod(("heads", 6)), frozenset({"heads"})), apart(Cat(("h", 4)), frozenset({"h"}))
+    (True, False)
+    """
+    if isinstance(term, Prod):
+        return any(apart(factor, disjoint) for factor in term.factors)
+    if isinstance(term, Cat):
+        return all(apart(part, disjoint) for part in term.parts)
+    return term in disjoint
+
+
 def simplified(term: Term) -> Dim:
     """The shortest way to write a term; None where no axis is left in it.
 

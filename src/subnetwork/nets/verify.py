@@ -18,7 +18,7 @@ from subnetwork.nets.builders import Builder
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, NetSketch, block_of
 from subnetwork.nets.state import ModelState, Tensors
-from subnetwork.nets.trace.tracer import Inputs, first_line, without_mkldnn
+from subnetwork.nets.trace.tracer import Inputs, first_line
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative to the largest entry
 
@@ -94,37 +94,40 @@ class Bench:
             _write(self.model, self.values)
 
 
-def measured(
-    bench: Bench, builder: Builder, *, exact: bool = True, gradients: bool = False
-) -> Evidence:
-    """Check a plan by running it: permutation, masks on several cuts, merge, gradients.
+def problem_running(
+    model: nn.Module, inputs: Inputs, layout: Layout, builder: Builder
+) -> str | None:
+    """What happens when a half and a third of the model run; None where nothing does."""
+    for units in cuts(layout)[1:]:
+        try:
+            outputs(builder.build(model, units).train(), inputs)
+        except Exception as error:  # whatever the user's forward raises at other sizes
+            return f"a subnetwork does not run: {first_line(error)}"
+    return None
+
+
+def measured(bench: Bench, builder: Builder, *, gradients: bool = False) -> Evidence:
+    """Prove a plan by running it: permutation, masks on several cuts, merge, gradients.
 
     Args:
         bench: the model.
         builder: makes its subnetworks.
-        exact: whether the subnetworks have to equal the model at masked parameters; where not,
-            they only have to run.
         gradients: whether to compare gradients as well.
     """
-    evidence = Evidence(bench.dtype, permutation_gap(bench) if exact else math.nan)
+    evidence = Evidence(bench.dtype, permutation_gap(bench))
     if evidence.permuted > bench.tolerance:
         return replace(evidence, problem="permuting its units changes the model")
     try:
         gaps = [mask_gap(bench, builder, units, gradients) for units in cuts(bench.layout)]
-    except Exception as error:  # whatever the user's forward raises at other sizes
+    except Exception as error:  # as above
         return replace(evidence, problem=f"a subnetwork does not run: {first_line(error)}")
     masked, slopes = max(gap[0] for gap in gaps), max(gap[1] for gap in gaps)
-    evidence = replace(
-        evidence,
-        masked=masked,
-        gradients=slopes if gradients else None,
-        problem=_lost_in_merge(bench),
-    )
-    if exact and max(masked, slopes) > bench.tolerance:
+    evidence = replace(evidence, masked=masked, gradients=slopes if gradients else None)
+    if max(masked, slopes) > bench.tolerance:
         what = "outputs" if masked > bench.tolerance else "gradients"
         problem = f"the {what} of a subnetwork differ from f(C x) by {max(masked, slopes):.1e}"
         return replace(evidence, problem=problem)
-    return evidence
+    return replace(evidence, problem=_lost_in_merge(bench))
 
 
 def cuts(layout: Layout) -> list[dict[str, Tensor]]:
@@ -156,10 +159,10 @@ def mask_gap(
 ) -> tuple[float, float]:
     """How far outputs and gradients of a subnetwork are from those of the masked model."""
     small = builder.build(bench.model, units).train()
-    found = outputs(small, bench.inputs)
+    found = outputs(small, bench.inputs, gradients)
     slopes = _gradients(small, found) if gradients else {}
     with bench.holding(masked(bench.layout, bench.values, units)) as model:
-        expected = outputs(model, bench.inputs)
+        expected = outputs(model, bench.inputs, gradients)
         whole = _gradients(model, expected) if gradients else {}
     blocks = [
         whole[name][block_of(bench.layout, _dims(bench.layout, name), whole[name], units)]
@@ -178,9 +181,10 @@ def masked(layout: Layout, values: Tensors, units: Mapping[str, Tensor]) -> dict
     return zeroed
 
 
-def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+def outputs(model: nn.Module, inputs: Inputs, gradients: bool = False) -> list[Tensor]:
     """The floating-point tensors that one forward pass returns, with dropout off."""
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), without_mkldnn(), _Quiet():  # type: ignore[no-untyped-call]
+    grad = torch.set_grad_enabled(gradients)
+    with torch.random.fork_rng(devices=[]), grad, _Quiet():  # type: ignore[no-untyped-call]
         torch.manual_seed(0)
         out = model(*inputs.args, **inputs.kwargs)
     return [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.is_floating_point()]
