@@ -165,6 +165,24 @@ def test_width_names_axes_by_patterns():
         decompose(model, x, width=["stream"])
 
 
+def test_a_layer_that_the_batch_does_not_reach_stays_whole():
+    """It may be needed on another branch, where its sizes have to fit."""
+
+    class Exit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.early = nn.Linear(6, 12), nn.Linear(12, 3), nn.Linear(6, 3)
+
+        def forward(self, x, early=False):
+            return self.early(x) if early else self.b(F.relu(self.a(x)))
+
+    model = Exit()
+    plan = decompose(model, torch.randn(5, 6))
+    assert list(plan.layout.sizes) == ["a.hidden"]
+    assert plan.fixed["not used on the example batch"][0] == "early.weight[0]"
+    assert plan.cut(model, deal=Perm(2))[0](torch.randn(5, 6), early=True).shape == (5, 3)
+
+
 def test_a_batch_that_the_model_does_not_take_is_refused():
     with pytest.raises(ValueError, match=r"cannot be traced on the example batch: RuntimeError"):
         decompose(nn.Linear(4, 3), torch.randn(2, 5))

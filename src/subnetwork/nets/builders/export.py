@@ -25,13 +25,11 @@ from subnetwork.nets import terms
 from subnetwork.nets.axes import plain
 from subnetwork.nets.builders import CannotBuildError
 from subnetwork.nets.builders.blocks import blocks
-from subnetwork.nets.builders.rewrite import Sizes, rewrite
+from subnetwork.nets.builders.rewrite import NodeDims, Sizes, rewrite
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.trace.seen import Seen, readings
 from subnetwork.nets.trace.terms import Atom, Cat, Dims, Prod, Term, resolved
 from subnetwork.nets.trace.tracer import Inputs, first_line, watch
-
-NodeDims = Mapping[str, tuple[tuple[terms.Term, ...] | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,8 @@ def _graph(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
             program = torch.export.export(
                 twin, inputs.args, dict(inputs.kwargs), dynamic_shapes=shapes, strict=False
             )
-            graph = program.module(check_guards=False)
+            guarded = "check_guards" in inspect.signature(program.module).parameters
+            graph = program.module(**({"check_guards": False} if guarded else {}))
     except Exception as problem:  # torch.export raises many kinds
         raise CannotBuildError(f"torch.export refuses it: {first_line(problem)}") from problem
     assert isinstance(graph, fx.GraphModule)

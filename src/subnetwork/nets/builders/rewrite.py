@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from subnetwork.nets.terms import Term, extent, outermost
+from subnetwork.nets.terms import Cat, Term, extent, outermost
 
 NodeDims: TypeAlias = Mapping[str, tuple[tuple[Term, ...] | None, ...]]
 
@@ -123,38 +123,31 @@ def _split(site: _Site) -> None:
 
 
 def _slice(site: _Site) -> None:
-    """Bounds of a stretch: its length follows the stretch, its start what lies before it."""
+    """Bounds of a stretch: its length follows its units, its start those that lie before it."""
     dims = site.of("self")
     d = (site.get("dim") or 0) % len(dims)
     if not site.sizes.changes(dims[d]):
         return
-    total, (n, kept) = site.sizes.of(dims[d])[1], site.sizes.of(site.out[d])
-    before = _kept_before(dims[d], site.get("start") or 0, site.sizes)
-    del n
-    length = site.names.index("length") if "length" in site.names else None
-    site.set("start", before)
-    if length is not None:
-        site.set("length", kept)
+    start = _kept_before(dims[d], site.get("start") or 0, site.sizes)
+    length = site.sizes.of(site.out[d])[1]
+    site.set("start", start)
+    if "length" in site.names:
+        site.set("length", length)
     else:
-        assert before + kept <= total
-        site.set("end", before + kept)
+        site.set("end", start + length)
 
 
 def _kept_before(term: Term, start: int, sizes: Sizes) -> int:
     """How many of the first `start` entries of a concatenation are kept."""
-    from subnetwork.nets.terms import Cat
-
     whole, _ = sizes.of(term)
-    start = start + whole if start < 0 else min(start, whole)
-    parts = term.parts if isinstance(term, Cat) else (term,)
+    left = start + whole if start < 0 else min(start, whole)
     kept = 0
-    for part in parts:
-        n, left = sizes.of(part)
-        if start >= n:
-            kept, start = kept + left, start - n
-        else:
-            assert start == 0 or n == left, "a slice begins inside an axis"
-            return kept + start
+    for part in term.parts if isinstance(term, Cat) else (term,):
+        before, after = sizes.of(part)
+        if left < before:
+            assert left == 0 or before == after, "a slice begins inside an axis"
+            return kept + left
+        kept, left = kept + after, left - before
     return kept
 
 
@@ -172,24 +165,33 @@ def _groups(argument: str, weight: str) -> Callable[[_Site], None]:
     return change
 
 
+_SIZED = (
+    "view",
+    "_unsafe_view",
+    "expand",
+    "broadcast_to",
+    "zeros",
+    "ones",
+    "full",
+    "empty",
+    "rand",
+    "randn",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+)
+_SPLITS = ("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk")
+_CONVOLUTIONS = ("convolution", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)))
 _CHANGES: Mapping[str, Callable[[_Site], None]] = {
-    **dict.fromkeys(
-        ("view", "_unsafe_view", "expand", "zeros", "ones", "full", "empty", "rand", "randn",
-         "new_zeros", "new_ones", "new_full", "new_empty"),
-        _sized("size"),
-    ),
+    **dict.fromkeys(_SIZED, _sized("size")),
+    **dict.fromkeys(_SPLITS, _split),
+    **dict.fromkeys(_CONVOLUTIONS, _groups("groups", "weight")),
     "reshape": _sized("shape"),
     "unflatten": _unflatten,
     "layer_norm": _normalised,
     "rms_norm": _normalised,
-    **dict.fromkeys(
-        ("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), _split
-    ),
     "slice": _slice,
     "narrow": _slice,
     "group_norm": _groups("num_groups", "input"),
-    **dict.fromkeys(
-        ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "convolution"),
-        _groups("groups", "weight"),
-    ),
-}  # fmt: skip
+}

@@ -34,6 +34,7 @@ class Seen:
     dims: dict[int, Dims] = field(default_factory=dict)
     held: list[Tensor] = field(default_factory=list)  # so that no id is given out twice
     weights: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)  # went into an operation
     unknown: set[str] = field(default_factory=set)
 
     def of(self, tensor: Tensor) -> Dims:
@@ -60,6 +61,7 @@ class Seen:
     def read(self, name: str, read: Reading | None, call: Call, outs: Sequence[Tensor]) -> None:
         """Apply a rule to one call; freeze all it touches where there is none or it fails."""
         inputs = [x for x in tree_leaves(dict(call.arguments)) if isinstance(x, Tensor)]
+        self.used |= {id(x) for x in inputs}
         if inputs and all(map(self.is_weight, inputs)):
             self.weights |= {id(x) for x in outs}
         try:

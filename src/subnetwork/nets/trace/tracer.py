@@ -112,8 +112,13 @@ def _traced(model: nn.Module, inputs: Inputs, rules: Sequence[Rule], note: str |
     layers = {name: r.read for r in rules for name in r.names}
     for module in model.modules():
         if type(module).__name__ in layers:
+            seen.used |= {id(p) for p in module.parameters()}
             _close(module, seen, layers[type(module).__name__])
     watch(seen, model.train(), inputs)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if id(tensor) not in seen.used:
+            for term in seen.of(tensor):
+                freeze(term, "not used on the example batch")
     return Traced(params, buffers, frozenset(seen.unknown), note)
 
 
