@@ -166,3 +166,16 @@ def test_tied_weights_stay_tied():
     for sub in (*plan.cut(model, deal=Perm(2)), *graphs.cut(model, deal=Perm(2))):
         whole = dict(sub.named_parameters(remove_duplicate=False))
         assert whole["head.weight"] is whole["wte.weight"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_every_model_that_can_be_exported_is_exact_as_a_graph(name):
+    model, batch = zoo(name)
+    if name in ("sparse_gcn", "branching"):
+        with pytest.raises(ValueError, match=r"torch\.export refuses it"):
+            decompose(model, batch, builder="export")
+        return
+    plan = decompose(model, batch, builder="export")
+    assert plan.layout.sizes == decompose(model, batch).layout.sizes
+    assert plan.verify(gradients=True).evidence.gradients < 1e-9
