@@ -188,6 +188,22 @@ def test_a_batch_that_the_model_does_not_take_is_refused():
         decompose(nn.Linear(4, 3), torch.randn(2, 5))
 
 
+def test_a_model_whose_outputs_cannot_be_seen_is_refused():
+    """Nothing would be frozen and nothing compared: every plan would pass."""
+
+    class Box:
+        def __init__(self, x):
+            self.x = x
+
+    class Boxed(nn.Sequential):
+        def forward(self, x):
+            return Box(super().forward(x))
+
+    model = Boxed(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"returned a Box in which no .* return a tensor"):
+        decompose(model, torch.randn(3, 4))
+
+
 def test_arguments_by_name_and_several_arguments():
     model, (x, edges) = zoo("edge_gcn")
     for builder in ("copy", "export"):

@@ -166,7 +166,11 @@ def watch(seen: Seen, run: Callable[..., object], inputs: Inputs) -> None:
         seen.put(x, fresh(x.shape, "the model's input"))
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), without_mkldnn(), Watch(seen):
         out = run(*inputs.args, **inputs.kwargs)
-    for x in tree_leaves(out):
-        if isinstance(x, Tensor):
-            for term in seen.of(x):
-                freeze(term, "the model's output")
+    outs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    if not any(x.is_floating_point() for x in outs):
+        raise ValueError(
+            f"forward returned a {type(out).__name__} in which no floating-point tensor is found, "
+            "which could be compared; return a tensor, a tuple or a dict"
+        )
+    for term in [term for x in outs for term in seen.of(x)]:
+        freeze(term, "the model's output")
