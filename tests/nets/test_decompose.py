@@ -81,6 +81,40 @@ def test_a_rule_that_is_wrong_does_not_pass():
     assert any("the rule gives other sizes" in note for note in plan.notes)
 
 
+def test_both_halves_of_a_flagged_dim_are_flagged():
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(6, 24), nn.LayerNorm(24), nn.Linear(24, 3)
+
+        def forward(self, x):
+            y = self.norm(self.a(x)).view(-1, 4, 6)
+            return self.b(y.transpose(1, 2).reshape(-1, 24))
+
+    with pytest.raises(
+        ValueError, match=r"nothing .*\(4\): normalised over; .*\(6\): normalised over"
+    ):
+        decompose(Viewed(), torch.randn(5, 6))
+
+
+def test_what_is_traced_is_what_trains():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.scale = (
+                nn.Linear(6, 12),
+                nn.Linear(12, 3),
+                nn.Parameter(torch.ones(12)),
+            )
+
+        def forward(self, x):
+            h = F.relu(self.a(x))
+            return self.b(h * self.scale if self.training else h)
+
+    plan = decompose(Scaled().eval(), torch.randn(5, 6))
+    assert plan.layout.dims["scale"] == ("a.hidden",)
+
+
 def test_a_layer_that_starts_at_zero_hides_nothing():
     wrong = rule("_softmax")(lambda call: [call.of("self")])
     model = Odd(lambda y: y.softmax(1))

@@ -190,7 +190,7 @@ def _name(atom: Atom, where: Sequence[_Place], inner: bool) -> str:
     shared = _shared_path([p.path for p in where])
     if not shared and len({p.path for p in where}) > 3 and kind == "hidden":
         return "stream"
-    first = where[0]
+    first = next((p for p in where if p.rank > 1 and p.dim == 0), where[0])  # what makes them
     path = shared or first.path or (first.param,)
     return ".".join((*path, kind))
 
