@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from subnetwork.deals import Deal, Hands
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import ModelState, Submodel, Tensors
+from subnetwork.nets.terms import Dim, apart, places
 
-Block = tuple[Tensor, ...] | EllipsisType
+Block = tuple[Tensor | slice, ...] | EllipsisType
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,16 @@ class NetPartition:
         which leaves an entry that nobody changed as it was, to the bit. With one deal per axis a
         matrix between two cut axes is covered by 1/n each round; the other blocks wait.
         """
-        return {
-            name: _mean_over_holders(
-                entry,
-                [self.block(name, entry, i) for i in range(self.n_workers)],
-                [part[name] for part in parts],
-            )
-            for name, entry in whole.items()
-        }
+        disjoint = frozenset(axis for axis, hands in self.hands.items() if _are_disjoint(hands))
+        merged = {}
+        for name, entry in whole.items():
+            blocks = [self.block(name, entry, i) for i in range(self.n_workers)]
+            values = [part[name] for part in parts]
+            if any(apart(dim, disjoint) for dim in self.layout.dims[name]):
+                merged[name] = _assigned(entry, blocks, values)
+            else:
+                merged[name] = _mean_over_holders(entry, blocks, values)
+        return merged
 
     def held(self, tensors: Tensors) -> dict[str, Tensor]:
         """True at every entry that some worker holds this round, by parameter."""
@@ -59,17 +63,11 @@ class NetPartition:
 
     def block(self, name: str, entry: Tensor, worker: int) -> Block:
         """The index of worker i's block in a parameter; the whole tensor where nothing is cut."""
-        axes = self.layout.dims[name]
-        if not any(axes):
-            return ...
-        units = [
-            torch.as_tensor(self.hands[axis][worker]) if axis else torch.arange(entry.shape[dim])
-            for dim, axis in enumerate(axes)
-        ]
-        return tuple(
-            index.reshape([-1 if dim == d else 1 for d in range(len(units))])
-            for dim, index in enumerate(units)
-        )
+        return block_of(self.layout, self.layout.dims[name], entry, self.units(worker))
+
+    def units(self, worker: int) -> dict[str, Tensor]:
+        """The units that a worker holds on each axis."""
+        return {axis: torch.as_tensor(hands[worker]) for axis, hands in self.hands.items()}
 
     def _cut(self, tensors: Tensors, worker: int) -> dict[str, Tensor]:
         return {
@@ -86,8 +84,11 @@ class NetSketch:
     deal: Deal
 
     def __post_init__(self) -> None:
-        for size in self.layout.sizes.values():
-            self.deal.hands(size, seed=0, k=0)  # refuses here what it would refuse in round 0
+        for axis, size in self.layout.sizes.items():
+            try:
+                self.deal.hands(size, seed=0, k=0)  # refuses here what it would refuse in round 0
+            except ValueError as mistake:
+                raise ValueError(f"Axis {axis}: {mistake}") from None
 
     def sample(self, seed: int, k: int, /) -> NetPartition:
         """The cut of round k."""
@@ -96,6 +97,42 @@ class NetSketch:
             for number, (axis, size) in enumerate(self.layout.sizes.items())
         }
         return NetPartition(self.layout, hands)
+
+
+def block_of(
+    layout: Layout, dims: Sequence[Dim], entry: Tensor, units: Mapping[str, Tensor]
+) -> Block:
+    """The index of the entries that belong to some units; the whole tensor where nothing is cut.
+
+    A dim that is whole is a slice, which moves rows at once, as long as the cut dims are next to
+    each other; else the index would put them first.
+    """
+    cut = [d for d, dim in enumerate(dims) if dim is not None]
+    if not cut:
+        return ...
+    if cut[-1] - cut[0] + 1 > len(cut):
+        cut = list(range(len(dims)))
+    kept: list[Tensor | slice] = [slice(None)] * len(dims)
+    for d in cut:
+        dim = dims[d]
+        index = torch.arange(entry.shape[d])
+        if dim is not None:
+            index = places(dim, units, layout.sizes)
+        kept[d] = index.reshape([-1 if other == d else 1 for other in cut])
+    return tuple(kept)
+
+
+def _are_disjoint(hands: Hands) -> bool:
+    units = np.concatenate(hands)
+    return len(np.unique(units)) == len(units)
+
+
+def _assigned(entry: Tensor, blocks: Sequence[Block], values: Sequence[Tensor]) -> Tensor:
+    """What `_mean_over_holders` gives where no entry has two holders, in one pass."""
+    merged = entry.clone()
+    for block, value in zip(blocks, values, strict=True):
+        merged[block] = value
+    return merged
 
 
 def _mean_over_holders(entry: Tensor, blocks: Sequence[Block], values: Sequence[Tensor]) -> Tensor:

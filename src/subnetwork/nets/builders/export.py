@@ -1,0 +1,219 @@
+"""Export and rewrite: the model as one graph, whose size constants follow the units.
+
+For models that take sizes from attributes of their own, which a patched copy cannot know. A graph
+has no control flow, trains only (its evaluation is that of the merged model) and stays on the
+device of the batch it was made with.
+"""
+
+import copy
+import inspect
+import io
+import logging
+import types
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from subnetwork.nets import terms
+from subnetwork.nets.axes import plain
+from subnetwork.nets.builders import CannotBuildError
+from subnetwork.nets.builders.blocks import blocks
+from subnetwork.nets.builders.rewrite import NodeDims, Sizes, rewrite
+from subnetwork.nets.layout import Layout
+from subnetwork.nets.trace.seen import Seen, readings
+from subnetwork.nets.trace.terms import Atom, Cat, Dims, Prod, Term, resolved
+from subnetwork.nets.trace.tracer import Inputs, first_line, watch
+
+
+@dataclass(frozen=True)
+class Export:
+    """Builds by rewriting the sizes in an exported graph."""
+
+    layout: Layout
+    graph: fx.GraphModule
+    dims: NodeDims  # node -> the terms of each tensor that it computes
+    kind: str = "export"
+
+    def build(self, model: nn.Module, units: Mapping[str, Tensor], /) -> nn.Module:
+        """The graph for these units, with the model's parameter names."""
+        parts = blocks(model, self.layout, units)
+        named = {name: parts[id(tensor)] for name, tensor in _all_tensors(model)}
+        memo: dict[int, object] = {
+            id(tensor): named[name] for name, tensor in _all_tensors(self.graph) if name in named
+        }
+        with _silent():
+            small = copy.deepcopy(self.graph, memo)
+        sizes = Sizes(self.layout.sizes, {axis: len(kept) for axis, kept in units.items()})
+        for node in list(small.graph.nodes):
+            if node.op == "call_function":
+                rewrite(node, self.dims, sizes)
+        small.graph.lint()
+        small.recompile()
+        small.train = types.MethodType(_train, small)  # type: ignore[method-assign]
+        small.eval = types.MethodType(_train_off, small)  # type: ignore[method-assign]
+        return small
+
+    def at(self, model: nn.Module, inputs: Inputs, /) -> "Export":
+        """Itself where no dtype is written into the graph, else the graph of this model."""
+        dtypes = (
+            x for node in self.graph.graph.nodes for x in tree_leaves((node.args, node.kwargs))
+        )
+        if any(isinstance(x, torch.dtype) for x in dtypes):
+            return exported(model, inputs, self.layout)
+        return self
+
+
+def exported(model: nn.Module, inputs: Inputs, layout: Layout) -> Export:
+    """Export the model in training mode and read the sizes in its graph.
+
+    Raises:
+        CannotBuildError: where it cannot be exported, or its graph cuts across the layout's axes.
+    """
+    inputs = _in_order(model, inputs)
+    graph = _graph(model, inputs)
+    names, whole = ([name for name, _ in m.named_parameters()] for m in (graph, model))
+    if set(names) != set(whole):
+        raise CannotBuildError(f"the graph has other parameters: {set(names) ^ set(whole)}")
+    dims = _node_dims(graph, inputs, layout)
+    for node in graph.graph.nodes:
+        node.meta = {}
+    return Export(layout, graph, dims)
+
+
+def _in_order(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Keyword arguments in the order of forward's signature, as a graph takes them."""
+    order = list(inspect.signature(model.forward).parameters)
+    known = [name for name in order if name in inputs.kwargs]
+    names = [*known, *(name for name in inputs.kwargs if name not in known)]
+    return Inputs(inputs.args, {name: inputs.kwargs[name] for name in names})
+
+
+def _graph(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
+    shared: dict[int, object] = {id(tensor): tensor for _, tensor in _all_tensors(model)}
+    twin = copy.deepcopy(model, shared).train()  # another mode, the same tensors
+    free = inputs.each(lambda x: dict.fromkeys(range(x.dim()), torch.export.Dim.AUTO))  # type: ignore[arg-type, return-value]
+    shapes = tree_map(
+        lambda x: x if isinstance(x, dict) else None,
+        free.args or dict(free.kwargs),
+        is_leaf=lambda x: isinstance(x, dict) and all(isinstance(d, int) for d in x),
+    )
+    try:
+        with _silent(), torch.enable_grad():
+            program = torch.export.export(
+                twin, inputs.args, dict(inputs.kwargs), dynamic_shapes=shapes, strict=False
+            )
+            guarded = "check_guards" in inspect.signature(program.module).parameters
+            graph = program.module(**({"check_guards": False} if guarded else {}))
+    except Exception as problem:  # torch.export raises many kinds
+        raise CannotBuildError(f"torch.export refuses it: {first_line(problem)}") from problem
+    assert isinstance(graph, fx.GraphModule)
+    return graph
+
+
+def _node_dims(graph: fx.GraphModule, inputs: Inputs, layout: Layout) -> NodeDims:
+    """Run the graph once, its parameters announced with the layout's axes."""
+    with _silent():
+        ran = copy.deepcopy(graph)
+    atoms = {axis: Atom(n) for axis, n in layout.sizes.items()}
+    seen = Seen(readings())
+    for name, tensor in _all_tensors(ran):
+        dims = layout.dims.get(name, layout.buffers.get(name, (None,) * tensor.dim()))
+        seen.put(
+            tensor,
+            [_term(n if d is None else d, atoms) for n, d in zip(tensor.shape, dims, strict=True)],
+        )
+        seen.weights.add(id(tensor))
+    found: dict[str, list[Dims | None]] = {}
+    recorder = _Recorder(ran)
+    recorder.hold(seen, found)
+    flat = Inputs(tuple(tree_leaves((inputs.args, dict(inputs.kwargs)))), {})
+    run = partial(recorder.run, enable_io_processing=False)
+    watch(seen, run, flat.each(torch.clone))
+    names = _names(atoms)
+    return {
+        node: tuple(
+            None if dims is None else tuple(plain(term, names) for term in dims) for dims in tensors
+        )
+        for node, tensors in found.items()
+    }
+
+
+def _names(atoms: Mapping[str, Atom]) -> dict[Atom, str]:
+    """Atom -> axis, as the graph left them."""
+    names: dict[Atom, str] = {}
+    for axis, atom in atoms.items():
+        term = resolved(atom)
+        if not isinstance(term, Atom) or term.frozen or term in names:
+            frozen = term.frozen if isinstance(term, Atom) else None
+            why = frozen or "its units are not the same ones"
+            raise CannotBuildError(f"in its graph {axis} stays whole: {why}")
+        names[term] = axis
+    return names
+
+
+def _term(dim: terms.Term, atoms: Mapping[str, Atom]) -> Term:
+    if isinstance(dim, str):
+        return atoms[dim]
+    if isinstance(dim, int):
+        return Atom(dim, "whole")
+    if isinstance(dim, terms.Prod):
+        return Prod(tuple(_term(t, atoms) for t in dim.factors))
+    return Cat(tuple(_term(t, atoms) for t in dim.parts))
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and writes down the dims of what every node computes."""
+
+    def hold(self, seen: Seen, found: dict[str, list[Dims | None]]) -> None:
+        """Where to look dims up and where to write them."""
+        self.seen, self.found = seen, found
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401
+        """Run one node."""
+        out = super().run_node(n)
+        tensors = out if isinstance(out, tuple | list) else [out]
+        self.found[n.name] = [
+            list(self.seen.of(x)) if isinstance(x, Tensor) else None for x in tensors
+        ]
+        return out
+
+
+def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _train(self: nn.Module, mode: bool = True) -> nn.Module:
+    if not mode:
+        raise RuntimeError(
+            "A subnetwork that was built by export computes in training mode only. Evaluate the "
+            'merged model, or make the plan with builder="copy".'
+        )
+    return self
+
+
+def _train_off(self: nn.Module) -> nn.Module:
+    return _train(self, False)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what torch says on its way: the one line of an error is enough."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(action="ignore"),  # of torch about its own code
+        ):
+            yield
+    finally:
+        logging.disable(before)

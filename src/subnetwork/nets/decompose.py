@@ -1,0 +1,211 @@
+"""From a model and a batch to a plan: trace, choose, build, prove."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias
+
+from torch import nn
+
+from subnetwork.nets.axes import Axis, Found, chosen, found, restricted
+from subnetwork.nets.builders import Builder, CannotBuildError
+from subnetwork.nets.builders.copy import Copy
+from subnetwork.nets.builders.export import exported
+from subnetwork.nets.layout import Layout
+from subnetwork.nets.plan import Plan
+from subnetwork.nets.terms import axes_of
+from subnetwork.nets.trace.rule import Rule
+from subnetwork.nets.trace.tracer import Inputs, trace
+from subnetwork.nets.verify import Bench, Evidence, measured, problem_running
+
+Make: TypeAlias = Callable[[nn.Module, Inputs, Layout], Builder]
+BUILDERS: dict[str, Make] = {"copy": lambda _, __, layout: Copy(layout), "export": exported}
+
+
+def decompose(
+    model: nn.Module,
+    example_batch: object,
+    *,
+    width: Sequence[str] | None = None,
+    inexact: bool = False,
+    verify: bool = True,
+    builder: str | None = None,
+    rules: Sequence[Rule] = (),
+) -> Plan:
+    """Find out how a model can be cut into physically smaller networks, and prove it.
+
+    A subnetwork is the model with some of its units zeroed, f(C x), computed with smaller tensors.
+    One forward pass shows which dims of which parameters hold the same units. With `verify` the
+    subnetworks of several cuts are compared with the masked model in float64 and training mode; an
+    axis that does not pass stays whole, and the plan says why.
+
+    Args:
+        model: any module; it is neither changed nor moved.
+        example_batch: what `model` is called with: a tensor, a tuple of positional or a dict of
+            keyword arguments. Sizes other than the batch's should be typical.
+        width: patterns of the names of the axes to cut, such as ``["*.heads", "*.mlp.hidden"]``.
+            None takes all exact, outermost axes: heads, not the width of a head.
+        inexact: whether axes may be cut whose units meet in a normalisation, a softmax or a mean,
+            so that a part is not the model at masked parameters.
+        verify: whether to prove the plan; without it, parts are only run once.
+        builder: ``"copy"`` or ``"export"``; None takes a patched copy where that passes and an
+            exported graph where it does not.
+        rules: what operations or layers that the tracer does not know do with their dims.
+
+    Raises:
+        ValueError: where nothing can be cut, a pattern names no axis, or the model does not run
+            on the batch.
+    """
+    inputs = Inputs.of(example_batch)
+    everything = found(trace(model, inputs, rules))
+    search = _Search(model, inputs, everything, _makes(builder), verify)
+    whole, cut = chosen(everything.axes, width, inexact)
+    while cut:
+        attempt = search.attempt(restricted(everything.layout, cut))
+        if attempt.builder is not None:
+            return search.plan(whole, attempt)
+        fallen = search.falls(cut)
+        if not fallen:
+            raise ValueError(
+                f"The axes {list(cut)} can be cut one by one but not together: "
+                f"{'; '.join(attempt.problems)}. Name some of them in width=."
+            )
+        whole = {**whole, **fallen}
+        cut = tuple(axis for axis in cut if axis not in fallen)
+    raise ValueError(_nothing_to_cut(model, everything, whole))
+
+
+def plan_from(
+    layout: Layout,
+    model: nn.Module,
+    example_batch: object,
+    *,
+    verify: bool = True,
+    builder: str | None = None,
+) -> Plan:
+    """The plan of a layout that was edited or written by hand, proved like a traced one.
+
+    Args:
+        layout: the axes to cut and the term of every dim of every parameter of the model.
+        model: any module.
+        example_batch: what it is called with, as for `decompose`.
+        verify: whether to prove the plan; without it, parts are only run once.
+        builder: ``"copy"``, ``"export"`` or None, as for `decompose`.
+
+    Raises:
+        ValueError: where the layout does not fit the model, or its parts are not the model at
+            masked parameters.
+    """
+    layout.check(dict(model.named_parameters()))
+    places = {
+        axis: tuple(
+            f"{name}[{d}]"
+            for name, dims in layout.dims.items()
+            for d, dim in enumerate(dims)
+            if axis in axes_of(dim)
+        )
+        for axis in layout.sizes
+    }
+    axes = tuple(Axis(axis, n, (), False, places[axis]) for axis, n in layout.sizes.items())
+    everything = Found(axes, layout, {}, (), None)
+    inputs = Inputs.of(example_batch)
+    search = _Search(model, inputs, everything, _makes(builder), verify)
+    attempt = search.attempt(layout)
+    if attempt.builder is None:
+        raise ValueError(
+            f"The layout does not hold for {type(model).__name__}: {'; '.join(attempt.problems)}. "
+            "Compare it with decompose(model, batch).layout."
+        )
+    return search.plan({}, attempt)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A builder that passed, with its evidence; or why none did."""
+
+    layout: Layout
+    builder: Builder | None
+    evidence: Evidence | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Search:
+    model: nn.Module
+    inputs: Inputs
+    found: Found
+    makes: Mapping[str, Make]
+    verify: bool
+
+    @cached_property
+    def bench(self) -> Bench:
+        return Bench.of(self.model, self.inputs, self.found.layout)
+
+    def attempt(self, layout: Layout) -> _Attempt:
+        """The first builder whose subnetworks pass."""
+        problems: list[str] = []
+        for kind, make in self.makes.items():
+            try:
+                made = make(self.model, self.inputs, layout)
+                evidence = self.judged(made, layout)
+            except CannotBuildError as problem:
+                problems.append(f"{kind}: {problem}")
+                continue
+            if evidence.problem is None:
+                return _Attempt(layout, made, evidence, tuple(problems))
+            problems.append(f"{kind}: {evidence.problem}")
+        return _Attempt(layout, None, None, tuple(problems))
+
+    def judged(self, made: Builder, layout: Layout) -> Evidence:
+        """Proved, or only run: without `verify`, and where a flagged axis is to be cut."""
+        flagged = any(axis.flags for axis in self.found.axes if axis.name in layout.sizes)
+        if flagged or not self.verify:
+            return Evidence(problem=problem_running(self.model, self.inputs, layout, made))
+        bench = replace(self.bench, layout=layout)
+        return measured(bench, made.at(bench.model, bench.inputs))
+
+    def falls(self, cut: Sequence[str]) -> dict[str, str]:
+        """The axes that do not pass by themselves, with what was measured."""
+        alone = {axis: self.attempt(restricted(self.found.layout, (axis,))) for axis in cut}
+        return {axis: "; ".join(a.problems) for axis, a in alone.items() if a.builder is None}
+
+    def plan(self, whole: Mapping[str, str], attempt: _Attempt) -> Plan:
+        """The plan of an attempt that passed."""
+        assert attempt.builder is not None
+        notes = [self.found.note] if self.found.note else []
+        return Plan(
+            model=self.model,
+            inputs=self.inputs,
+            layout=attempt.layout,
+            builder=attempt.builder,
+            axes=self.found.axes,
+            whole=whole,
+            fixed=self.found.fixed,
+            notes=(*notes, *(f"not built by {p}" for p in attempt.problems), *self.found.unknown),
+            evidence=attempt.evidence if self.verify else None,
+        )
+
+
+def _makes(builder: str | None) -> Mapping[str, Make]:
+    if builder is None:
+        return BUILDERS
+    if builder not in BUILDERS:
+        raise ValueError(
+            f"There is no builder {builder!r}: subnetworks are patched copies or exported graphs. "
+            f"Take one of {', '.join(BUILDERS)}, or None for the first that passes."
+        )
+    return {builder: BUILDERS[builder]}
+
+
+def _nothing_to_cut(model: nn.Module, everything: Found, whole: Mapping[str, str]) -> str:
+    sizes = {axis.name: axis for axis in everything.axes}
+    reasons = [f"{sizes[name]}: {why}" for name, why in whole.items()]
+    reasons += list(everything.unknown)
+    reasons += [f"{where[0]}: {why}" for why, where in everything.fixed.items()]
+    told = "; ".join(reasons[:4]) + ("; ..." if len(reasons) > 4 else "")
+    advice = "Give it a hidden layer"
+    if everything.unknown:
+        advice = "Pass rules=[...] for the operations that are not understood"
+    if any(axis.flags for axis in everything.axes):
+        advice = "Pass inexact=True to cut an axis that is flagged"
+    return f"{type(model).__name__} has nothing that can be cut ({told}). {advice}."

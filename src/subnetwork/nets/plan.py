@@ -1,0 +1,161 @@
+"""A plan: what of a model is cut, how its subnetworks are built, and what they cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from subnetwork.deals import Deal, Hands
+from subnetwork.nets.axes import Axis
+from subnetwork.nets.builders import Builder
+from subnetwork.nets.builders.blocks import all_units
+from subnetwork.nets.layout import Layout
+from subnetwork.nets.partition import NetPartition, NetSketch
+from subnetwork.nets.state import ModelState
+from subnetwork.nets.table import table, text
+from subnetwork.nets.trace.tracer import Inputs
+from subnetwork.nets.verify import Bench, Evidence, measured
+
+HELD = "held_units"
+"""Attribute of a cut module: the units that it holds on each axis."""
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """How one model is cut into physically smaller ones. Made by `decompose`.
+
+    A plan is an `Architecture`: sketches, local work, merges and runtimes take it as they take
+    an `MLP`. It refers to the model that it was made from and never changes it.
+
+    >>> from subnetwork import Perm, decompose
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> plan = decompose(model, torch.ones(3, 4))
+    >>> subs = plan.cut(model, deal=Perm(2))
+    >>> subs[0][0]
+    Linear(in_features=4, out_features=4, bias=True)
+    """
+
+    model: nn.Module
+    inputs: Inputs
+    layout: Layout  # cut along the axes of the plan
+    builder: Builder
+    axes: tuple[Axis, ...]  # all that the model has
+    whole: Mapping[str, str]  # axis that is not cut -> why
+    fixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # why -> dims without axis
+    notes: tuple[str, ...] = ()
+    evidence: Evidence | None = None  # None: never measured
+
+    @property
+    def exact(self) -> bool:
+        """Whether its subnetworks are meant to equal the model at masked parameters."""
+        return not any(axis.flags for axis in self.axes if axis.name in self.layout.sizes)
+
+    def build(self, sizes: Mapping[str, int], /) -> nn.Module:
+        """A module with that many units on each axis, holding the values of the first ones.
+
+        Raises:
+            ValueError: where a buffer holds a value a unit, so that sizes do not determine it.
+        """
+        units = all_units(self.layout, sizes)
+        odd = [name for name in self.layout.buffers if not _is_statistic(self.model, name)]
+        if odd and any(sizes[axis] < n for axis, n in self.layout.sizes.items()):
+            raise ValueError(
+                f"The buffer {odd[0]} holds values of single units, and sizes do not say which "
+                "units a module holds. Build it with plan.cut(model, deal=...) instead."
+            )
+        return self.builder.build(self.model, units)
+
+    def state(self, model: nn.Module | None = None, *, moments: Sequence[str] = ()) -> ModelState:
+        """x: copies of the parameters of the model, with optimizer moments that start at zero."""
+        named = (model or self.model).named_parameters()
+        params = {name: p.detach().clone() for name, p in named}
+        self.layout.check(params)
+        zeros = {m: {name: torch.zeros_like(p) for name, p in params.items()} for m in moments}
+        return ModelState(params, zeros)
+
+    def cut(
+        self, model: nn.Module, *, deal: Deal, seed: int = 0, round: int = 0
+    ) -> list[nn.Module]:
+        """One smaller module for each worker, with copies of the model's values.
+
+        Args:
+            model: the one of the plan, or another of the same architecture.
+            deal: who gets which units of each axis.
+            seed: of the deal; the same seed and round give the same cut anywhere.
+            round: number of the round.
+
+        Returns:
+            n modules in the model's mode, whose parameters have the model's names. Each says in
+            its attribute ``held_units`` which units of each axis it holds.
+        """
+        self.layout.check(dict(model.named_parameters()))
+        partition = NetSketch(self.layout, deal).sample(seed, round)
+        return [self._part(model, partition.units(i)) for i in range(partition.n_workers)]
+
+    def _part(self, model: nn.Module, units: Mapping[str, Tensor]) -> nn.Module:
+        part = self.builder.build(model, units)
+        object.__setattr__(part, HELD, dict(units))
+        return part
+
+    def merge(self, model: nn.Module, subs: Sequence[nn.Module]) -> nn.Module:
+        """Write trained parts back, in place: the mean over the holders of each entry.
+
+        An entry that one part holds takes its value, one that nobody holds keeps its own. Buffers
+        are left alone: recalibrate batch statistics (`subnetwork.nets.recalibrate`).
+
+        Raises:
+            ValueError: where a part does not say which units it holds.
+        """
+        if not all(hasattr(sub, HELD) for sub in subs):
+            raise ValueError(
+                "plan.merge was given a module that does not say which units it holds. "
+                "Give it the modules that plan.cut returned."
+            )
+        hands: dict[str, Hands] = {
+            axis: tuple(getattr(sub, HELD)[axis].numpy() for sub in subs)
+            for axis in self.layout.sizes
+        }
+        whole = {name: p.detach() for name, p in model.named_parameters()}
+        parts = [{name: p.detach() for name, p in sub.named_parameters()} for sub in subs]
+        merged = NetPartition(self.layout, hands).merge(whole, parts)
+        for name, p in whole.items():
+            p.copy_(merged[name])
+        return model
+
+    def verify(self, *, gradients: bool = False) -> "Plan":
+        """Measure again, near the model's present values; returns the plan with the evidence.
+
+        Raises:
+            ValueError: where a subnetwork is not the model at masked parameters.
+        """
+        if not self.exact:
+            raise ValueError(
+                "There is nothing to verify: the plan cuts flagged axes, so that its subnetworks "
+                "are not the model at masked parameters. Make one without inexact=True."
+            )
+        bench = Bench.of(self.model, self.inputs, self.layout)
+        builder = self.builder.at(bench.model, bench.inputs)
+        evidence = measured(bench, builder, gradients=gradients)
+        if evidence.problem:
+            raise ValueError(
+                f"The plan does not hold: {evidence.problem}. "
+                "Make a new one with decompose, which leaves the axis at fault whole."
+            )
+        return replace(self, evidence=evidence)
+
+    def table(self, n_workers: int = 2) -> str:
+        """What a worker holds, computes, remembers and is sent, for n workers, beside the whole."""
+        return table(self, n_workers)
+
+    def __str__(self) -> str:
+        """Axes, what stays whole and why, and how the subnetworks are built."""
+        return text(self)
+
+    __repr__ = __str__
+
+
+def _is_statistic(model: nn.Module, name: str) -> bool:
+    """Whether a buffer belongs to batch normalisation, which fills it anew."""
+    path, _, _ = name.rpartition(".")
+    return isinstance(model.get_submodule(path), nn.modules.batchnorm._NormBase)

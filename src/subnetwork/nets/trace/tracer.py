@@ -1,0 +1,176 @@
+"""One forward pass under a dispatch mode: every tensor that the model touches gets its terms."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from subnetwork.nets.trace.rule import Call, Reading, Rule
+from subnetwork.nets.trace.seen import Seen, Watch, readings
+from subnetwork.nets.trace.terms import Dims, freeze, fresh
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one call of a model is given."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, batch: object) -> "Inputs":
+        """A tensor is one argument, a tuple positional arguments, a mapping keyword arguments."""
+        if isinstance(batch, Inputs):
+            return batch
+        if isinstance(batch, Mapping):
+            return cls((), dict(batch))
+        return cls(tuple(batch), {}) if isinstance(batch, tuple | list) else cls((batch,), {})
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """The same inputs with every tensor changed."""
+        args, kwargs = tree_map_only(Tensor, change, (self.args, dict(self.kwargs)))
+        return Inputs(args, kwargs)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the inputs."""
+        return [x for x in tree_leaves((self.args, dict(self.kwargs))) if isinstance(x, Tensor)]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The terms of every parameter and buffer after one forward pass."""
+
+    params: Mapping[str, Dims]
+    buffers: Mapping[str, Dims]
+    unknown: frozenset[str]  # operations that no rule reads, in words
+    note: str | None  # why the pass could not run without memory
+
+
+def trace(model: nn.Module, inputs: Inputs, rules: Sequence[Rule] = ()) -> Traced:
+    """Run the model once, on a copy, and read what its operations say about its dims.
+
+    The copy is on the meta device, which takes no memory and no time, and on real tensors where
+    the model does not run there. Training mode, gradients enabled: what is read is what trains.
+
+    Raises:
+        ValueError: where the model does not run on the inputs at all.
+    """
+    try:
+        with torch.device("meta"):  # for what forward makes
+            return _traced(_copied(model, "meta"), inputs.each(lambda x: x.to("meta")), rules, None)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError) as problem:
+        note = f"traced on real tensors, since on meta: {first_line(problem)}"
+    try:
+        return _traced(_copied(model, None), inputs.each(torch.clone), rules, note)
+    except Exception as problem:
+        raise ValueError(
+            f"The model cannot be traced on the example batch: {first_line(problem)}. "
+            "Give a batch on which model(batch) runs in training mode; a tuple is taken as "
+            "positional and a dict as keyword arguments."
+        ) from problem
+
+
+def first_line(problem: Exception) -> str:
+    """An exception in one line."""
+    text = str(problem).strip().split("\n")[0][:200].rstrip(".")
+    return f"{type(problem).__name__}: {text}"
+
+
+def _copied(model: nn.Module, device: str | None) -> nn.Module:
+    """A copy whose parameters and buffers live on a device, taking no memory on meta."""
+    memo: dict[int, Any] = {}
+    for p in model.parameters():
+        moved = p.detach().to(device) if device else p.detach().clone()
+        memo[id(p)] = nn.Parameter(moved, p.requires_grad)
+    for b in model.buffers():
+        memo[id(b)] = b.detach().to(device) if device else b.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def plain_tensors(model: nn.Module) -> dict[int, str]:
+    """Id -> name of the tensors that are attributes but neither parameters nor buffers."""
+    return {
+        id(value): f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        for name, held in vars(module).items()
+        if name not in ("_parameters", "_buffers", "_modules", "_flat_weights")
+        for value in tree_leaves(held)
+        if isinstance(value, Tensor)
+    }
+
+
+def _traced(model: nn.Module, inputs: Inputs, rules: Sequence[Rule], note: str | None) -> Traced:
+    seen = Seen(readings(rules), plain_tensors(model))
+    params = announced(seen, model.named_parameters())
+    buffers = announced(seen, model.named_buffers())
+    layers = {name: r.read for r in rules for name in r.names}
+    for module in model.modules():
+        if type(module).__name__ in layers:
+            seen.used |= {id(p) for p in module.parameters()}
+            _close(module, seen, layers[type(module).__name__])
+    watch(seen, model.train(), inputs)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if id(tensor) not in seen.used:
+            for term in seen.of(tensor):
+                freeze(term, "not used on the example batch")
+    return Traced(params, buffers, frozenset(seen.unknown), note)
+
+
+def _close(layer: nn.Module, seen: Seen, read: Reading) -> None:
+    """Have a layer read by the user's rule; nobody looks inside while it runs."""
+    inside = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        with _disable_current_modes():
+            out = inside(*args, **kwargs)
+        outs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        arguments = {**{str(i): x for i, x in enumerate(args)}, **kwargs}
+        shapes = [tuple(x.shape) for x in outs]
+        name = type(layer).__name__
+        seen.read(name, read, Call(name, arguments, shapes, seen.of, seen.is_weight, layer), outs)
+        return out
+
+    layer.forward = forward
+
+
+def announced(seen: Seen, named: Iterable[tuple[str, Tensor]]) -> dict[str, Dims]:
+    """Make parameters or buffers known, each with units of its own."""
+    dims = {}
+    for name, tensor in named:
+        dims[name] = fresh(tensor.shape)
+        seen.put(tensor, dims[name])
+        seen.weights.add(id(tensor))
+    return dims
+
+
+@contextmanager
+def without_mkldnn() -> Iterator[None]:
+    """Off inside the block: its fused kernels hide what they do."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+def watch(seen: Seen, run: Callable[..., object], inputs: Inputs) -> None:
+    """Call the model under the watch; freeze what comes in and what goes out."""
+    for x in inputs.tensors():
+        seen.put(x, fresh(x.shape, "the model's input"))
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), without_mkldnn(), Watch(seen):
+        out = run(*inputs.args, **inputs.kwargs)
+    outs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    if not any(x.is_floating_point() for x in outs):
+        raise ValueError(
+            f"forward returned a {type(out).__name__} in which no floating-point tensor is found, "
+            "which could be compared; return a tensor, a tuple or a dict"
+        )
+    for term in [term for x in outs for term in seen.of(x)]:
+        freeze(term, "the model's output")
