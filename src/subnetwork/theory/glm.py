@@ -107,7 +107,8 @@ class GeneralisedLinear:
     def minimiser(self) -> Vector:
         """x* by Newton's method, certified: |grad f(x*)| <= 1e-10 max(|grad f(0)|, 1).
 
-        With a ridge this is |x* - argmin f| <= |grad f(x*)| / ridge.
+        With a ridge this is |x* - argmin f| <= |grad f(x*)| / ridge. The next Newton step has to be
+        small as well, since on separable data without ridge gradients vanish at infinity.
 
         Raises:
             ValueError: Newton's method does not get there, as without a ridge on separable data.
@@ -116,15 +117,15 @@ class GeneralisedLinear:
         small = ACCURACY * max(float(np.linalg.norm(self.gradient(x))), 1.0)
         for _ in range(_MOST_STEPS):
             g = self.gradient(x)
-            size = float(np.linalg.norm(g))
-            # past the certificate, on to the last digits for as long as they improve
-            if size <= small:
+            step = self._newton(x, g)
+            left, far = float(np.linalg.norm(g)), float(np.linalg.norm(step))
+            if left <= small and far <= 1e-6 * (1 + float(np.linalg.norm(x))):
                 return self._polished(x, g)
-            x = self._descend(x, g)
+            x = self._descend(x, g, step)
         raise ValueError(
-            f"Newton's method leaves |grad f| = {size:.3g} after {_MOST_STEPS} steps with ridge="
-            f"{self.ridge:g}: f may have no minimiser, as on separable data. Use a ridge such as "
-            f"{1e-3 * self.worker_smoothness(0):.1g}."
+            f"Newton's method still takes steps of length {far:.3g} after {_MOST_STEPS} steps, at "
+            f"|grad f| = {left:.3g} with ridge={self.ridge:g}: f may have no minimiser, as on "
+            f"separable data. Use a ridge such as {1e-3 * self.worker_smoothness(0):.1g}."
         )
 
     @cached_property
@@ -174,10 +175,9 @@ class GeneralisedLinear:
         sizes = np.array([Z.shape[0] for Z in self.rows])
         return np.asarray(np.repeat(1 / (self.n_workers * sizes), sizes))
 
-    def _descend(self, x: Vector, g: Vector) -> Vector:
-        """One Newton step, halved until f decreases by what its slope promises (Armijo)."""
-        step, f = self._newton(x, g), self.value(x)
-        slope = float(g @ step)
+    def _descend(self, x: Vector, g: Vector, step: Vector) -> Vector:
+        """X + step, halved until f decreases by what its slope promises (Armijo)."""
+        f, slope = self.value(x), float(g @ step)
         for halvings in range(60):
             trial = x + 0.5**halvings * step
             if self.value(trial) <= f + 1e-4 * 0.5**halvings * slope:

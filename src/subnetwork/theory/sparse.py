@@ -7,7 +7,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, eigvals_banded, solveh_banded
 from scipy.sparse import csr_array
 
-from subnetwork.shapes import Floats, PerWorker, Units, Vector
+from subnetwork.shapes import Floats, Matrix, PerWorker, Units, Vector
 from subnetwork.theory.quadratics import Quadratics, not_definite
 from subnetwork.theory.table import CSR, CSRIntegers
 
@@ -88,6 +88,11 @@ class SharedPattern:
             return np.asarray(solveh_banded(band, self.b_bar))
         except LinAlgError:  # so badly conditioned that rounding decides
             raise ValueError(not_definite("L_bar", lowest, highest)) from None
+
+    @property
+    def L_bar(self) -> Matrix:
+        """mean_i L_i as one dense d x d matrix."""
+        return np.asarray(self._mean.toarray())
 
     @property
     def minimum(self) -> float:
