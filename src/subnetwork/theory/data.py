@@ -119,7 +119,7 @@ def read_npz(path: Path, *, features: str = "X", targets: str = "y") -> Table:
     expected = f"a NumPy archive with the arrays {features!r} and {targets!r}"
     _require_file(path, expected)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = sorted({features, targets} - set(archive.files))
             if missing:
                 raise ValueError(f"it has the arrays {sorted(archive.files)} and no {missing[0]!r}")
