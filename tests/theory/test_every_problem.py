@@ -12,7 +12,7 @@ from subnetwork.theory.linear import largest_eigenvalue, solve_definite
 from subnetwork.theory.losses import LOSSES
 from subnetwork.theory.merges import update_form
 from subnetwork.theory.perm1_table import perm1_table
-from subnetwork.theory.problem import Problem, QuadraticProblem, SolvedProblem
+from subnetwork.theory.problem import Problem, QuadraticProblem
 from subnetwork.theory.problems import trig
 from subnetwork.theory.sketches import Dealt
 from subnetwork.theory.sparse import SharedPattern, tridiagonal
@@ -64,7 +64,6 @@ def matrix(problem, worker):
 
 def test_is_what_the_protocols_ask_for(problem):
     assert isinstance(problem, Problem)
-    assert isinstance(problem, SolvedProblem)
     assert isinstance(problem, QuadraticProblem) == (not isinstance(problem, GeneralisedLinear))
 
 

@@ -4,7 +4,7 @@ Three levels, each for those who need no more: workers evaluate a `Problem`, the
 `SolvedProblem` for its solution and its Assumption 1, and closed forms want a `QuadraticProblem`.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from subnetwork.shapes import PerWorker, Units, Vector
 
@@ -44,7 +44,6 @@ class Problem(Protocol):
         ...
 
 
-@runtime_checkable
 class SolvedProblem(Problem, Protocol):
     """A problem whose solution is known, and each f_i with its matrix L_i of Assumption 1.
 
@@ -81,6 +80,11 @@ class SolvedProblem(Problem, Protocol):
     def worker_convexity(self, worker: int) -> float:
         """A mu_i so that f_i - mu_i |x|^2 / 2 is convex; negative where f_i is not convex."""
         ...
+
+
+if not TYPE_CHECKING:
+    # On Python 3.11 isinstance() reads the properties of a Protocol: it would look for x*.
+    SolvedProblem = Problem
 
 
 @runtime_checkable
