@@ -1,156 +1,40 @@
-"""Problems of the lab: heterogeneous quadratics f = mean_i f_i, made up or real data (eq. 9)."""
+"""Problems by name: made up, bundled with scikit-learn, or LIBSVM files; quadratic or logistic.
+
+`problem_named` builds dense quadratics, which every theorem takes; `any_problem_named` knows the
+others as well: sparse and factored quadratics, and losses that are not quadratic.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
-from subnetwork.shapes import Floats, Matrices, Matrix, PerWorker, Vector
+from subnetwork.theory.data import LIBSVM, TABLES, table_named
+from subnetwork.theory.factored import Factored, factored, least_squares
+from subnetwork.theory.glm import GeneralisedLinear, generalised_linear, logistic_gaussian
+from subnetwork.theory.losses import loss_named
+from subnetwork.theory.problem import Problem
+from subnetwork.theory.quadratics import Quadratics, require_definite
+from subnetwork.theory.sparse import tridiagonal
+from subnetwork.theory.splits import by_label, consecutive, dirichlet, iid
+from subnetwork.theory.table import Parts, Table, by_columns, largest_of_gram, standardised
 
+__all__ = [
+    "OTHER_PROBLEMS",
+    "PROBLEMS",
+    "Quadratics",
+    "any_problem_named",
+    "breast_cancer",
+    "gaussian",
+    "least_squares",
+    "on_table",
+    "problem_named",
+    "require_definite",
+    "split",
+    "trig",
+]
 
-@dataclass(frozen=True, eq=False)
-class Quadratics:
-    """f_i(x) = x' L_i x / 2 - x' b_i on n workers, f = mean_i f_i (eqs. 1 and 9).
-
-    Attributes:
-        L: the symmetric matrices L_i; checked, as an asymmetric one is a slip and no problem.
-        b: the vectors b_i.
-
-    Raises:
-        ValueError: shapes do not match, an entry is not finite, or some L_i is not symmetric.
-
-    >>> line = Quadratics(np.array([[[2.0]], [[6.0]]]), np.array([[3.0], [5.0]]))
-    >>> line.minimiser, line.minimum
-    (array([1.]), -2.0)
-    """
-
-    L: Matrices
-    b: PerWorker
-
-    def __post_init__(self) -> None:
-        n, d = _common_shape(self.L, self.b)
-        for name, array in (("L", self.L), ("b", self.b)):
-            if not np.isfinite(array).all():
-                worker = int(np.argwhere(~np.isfinite(array))[0, 0])
-                raise ValueError(
-                    f"{name} of worker {worker} holds an entry that is not finite, so f has no "
-                    "value. Drop or fill the rows of the data that hold NaN or infinity."
-                )
-        gap = np.abs(self.L - self.L.transpose(0, 2, 1)).max(axis=(1, 2), initial=0.0)
-        worst = int(gap.argmax())
-        if gap[worst] > 1e-10 * np.abs(self.L).max():
-            raise ValueError(
-                f"L of worker {worst} differs from its transpose by {gap[worst]:.3g}, but eq. (9) "
-                f"wants {n} symmetric {d} x {d} matrices. Use (L + L')/2, which has the same f."
-            )
-
-    @property
-    def n_workers(self) -> int:
-        """Number of workers n."""
-        return int(self.L.shape[0])
-
-    @property
-    def dim(self) -> int:
-        """Number of coordinates d."""
-        return int(self.L.shape[1])
-
-    @cached_property
-    def L_bar(self) -> Matrix:
-        """mean_i L_i, the matrix of f."""
-        return np.asarray(self.L.mean(axis=0))
-
-    @cached_property
-    def b_bar(self) -> Vector:
-        """mean_i b_i, the vector of f."""
-        return np.asarray(self.b.mean(axis=0))
-
-    @property
-    def diagonals(self) -> PerWorker:
-        """D_i = Diag(L_i), one diagonal a row."""
-        return np.array(np.einsum("ijj->ij", self.L))
-
-    @cached_property
-    def minimiser(self) -> Vector:
-        """x* = L_bar^-1 b_bar; raises ValueError where L_bar is not positive definite."""
-        require_definite(self.L_bar, "L_bar")
-        return np.asarray(cho_solve(cho_factor(self.L_bar), self.b_bar))
-
-    @property
-    def minimum(self) -> float:
-        """f* = f(x*) = -x*' b_bar / 2."""
-        return float(-self.minimiser @ self.b_bar / 2)
-
-    def value(self, x: Vector) -> float:
-        """f(x)."""
-        return float(x @ (self.L_bar @ x / 2 - self.b_bar))
-
-    def gap(self, x: Vector) -> float:
-        """f(x) - f* = |x - x*|^2_L / 2, without the cancellation of the difference."""
-        error = x - self.minimiser
-        return float(error @ self.L_bar @ error / 2)
-
-    def gradient(self, x: Vector) -> Vector:
-        """Gradient of f: L_bar x - b_bar."""
-        return np.asarray(self.L_bar @ x - self.b_bar)
-
-    def worker_gradient(self, worker: int, x: Vector) -> Vector:
-        """Gradient of f_i: L_i x - b_i."""
-        return np.asarray(self.L[worker] @ x - self.b[worker])
-
-    def minimised_at_zero(self) -> "Quadratics":
-        """The same L_i with b_i = 0: all f_i are minimal at zero (the slides' "interpolation")."""
-        return Quadratics(self.L, np.zeros_like(self.b))
-
-
-def require_definite(matrix: Matrix, name: str) -> None:
-    """Raise ValueError unless the symmetric `matrix` is numerically positive definite."""
-    lowest, highest = np.linalg.eigvalsh(matrix)[[0, -1]]
-    if lowest <= len(matrix) * np.finfo(np.float64).eps * max(highest, 0.0):
-        raise ValueError(
-            f"{name} has the eigenvalue {lowest:.3g} beside the largest {highest:.3g}, but has to "
-            f"be positive definite. Add a ridge such as {max(abs(lowest), 1e-3 * abs(highest)):.1g}"
-            ", or restate the problem on the range space of the data."
-        )
-
-
-def least_squares(
-    features: Floats, targets: Floats, *, n_workers: int, ridge: float = 0.0
-) -> Quadratics:
-    """f_i(x) = |A_i x - y_i|^2 / 2m_i + ridge |x|^2 / 2 on consecutive rows of one table.
-
-    Args:
-        features: A, one row a sample; shape (m, d).
-        targets: y, shape (m,).
-        n_workers: n. Rows go to workers in their order, m/n each, the first m mod n one more.
-        ridge: makes L_bar positive definite where the columns of A are dependent.
-
-    Returns:
-        L_i = A_i' A_i / m_i + ridge I and b_i = A_i' y_i / m_i. f is the mean over workers, as in
-        eq. (1): with unequal m_i not exactly the mean over rows.
-
-    Raises:
-        ValueError: tables that do not match, fewer rows than workers, or a negative ridge.
-    """
-    if features.ndim != 2 or targets.shape != features.shape[:1]:
-        raise ValueError(
-            f"features of shape {features.shape} and targets of shape {targets.shape} do not "
-            "match: least_squares wants (m, d) and (m,)."
-        )
-    m, d = features.shape
-    if not 1 <= n_workers <= m:
-        raise ValueError(
-            f"{m} rows cannot be dealt over n_workers={n_workers}: every f_i needs a row. Use "
-            f"1 to {m} workers."
-        )
-    if ridge < 0:
-        raise ValueError(f"ridge={ridge} would take convexity away. Use ridge=0 or a positive one.")
-    parts = np.array_split(np.arange(m), n_workers)
-    A, y = [features[rows] for rows in parts], [targets[rows] for rows in parts]
-    L = np.stack([A_i.T @ A_i / len(A_i) + ridge * np.eye(d) for A_i in A])
-    b = np.stack([A_i.T @ y_i / len(A_i) for A_i, y_i in zip(A, y, strict=True)])
-    return Quadratics(L, b)
+_MOST_NUMBERS = 5e8  # 4 GB of float64: above, a dense stack of L_i is refused
 
 
 def breast_cancer(n_workers: int = 30, *, ridge: float = 0.1) -> Quadratics:
@@ -158,11 +42,8 @@ def breast_cancer(n_workers: int = 30, *, ridge: float = 0.1) -> Quadratics:
 
     Columns are standardised over all rows; the default n = d is what Perm-1 asks for.
     """
-    from sklearn.datasets import load_breast_cancer  # 1 s of CPU to import
-
-    table, labels = load_breast_cancer(return_X_y=True)
-    features = (table - table.mean(axis=0)) / table.std(axis=0)
-    return least_squares(features, 2.0 * labels - 1.0, n_workers=n_workers, ridge=ridge)
+    table = table_named("breast_cancer")
+    return factored(table, consecutive(table.n_rows, n_workers), ridge=ridge).to_quadratics()
 
 
 def trig(n_workers: int = 5, dim: int = 5) -> Quadratics:
@@ -186,25 +67,135 @@ def gaussian(n_workers: int = 4, dim: int = 40, *, seed: int = 0, ridge: float =
     return Quadratics(L, rng.standard_normal((n_workers, dim)))
 
 
+def split(table: Table, n_workers: int, *, how: str, alpha: float, seed: int) -> Parts:
+    """A split of a table by its name: rows, iid, label or dirichlet.
+
+    Args:
+        table: what is split.
+        n_workers: n.
+        how: "rows" (in their order), "iid" (shuffled), "label" (sorted by label), "dirichlet".
+        alpha: concentration of "dirichlet".
+        seed: of "iid" and "dirichlet".
+
+    Raises:
+        ValueError: another name, or a split that leaves a worker without rows.
+    """
+    match how:
+        case "rows":
+            return consecutive(table.n_rows, n_workers)
+        case "iid":
+            return iid(table.n_rows, n_workers, seed=seed)
+        case "label":
+            return by_label(table.labels, n_workers)
+        case "dirichlet":
+            return dirichlet(table.labels, n_workers, alpha=alpha, seed=seed)
+    raise ValueError(f"There is no split {how!r}. Known splits: rows, iid, label, dirichlet.")
+
+
+def on_table(  # noqa: PLR0913 - the options of a problem in a configuration file
+    name: str,
+    n_workers: int = 10,
+    *,
+    loss: str | None = None,
+    how: str = "iid",
+    alpha: float = 0.5,
+    seed: int = 0,
+    standardise: bool = False,
+    ridge: float | None = None,
+    relative_ridge: float | None = None,
+) -> Factored | GeneralisedLinear:
+    """Least squares, or a loss of the margin, on a table by name.
+
+    Args:
+        name: of the table; see `data.TABLES`.
+        n_workers: n.
+        loss: a name in `losses.LOSSES`; least squares on the targets if None.
+        how: the split over workers; see `split`.
+        alpha: concentration of the split "dirichlet".
+        seed: of the split.
+        standardise: divide the columns of a sparse table by their root mean square. Dense tables
+            are standardised always.
+        ridge: the regulariser as a number.
+        relative_ridge: the regulariser as a part of the largest eigenvalue that sup phi'' A'A / m
+            of all rows has without it. 0.1 if neither is given.
+
+    Raises:
+        ValueError: an unknown name, both ridges, or what reading and splitting raise.
+    """
+    table = table_named(name)
+    if standardise:
+        table = standardised(table)
+    parts = split(table, n_workers, how=how, alpha=alpha, seed=seed)
+    if ridge is not None and relative_ridge is not None:
+        raise ValueError(
+            f"ridge={ridge} and relative_ridge={relative_ridge} name two regularisers. Give one."
+        )
+    if ridge is None:
+        share = 0.1 if relative_ridge is None else relative_ridge
+        steepest = 1.0 if loss is None else loss_named(loss).largest
+        ridge = share * steepest * largest_of_gram(by_columns(table.features)) / table.n_rows
+    if loss is None:
+        return factored(table, parts, ridge=ridge)
+    return generalised_linear(table, parts, loss=loss_named(loss), ridge=ridge)
+
+
+def _dense_on_table(name: str, n_workers: int = 10, **options: object) -> Quadratics:
+    """Least squares on a table by name, as dense matrices; options as `on_table`."""
+    problem = on_table(name, n_workers, **options)  # type: ignore[arg-type]
+    numbers = problem.n_workers * problem.dim**2
+    if numbers > _MOST_NUMBERS:
+        raise ValueError(
+            f"{name} on n_workers={n_workers} would take {8 * numbers / 1e9:.3g} GB as dense "
+            f"matrices. Use at most {int(_MOST_NUMBERS / problem.dim**2)} workers, or "
+            "any_problem_named, which keeps the rows."
+        )
+    if not isinstance(problem, Factored):
+        raise ValueError(
+            f"{name} with a loss is not quadratic, so it has no L_i and b_i. Leave the loss out, "
+            "or use any_problem_named."
+        )
+    return problem.to_quadratics()
+
+
 PROBLEMS: Mapping[str, Callable[..., Quadratics]] = {
     "breast_cancer": breast_cancer,
     "gaussian": gaussian,
     "trig": trig,
+    **{name: partial(_dense_on_table, name) for name in ("digits", "diabetes", *LIBSVM)},
 }
+"""Dense quadratics, which every sketch, curve and theorem takes."""
+
+OTHER_PROBLEMS: Mapping[str, Callable[..., Problem]] = {
+    "tridiagonal": tridiagonal,
+    "logistic:gaussian": logistic_gaussian,
+    **{f"rows:{name}": partial(on_table, name) for name in TABLES},
+    **{
+        f"logistic:{name}": partial(on_table, name, loss="logistic")
+        for name in TABLES
+        if name != "diabetes"
+    },
+}
+"""Problems without d x d matrices, and without quadratics; "rows:" is least squares by its rows."""
 
 
 def problem_named(name: str) -> Callable[..., Quadratics]:
-    """The builder of a problem; raises ValueError with the known names for any other name."""
+    """The builder of dense quadratics; raises ValueError with the known names for any other name.
+
+    All builders take `n_workers`; those on tables take the keywords of `on_table`.
+    """
+    if name in OTHER_PROBLEMS:
+        raise ValueError(
+            f"{name!r} is not stored as dense quadratics, which is what this theorem is about. Use "
+            f"one of {', '.join(PROBLEMS)}."
+        )
     if name not in PROBLEMS:
         raise ValueError(f"There is no problem {name!r}. Known problems: {', '.join(PROBLEMS)}.")
     return PROBLEMS[name]
 
 
-def _common_shape(L: Floats, b: Floats) -> tuple[int, int]:
-    if b.ndim != 2 or L.shape != (*b.shape, b.shape[-1]) or b.size == 0:
-        raise ValueError(
-            f"L of shape {L.shape} and b of shape {b.shape} do not match: eq. (9) wants a d x d "
-            "matrix and a d-vector for each of n workers, shapes (n, d, d) and (n, d)."
-        )
-    n, d = b.shape
-    return n, d
+def any_problem_named(name: str) -> Callable[..., Problem]:
+    """The builder of a problem of any kind; raises ValueError with the known names otherwise."""
+    builders = {**PROBLEMS, **OTHER_PROBLEMS}
+    if name not in builders:
+        raise ValueError(f"There is no problem {name!r}. Known problems: {', '.join(builders)}.")
+    return builders[name]
