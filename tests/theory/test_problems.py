@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from subnetwork.theory import problems
+from subnetwork.theory import quadratics
 from subnetwork.theory.problems import (
     Quadratics,
     breast_cancer,
@@ -97,7 +97,7 @@ def test_what_is_no_quadratic_is_refused(L, b, message):
 
 def test_shapes_that_do_not_match_are_refused_where_types_are_not_checked():
     with pytest.raises(ValueError, match=r"shape \(2, 3, 3\) and b of shape \(2, 2\) do not match"):
-        problems._common_shape(eye(2, 3), np.zeros((2, 2)))
+        quadratics._common_shape(eye(2, 3), np.zeros((2, 2)))
 
 
 def test_a_singular_problem_has_no_minimiser_and_says_the_way_out():

@@ -32,8 +32,14 @@ class Simulation:
 
     @property
     def problem(self) -> Quadratics:
-        """The problem of the work."""
-        return self.work.problem
+        """The problem of the work; raises ValueError unless it is dense quadratics."""
+        problem = self.work.problem
+        if not isinstance(problem, Quadratics):
+            raise ValueError(
+                f"The compiled simulation runs dense quadratics, not {type(problem).__name__}. Use "
+                "its to_quadratics() where it has one, or `rounds`, which takes any problem."
+            )
+        return problem
 
 
 def simulate(

@@ -1,10 +1,10 @@
-"""Lines 4-8 of Algorithm 1 on quadratics: what the workers do with their submodels."""
+"""Lines 4-8 of Algorithm 1: what the workers do with their submodels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from subnetwork.shapes import Vector
-from subnetwork.theory.problems import Quadratics
+from subnetwork.shapes import Units, Vector
+from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import DiagonalPartition
 
 
@@ -16,7 +16,7 @@ class GradientSteps:
         ValueError: the step size is not positive, or there are fewer than one step.
     """
 
-    problem: Quadratics
+    problem: Problem
     step_size: float
     n_steps: int = 1
 
@@ -39,6 +39,43 @@ class GradientSteps:
         for _ in range(self.n_steps):
             z = z - self.step_size * scale * self.problem.worker_gradient(worker, z)
         return z
+
+
+@dataclass(frozen=True)
+class BlockSteps:
+    """`GradientSteps` in the work of a submodel: only the entries that worker i holds are touched.
+
+    The same numbers up to rounding for every sketch whose w_i = C_i x is zero outside S_i, since
+    [C_i grad f_i(z)]_S needs z on S alone. For problems too large for n full gradients a round.
+
+    Raises:
+        ValueError: as `GradientSteps`.
+    """
+
+    problem: Problem
+    step_size: float
+    n_steps: int = 1
+
+    def __post_init__(self) -> None:
+        GradientSteps(self.problem, self.step_size, self.n_steps)  # the same checks
+
+    def __call__(
+        self, k: int, partition: DiagonalPartition, submodels: Sequence[Vector]
+    ) -> list[Vector]:
+        """The trained submodels z_i^+, in the order of the workers; the same in every round k."""
+        del k
+        return [
+            self._train(i, partition.hands[i], partition.scale[i], w)
+            for i, w in enumerate(submodels)
+        ]
+
+    def _train(self, worker: int, hand: Units, scale: Vector, w: Vector) -> Vector:
+        z, step = w[hand], self.step_size * scale[hand]
+        for _ in range(self.n_steps):
+            z = z - step * self.problem.worker_block_gradient(worker, hand, z)
+        trained = w.copy()
+        trained[hand] = z
+        return trained
 
 
 def require_step_size(step_size: float) -> None:
