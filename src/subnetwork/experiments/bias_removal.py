@@ -82,9 +82,7 @@ def run(
     for c in contenders(n, n_rounds):
         if not _possible(c, n, d):
             continue
-        method = method_named(
-            c.method, problem, np.ones(d), step_size=c.factor * unit, **c.options
-        )
+        method = method_named(c.method, problem, np.ones(d), step_size=c.factor * unit, **c.options)
         found = runs.over_seeds(c.label, method, problem.gap, seeds=seeds, n_rounds=n_rounds)
         rows += found
         outcomes += _outcomes(c, runs.last(found, c.label), start, floor)

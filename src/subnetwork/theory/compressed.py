@@ -15,11 +15,11 @@ from subnetwork.theory.methods import (
     Cut,
     Gradients,
     Method,
-    Problem,
     Sending,
     block_cost,
     wide_cost,
 )
+from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import Dealt, DiagonalPartition, DiagonalSketch
 from subnetwork.theory.stochastic import StochasticSteps
 from subnetwork.theory.work import require_step_size

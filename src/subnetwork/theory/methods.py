@@ -8,35 +8,17 @@ rounds stands in the state too, but is not counted as sent.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 from subnetwork.algorithm import Merge, Sketch, Work, rounds
 from subnetwork.deals import Full
 from subnetwork.shapes import Floats, Vector
+from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import Dealt, DiagonalPartition, DiagonalSketch
 
 S = TypeVar("S")
-
-
-@runtime_checkable
-class Problem(Protocol):
-    """f = mean_i f_i, quadratic or not: what a method needs to know of it."""
-
-    @property
-    def n_workers(self) -> int:
-        """Number of workers n."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Number of coordinates d."""
-        ...
-
-    def worker_gradient(self, worker: int, x: Vector) -> Vector:
-        """Gradient of f_i."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from subnetwork.theory.methods import (
     Cut,
     Gradients,
     Method,
-    Problem,
     Sending,
     block_cost,
     gathered,
     wide_cost,
 )
+from subnetwork.theory.problem import Problem
 from subnetwork.theory.problems import Quadratics
 from subnetwork.theory.sketches import Dealt, DiagonalPartition
 from subnetwork.theory.work import require_step_size

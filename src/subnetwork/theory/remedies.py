@@ -16,12 +16,12 @@ from subnetwork.theory.methods import (
     Cut,
     Gradients,
     Method,
-    Problem,
     Sending,
     block_cost,
     gathered,
 )
 from subnetwork.theory.modifications import Descent, send_block
+from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import Dealt
 from subnetwork.theory.work import require_step_size
 

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 
 from subnetwork.keys import NOISE, below, key, words
 from subnetwork.shapes import Units, Vector
-from subnetwork.theory.methods import Problem
+from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import DiagonalPartition
 from subnetwork.theory.work import require_step_size
 
