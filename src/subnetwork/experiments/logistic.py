@@ -13,8 +13,7 @@ from subnetwork.experiments.outcome import Outcome, verdict
 from subnetwork.record import Row
 from subnetwork.shapes import Matrix
 from subnetwork.theory.estimator import occupancy
-from subnetwork.theory.glm import GeneralisedLinear
-from subnetwork.theory.losses import LOGISTIC
+from subnetwork.theory.glm import logistic_gaussian
 from subnetwork.theory.method_table import method_named
 
 NAME = "logistic"
@@ -31,22 +30,6 @@ class Contender:
     step_size: float
     reaches: bool | None
     options: Mapping[str, Any] = field(default_factory=dict)
-
-
-def two_classes(
-    *, n_workers: int = 4, dim: int = 16, rows: int = 200, correlation: float = 0.7, seed: int = 0
-) -> GeneralisedLinear:
-    """Gaussian features, labels from a model that differs between workers; ridge 0.05.
-
-    `correlation` times one Gaussian number a row is added to all its features.
-    """
-    rng = np.random.default_rng(seed)
-    A = rng.standard_normal((n_workers, rows, dim))
-    A += correlation * rng.standard_normal((n_workers, rows, 1))
-    models = 0.5 * rng.standard_normal((n_workers, dim)) + rng.standard_normal(dim)
-    scores = np.einsum("imd,id->im", A, models)
-    y = np.sign(scores + 0.3 * rng.standard_normal((n_workers, rows)))
-    return GeneralisedLinear(tuple(A * y[:, :, None]), LOGISTIC, 0.05)
 
 
 def contenders(n: int, largest: float, correlated: bool) -> list[Contender]:
@@ -83,7 +66,7 @@ def run(
         f - f* against rounds, bits and work; a verdict a method.
     """
     evidence.require_runs(n_rounds, n_seeds)
-    problem = two_classes(correlation=correlation, seed=seed)
+    problem = logistic_gaussian(correlation=correlation, seed=seed)
     n, d = problem.n_workers, problem.dim
     largest = _largest(np.asarray(problem.smoothness_matrices().mean(axis=0)), n)
     first = problem.gap(np.zeros(d))
