@@ -24,7 +24,7 @@ CLAIM = "(22): W-bar is psd, so that theorem (22)-(24) speaks"
 def run(
     problem: Quadratics | None = None,
     *,
-    n_rounds: int = 3000,
+    n_rounds: int = 600,
     n_seeds: int = 20,
     seed: int = 0,
     n_threads: int = 1,

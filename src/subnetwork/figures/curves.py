@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan, nan
 from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from subnetwork.figures import style
 from subnetwork.figures.courses import number
@@ -22,8 +23,10 @@ AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """The axes of a run: what is written under them, and the columns that are added up."""
 
 DECADES = 16.0  # below the largest value: deeper is rounding
-COLORS = ("ist", "local_sgd", "diloco", "other_1", "other_2", "synchronous_sgd", "other_3", "fails")
-COLORS += ("bound", "other_4", "holds", "tightened", "worker_1", "worker_7")
+COLORS = (
+    *("ist", "local_sgd", "diloco", "other_1", "other_2", "synchronous_sgd", "other_3", "fails"),
+    *("bound", "other_4", "holds", "tightened", "worker_1", "worker_7"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def curves(record: Record, axis: str | None = None) -> Figure:
     low, high = _limits(heights)
     figure, axes = style.panel(
         label,
-        fill(str(config.get("measure", "")), 50),
+        _y_label(str(config.get("measure", "")), found),
         height=max(276, 110 + 13 * _lines(found)),
         right=118,
     )
@@ -76,9 +79,9 @@ def curves(record: Record, axis: str | None = None) -> Figure:
         axes.annotate(
             name,
             (left, floor),
-            xytext=(3, -3),
+            xytext=(3, 2),
             textcoords="offset points",
-            va="top",
+            va="bottom",
             fontsize=style.SMALL - 1,
             color=style.MUTED,
             parse_math=False,
@@ -112,12 +115,12 @@ def _read(record: Record, axis: str) -> tuple[str, list[Curve]]:
 
 
 def _curve(name: str, color: str, table: Sequence[tuple[Row, float]]) -> Curve:
-    rows = [(row, x) for row, x in table if (number(row.get("measured")) or 0) > 0]
+    rows = [(row, x) for row, x in table if number(row.get("measured")) is not None]
 
     def column(key: str) -> tuple[float | None, ...]:
         return tuple(number(row.get(key)) for row, _ in rows)
 
-    y = tuple(float(row["measured"]) for row, _ in rows)
+    y = tuple(value if value > 0 else nan for value in (row["measured"] for row, _ in rows))
     return Curve(
         name,
         style.COLORS[color][0],
@@ -163,21 +166,22 @@ def _limits(heights: Sequence[float]) -> tuple[float, float]:
 
 
 def _scale(axes: Axes, found: Sequence[Curve], limits: tuple[float, float]) -> None:
-    """Logarithms upwards unless all is within a factor of 3; sideways from a factor of 30 on."""
+    """Logarithms upwards unless all is within a factor of 3; runs begin at 0 and stay linear."""
     low, high = limits
     if high < 4 * low:
         axes.set_ylim(low, high)
         axes.yaxis.set_major_locator(MaxNLocator(5))
     else:
         style.log_axis(axes, "y", low, high)
-    xs = [x for c in found for x, y in zip(c.x, c.y, strict=True) if x > 0 and y >= low]
+    xs = [x for c in found for x, y in zip(c.x, c.y, strict=True) if y >= low or isnan(y)]
     if not xs:
         return
-    if max(xs) / min(xs) > 30:
+    if min(xs) > 1 and max(xs) / min(xs) > 100:
         style.log_axis(axes, "x", min(xs), max(xs))
     else:
-        axes.set_xlim(min([0.0, *xs]) if min(xs) > 1 else min(xs), max(xs))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlim(min(xs), max(xs))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: style.power(v) if v else "0"))
 
 
 def _ends(
@@ -192,10 +196,12 @@ def _ends(
         bound = [(x, b) for x, b in zip(c.x, c.bound, strict=True) if b is not None and b >= low]
         if bound:
             ends.append((*bound[-1], bound_name, _BOUND))
-    if any(_drawn(c.exact) for c in found):
-        y = max((e[1] for e in ends), default=1.0)
-        ends.append((ends[0][0], y, "thin: exact", style.INK))
     return ends
+
+
+def _y_label(measure: str, found: Sequence[Curve]) -> str:
+    exact = "\nthin line: exact expectation" if any(_drawn(c.exact) for c in found) else ""
+    return fill(measure, 50) + exact
 
 
 def _lines(found: Sequence[Curve]) -> int:
