@@ -88,6 +88,7 @@ def run(
         outcomes += _outcomes(c, runs.last(found, c.label), start, floor)
     config = {
         "figure": "curves",
+        "x_scale": "log",
         "measure": "f(xᵏ) − f*",
         "n_workers": n,
         "dim": d,

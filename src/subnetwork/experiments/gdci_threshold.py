@@ -47,6 +47,7 @@ def run(*, n_seeds: int = 4000, seed: int = 0, kappas: Sequence[float] = (10.0, 
     outcomes = [_drawn(kappa, side, n_seeds, seed) for kappa in kappas for side in (0.5, 2.0)]
     config = {
         "figure": "curves",
+        "x_scale": "log",
         "x": "kappa",
         "x_label": "condition number κ",
         "measure": "largest ω = d/q − 1 with which GDCI converges",

@@ -80,6 +80,7 @@ def run(
         outcomes += _outcomes(c, runs.last(found, c.label), first)
     config = {
         "figure": "curves",
+        "x_scale": "log",
         "measure": "f(xᵏ) − f*",
         "problem": f"logistic regression, correlation {correlation:g}",
         "n_workers": n,

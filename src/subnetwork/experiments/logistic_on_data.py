@@ -14,7 +14,7 @@ NAME = "logistic_on_data"
 CONTENDERS = {
     "IST": ("ist", 1.0, {}),
     "anchored, T = 2": ("anchored", 1.0, {"period": 2}),
-    "stale copy + SAG": ("stale_sag", 0.5, {}),
+    "stale copy + SAG": ("stale_sag", 0.1, {}),
     "gradient descent": ("gd", 1.0, {}),
 }
 

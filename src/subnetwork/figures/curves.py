@@ -67,26 +67,17 @@ def curves(record: Record, axis: str | None = None) -> Figure:
         label,
         _y_label(str(config.get("measure", "")), found),
         height=max(276, 110 + 13 * _lines(found)),
-        right=118,
+        right=130,
     )
     for curve in reversed(found):
         _draw(axes, curve, low)
-    _scale(axes, found, (low, high))
+    _scale(axes, found, (low, high), logarithmic=config.get("x_scale") == "log")
+    ends = _ends(found, low, str(config.get("bound_name", "bound")))
     if floor:
         axes.axhline(floor, color=style.MUTED, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
-        left = axes.get_xlim()[0]
-        name = str(config.get("floor_name", "floor"))
-        axes.annotate(
-            name,
-            (left, floor),
-            xytext=(3, 2),
-            textcoords="offset points",
-            va="bottom",
-            fontsize=style.SMALL - 1,
-            color=style.MUTED,
-            parse_math=False,
-        )
-    style.name_ends(axes, _ends(found, low, str(config.get("bound_name", "bound"))))
+        name = fill(str(config.get("floor_name", "floor")), 18)
+        ends.append((axes.get_xlim()[1], floor, name, style.MUTED))
+    style.name_ends(axes, ends)
     return figure
 
 
@@ -165,23 +156,32 @@ def _limits(heights: Sequence[float]) -> tuple[float, float]:
     return low / 1.8, high * 1.5
 
 
-def _scale(axes: Axes, found: Sequence[Curve], limits: tuple[float, float]) -> None:
-    """Logarithms upwards unless all is within a factor of 3; runs begin at 0 and stay linear."""
+def _scale(
+    axes: Axes, found: Sequence[Curve], limits: tuple[float, float], *, logarithmic: bool
+) -> None:
+    """Logarithms upwards unless all is within a factor of 3; sideways where the record says so."""
     low, high = limits
     if high < 4 * low:
         axes.set_ylim(low, high)
         axes.yaxis.set_major_locator(MaxNLocator(5))
     else:
         style.log_axis(axes, "y", low, high)
-    xs = [x for c in found for x, y in zip(c.x, c.y, strict=True) if y >= low or isnan(y)]
-    if not xs:
-        return
-    if min(xs) > 1 and max(xs) / min(xs) > 100:
-        style.log_axis(axes, "x", min(xs), max(xs))
-    else:
+    xs = [x for c in found for x, seen in zip(c.x, _seen(c, low), strict=True) if seen]
+    if logarithmic:
+        positive = [x for x in xs if x > 0] or [1.0]
+        style.log_axis(axes, "x", min(positive), max(positive))
+    elif xs:
         axes.set_xlim(min(xs), max(xs))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: style.power(v) if v else "0"))
+
+
+def _seen(c: Curve, low: float) -> list[bool]:
+    """Where the curve, its bound, or the gap of a zero is above the foot of the axis."""
+    return [
+        isnan(y) or y >= low or (b is not None and b >= low)
+        for y, b in zip(c.y, c.bound, strict=True)
+    ]
 
 
 def _ends(
