@@ -76,9 +76,9 @@ def catalogue() -> dict[str, dict[str, str]]:
     problems = {**PROBLEMS, **OTHER_PROBLEMS}
     return {
         "experiments": {name: experiment.line for name, experiment in EXPERIMENTS.items()},
-        "problems": {name: _first_line(build) for name, build in problems.items()},
+        "problems": {name: _first_line(name, build) for name, build in problems.items()},
         "sketches": {name: _SKETCH_LINES.get(name, "") for name in SKETCHES},
-        "methods": {name: _first_line(build) for name, build in METHODS.items()},
+        "methods": {name: _first_line(name, build) for name, build in METHODS.items()},
     }
 
 
@@ -100,18 +100,16 @@ def swept(file: Path, workers: int, out: Path, say: Callable[[str], None]) -> tu
         return ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
 
     def show(unit: Unit, computed: int) -> None:
-        say(
-            f"{unit.method['name']}, seeds {unit.first} to {unit.first + unit.count - 1}: {computed}"
-        )
+        last = unit.first + unit.count - 1
+        say(f"{unit.method['name']}, seeds {unit.first} to {last}: {computed} rounds of a seed")
 
     try:
         computed = run_sweep(sweep, out, executor, show=show)
     except KeyboardInterrupt:
         for process in multiprocessing.active_children():
             process.terminate()
-        raise KeyboardInterrupt(
-            f"interrupted; {out} holds whole units, run again to go on"
-        ) from None
+        line = f"interrupted; {out} holds whole units, run again to go on"
+        raise KeyboardInterrupt(line) from None
     return len(list(sweep.units())), computed
 
 
@@ -137,8 +135,9 @@ def _from_file(path: Path) -> tuple[str, dict[str, Any]]:
     return name, {FLAGS.get(key, key): value for key, value in content.items()}
 
 
-def _first_line(build: Any) -> str:  # noqa: ANN401 - a function, or one with some arguments given
-    said = getattr(build, "func", build).__doc__ or ""
+def _first_line(name: str, build: Any) -> str:  # noqa: ANN401 - a function, or one with arguments
     if hasattr(build, "args"):
-        return f"{said.splitlines()[0]} ({', '.join(map(str, build.args))})"
-    return str(said.splitlines()[0]) if said else ""
+        kind = "Logistic regression" if name.startswith("logistic:") else "Least squares"
+        rows = "; its rows are kept, for large d" if name.startswith("rows:") else ""
+        return f"{kind} on {name.rsplit(':', maxsplit=1)[-1]}{rows}."
+    return str((build.__doc__ or "").splitlines()[0])

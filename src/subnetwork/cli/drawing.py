@@ -12,9 +12,7 @@ def check_file(path: Path) -> None:
     if path.suffix not in (".svg", ".png"):
         raise ValueError(f"{path} is no .svg or .png file. Name one with --out.")
     if not path.parent.is_dir():
-        raise ValueError(
-            f"there is no folder {path.parent} to write {path.name} in. Make it first."
-        )
+        raise ValueError(f"there is no folder {path.parent} for {path.name}. Make it first.")
 
 
 def write_figure(record: Record, path: Path, axis: str | None) -> None:

@@ -38,7 +38,11 @@ def gaussian_quadratics(n: int, d: int, seed: int, *, same: bool) -> tuple[Quadr
 
 
 def homogeneous(
-    *, n_rounds: int = 60, seed: int = 0, dim: int = 50, step_sizes: Sequence[float] = (0.1, 0.5, 1)
+    *,
+    n_rounds: int = 60,
+    seed: int = 0,
+    dim: int = 50,
+    step_sizes: Sequence[float] = (0.1, 0.5, 1.0),
 ) -> Evidence:
     """Take d = n: D^-1/2 L D^-1/2 (eq. 29) with preconditioned Perm-1; each run is deterministic.
 
@@ -122,7 +126,7 @@ def heterogeneous(
     seed: int = 0,
     dim: int = 1000,
     n_workers: int = 10,
-    step_sizes: Sequence[float] = (1, 0.5, 0.1),
+    step_sizes: Sequence[float] = (1.0, 0.5, 0.1),
 ) -> Evidence:
     """Take d = qn: relative functional error of preconditioned Perm-q, update form (2).
 
