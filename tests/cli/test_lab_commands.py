@@ -81,4 +81,4 @@ def test_sweep_says_what_it_computed_and_a_second_one_computes_nothing(capsys, t
 )
 def test_a_mistake_costs_one_line_and_leaves_nothing(capsys, arguments, message, tmp_path):
     assert message in said(capsys, "lab", *arguments, status=2)
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
