@@ -5,15 +5,18 @@ from dataclasses import fields, is_dataclass
 import numpy as np
 import pytest
 
-from subnetwork import Perm, RandQ, keys
+from subnetwork import Full, Perm, RandQ, keys
 from subnetwork.theory.compressed import Shared, gdci
 from subnetwork.theory.curves import fixed_point
+from subnetwork.theory.data import diabetes_table
 from subnetwork.theory.estimator import estimator, occupancy
+from subnetwork.theory.factored import factored
+from subnetwork.theory.glm import logistic_gaussian
 from subnetwork.theory.method_table import METHODS, method_named
 from subnetwork.theory.methods import Cost, course
 from subnetwork.theory.problems import Quadratics, trig
 from subnetwork.theory.sketches import Dealt
-from subnetwork.theory.stochastic import StochasticSteps, gaussian
+from subnetwork.theory.stochastic import StochasticSteps, gaussian, n_rows, rows_gradient
 
 T4, T6 = trig(4, 16), trig(6, 6)
 ONES = np.ones(16)
@@ -242,34 +245,35 @@ def test_the_noise_of_a_step_has_the_variance_it_says():
     np.testing.assert_allclose(noisy.mean(axis=0), quiet, atol=0.03)
 
 
-class Rows(trig(2, 4).__class__):
-    """f_i = mean_r (x - a_ir)^2 / 2: whose row gradient is x - a."""
-
-    n_workers, dim = 2, 4
-    table = np.arange(24.0).reshape(2, 3, 4)
-
-    def worker_gradient(self, worker, x):
-        return x - self.table[worker].mean(axis=0)
-
-    def n_rows(self, worker):
-        return len(self.table[worker])
-
-    def rows_gradient(self, worker, rows, x):
-        return x - self.table[worker][rows].mean(axis=0)
-
-
-def test_sampled_rows_are_keyed_unbiased_and_never_from_another_worker():
-    problem, partition = Rows(), Dealt(Perm(2), 4, "as trained").sample(0, 0)
-    points = [np.zeros(4)] * 2
+@pytest.mark.parametrize("kind", ["logistic", "least squares"])
+def test_sampled_rows_are_unbiased_and_those_of_the_worker(kind):
+    table, parts = diabetes_table(), [np.arange(4), np.arange(4, 7)]
+    if kind == "logistic":
+        problem = logistic_gaussian(2, 10, n_rows=4)
+    else:
+        problem = factored(table, parts, ridge=0.3)
+    partition = Dealt(Perm(2), 10, "as trained").sample(0, 0)
+    points = [np.linspace(-1, 1, 10)] * 2
     steps = np.array(
-        [StochasticSteps(problem, 1.0, s, batch=1)(0, partition, points) for s in range(600)]
+        [StochasticSteps(problem, 1.0, s, batch=1)(0, partition, points) for s in range(400)]
     )
-    allowed = partition.scale[:, None] * problem.table
-    for i in range(2):
-        found = np.unique(steps[:, i], axis=0)
-        np.testing.assert_array_equal(found, np.unique(allowed[i], axis=0))
-    means = partition.scale * problem.table.mean(axis=1)
-    np.testing.assert_allclose(steps.mean(axis=0), means, atol=0.9)
+    for i, x in enumerate(points):
+        each = [rows_gradient(problem, i, np.array([r]), x) for r in range(n_rows(problem, i))]
+        np.testing.assert_allclose(np.mean(each, axis=0), problem.worker_gradient(i, x), rtol=1e-10)
+        allowed = np.sort([(x - partition.scale[i] * g).sum() for g in each])
+        found = np.unique(steps[:, i].sum(axis=1).round(9))
+        np.testing.assert_allclose(found, allowed, atol=1e-8)
+
+
+def test_noise_differs_between_workers_rounds_and_steps():
+    partition = Dealt(Full(2), 16, "paper").sample(0, 0)
+    flat = Quadratics(np.zeros((2, 16, 16)), np.zeros((2, 16)))
+    work = StochasticSteps(flat, 1.0, 0, sigma=1.0)
+    twice = StochasticSteps(flat, 1.0, 0, n_steps=2, sigma=1.0)
+    zero = [np.zeros(16)] * 2
+    drawn = [*work(0, partition, zero), *work(1, partition, zero)]
+    drawn.append(twice(0, partition, zero)[0] - drawn[0])
+    assert np.abs(np.corrcoef(drawn) - np.eye(5)).max() < 0.8
 
 
 @pytest.mark.parametrize(

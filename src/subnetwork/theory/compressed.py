@@ -31,11 +31,21 @@ def itself(x: Vector) -> Vector:
 
 
 def ist(
-    problem: Problem, x0: Vector, *, step_size: float, n_steps: int = 1, sigma: float = 0.0
+    problem: Problem,
+    x0: Vector,
+    *,
+    step_size: float,
+    n_steps: int = 1,
+    sigma: float = 0.0,
+    noise_seed: int = 0,
 ) -> Method[Vector]:
-    """Independent subnetwork training as trained: masks P_i, a block goes back where it was."""
+    """Independent subnetwork training as trained: masks P_i, a block goes back where it was.
+
+    With `sigma` every local gradient has Gaussian noise, keyed by `noise_seed` and not by the seed
+    of the partitions: runs that are averaged over it want a `noise_seed` each.
+    """
     sketch = Dealt(Perm(problem.n_workers), problem.dim, "as trained")
-    work = StochasticSteps(problem, step_size, 0, n_steps, sigma)
+    work = StochasticSteps(problem, step_size, noise_seed, n_steps, sigma)
     return Method("ist", x0, sketch, work, holders_form, itself, _steps_cost(n_steps))
 
 

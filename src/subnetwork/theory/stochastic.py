@@ -2,29 +2,40 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy.special import ndtri
 
 from subnetwork.keys import NOISE, below, key, words
 from subnetwork.shapes import Units, Vector
+from subnetwork.theory.factored import Factored
+from subnetwork.theory.glm import GeneralisedLinear
 from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import DiagonalPartition
 from subnetwork.theory.work import require_step_size
 
 
-@runtime_checkable
-class FiniteSum(Protocol):
-    """A problem whose f_i are means over the rows of a table."""
+def n_rows(problem: Problem, worker: int) -> int:
+    """Rows of worker i; 0 for a problem that keeps none."""
+    match problem:
+        case GeneralisedLinear():
+            return int(problem.rows[worker].shape[0])
+        case Factored():
+            return int(problem.A[worker].shape[0])
+    return 0
 
-    def n_rows(self, worker: int) -> int:
-        """Rows of worker i."""
-        ...
 
-    def rows_gradient(self, worker: int, rows: Units, x: Vector) -> Vector:
-        """Gradient of the mean over these rows of f_i, which may be repeated."""
-        ...
+def rows_gradient(
+    problem: GeneralisedLinear | Factored, worker: int, rows: Units, x: Vector
+) -> Vector:
+    """Gradient of f_i with the mean over these of its rows alone; they may be repeated."""
+    if isinstance(problem, GeneralisedLinear):
+        Z = problem.rows[worker][rows]
+        slopes = problem.loss.slope(np.asarray(Z @ x))
+    else:
+        Z = problem.A[worker][rows]
+        slopes = np.asarray(Z @ x) - problem.y[worker][rows]
+    return np.asarray(np.asarray(Z.T @ slopes) / len(rows) + problem.ridge * x)
 
 
 @dataclass(frozen=True)
@@ -54,10 +65,10 @@ class StochasticSteps:
                 f"n_steps={self.n_steps}, sigma={self.sigma} and batch={self.batch} are no local "
                 "work: use n_steps >= 1, sigma >= 0, and batch >= 0, where 0 means all rows."
             )
-        if self.batch and not isinstance(self.problem, FiniteSum):
+        if self.batch and not n_rows(self.problem, 0):
             raise ValueError(
                 f"batch={self.batch} draws rows, but {type(self.problem).__name__} has none. Use "
-                "batch=0 with sigma > 0, or a problem that keeps its rows."
+                "batch=0 with sigma > 0, or a problem that keeps rows, as logistic:gaussian."
             )
 
     def __call__(
@@ -73,10 +84,10 @@ class StochasticSteps:
         return z
 
     def _gradient(self, worker: int, z: Vector, stream: int) -> Vector:
-        if self.batch and isinstance(self.problem, FiniteSum):
-            drawn, m = words(key(stream, 1)), self.problem.n_rows(worker)
+        if self.batch and isinstance(self.problem, GeneralisedLinear | Factored):
+            drawn, m = words(key(stream, 1)), n_rows(self.problem, worker)
             rows = np.array([below(drawn, m) for _ in range(self.batch)], dtype=np.int64)
-            g = self.problem.rows_gradient(worker, rows, z)
+            g = rows_gradient(self.problem, worker, rows, z)
         else:
             g = self.problem.worker_gradient(worker, z)
         return g + self.sigma * gaussian(stream, len(z)) if self.sigma else g
