@@ -43,6 +43,14 @@ def test_run_takes_a_file_and_flags_win(capsys, tmp_path):
     assert (tmp_path / "lab" / "report.html").exists()
 
 
+def test_a_file_can_say_more_of_the_problem(capsys, tmp_path):
+    text = 'experiment = "not_psd"\nrounds = 5\nseeds = 2\nproblem = {name = "trig", dim = 8}\n'
+    (tmp_path / "e.toml").write_text(text)
+    said(capsys, "lab", "run", "e.toml", "--workers", "2", "--out", "lab")
+    config = read(tmp_path / "lab" / "not_psd.jsonl").header["config"]
+    assert (config["dim"], config["n_workers"]) == (8, 2)
+
+
 def test_figure_reads_a_record_or_runs(capsys, tmp_path):
     assert "wrote bias_against_q.svg" in said(capsys, "lab", "figure", "bias_against_q")
     assert (tmp_path / "bias_against_q.svg").read_text().startswith("<?xml")

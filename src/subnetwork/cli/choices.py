@@ -52,8 +52,10 @@ def found_by(name: str, options: Mapping[str, Any]) -> Evidence:
             f"The experiment {name} makes its own problem. Leave --problem out; it takes: "
             f"{', '.join(takes)}."
         )
-    build = problem_named(str(problem))
-    made = build() if workers is None else build(n_workers=workers)
+    table = dict(problem) if isinstance(problem, dict) else {"name": problem}
+    more = {key: value for key, value in table.items() if key != "name"}
+    build = problem_named(str(table.get("name")))
+    made = build(**more) if workers is None else build(n_workers=workers, **more)
     found = run_named(name, {"problem": made, **given})
     return replace(found, config={**found.config, "problem": problem})
 
