@@ -6,7 +6,7 @@ worker does with its part) and a *merge* (how the parts become a model again) ha
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 X = TypeVar("X")  # the model
 X_contra = TypeVar("X_contra", contravariant=True)
@@ -29,6 +29,7 @@ class Partition(Protocol[X_contra, W_co]):
         ...
 
 
+@runtime_checkable
 class Sketch(Protocol[P_co]):
     """The joint law of (C_1, ..., C_n)."""
 

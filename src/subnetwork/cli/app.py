@@ -55,7 +55,14 @@ app.command(
     "subnetwork.cli.train:train", help="Train a network on worker processes, or under torchrun."
 )
 app.command("subnetwork.cli.report:report", help="Write the page of a folder of records again.")
-lab.command("subnetwork.cli.lab:run", help="Run a theorem beside its measurement on a problem.")
+lab.command("subnetwork.cli.lab:run", help="Run an experiment: measured, exact and proven.")
+lab.command(
+    "subnetwork.cli.lab:listing",
+    name="list",
+    help="List experiments, problems, sketches and methods.",
+)
+lab.command("subnetwork.cli.lab:figure", help="Write an experiment's figure, SVG or PNG.")
+lab.command("subnetwork.cli.lab:sweep", help="Run a grid of methods, computing nothing twice.")
 lab.command("subnetwork.cli.lab:verify", help="Check the paper's equations, one line each.")
 
 
@@ -112,7 +119,7 @@ def _verdict(error: BaseException) -> tuple[str, int]:
         case RunFailedError():
             pass
         case KeyboardInterrupt():
-            line, status = "interrupted; nothing was written", INTERRUPTED
+            line, status = line or "interrupted; nothing was written", INTERRUPTED
         case ModuleNotFoundError(name="torch"):
             line = "training needs torch, which is not installed: pip install 'subnetwork[train]'"
             status = MISTAKE

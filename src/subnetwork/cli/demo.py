@@ -33,9 +33,7 @@ def demo(
 
     base = Training(seed=seed, workers=workers, rounds=rounds)
     console = Output()
-    console.print(
-        f"{workers} worker processes train on digits; the lab runs after", highlight=False
-    )
+    say(console, f"{workers} worker processes train on digits; the lab runs after")
     with staged(out) as folder:
         outcomes = experiment.run(
             folder, base, show=lambda name: showing(console, name, base.total_steps)

@@ -273,5 +273,14 @@ def to_svg(figure: Figure) -> str:
     return file.getvalue()
 
 
+def to_png(figure: Figure, *, dots_per_inch: int = 200) -> bytes:
+    """The figure as a PNG on white paper."""
+    file = io.BytesIO()
+    with _own_style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing")
+        figure.savefig(file, format="png", dpi=dots_per_inch, facecolor="white")
+    return file.getvalue()
+
+
 def _own_style() -> AbstractContextManager[None]:
     return rc.context(["default", _RC])

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from subnetwork.figures import deal as deals
-from subnetwork.figures import lab, network, training
+from subnetwork.figures import experiments, lab, network, training
 from subnetwork.figures.courses import Course
 from subnetwork.figures.deal import Dealt
 from subnetwork.record import Record
@@ -67,10 +67,10 @@ def theorems(records: Sequence[Record]) -> list[Picture]:
     """A picture a lab record."""
     return [
         _picture(
-            lab.theorem(record),
-            (f"lab{place}", _theorem_title(record), _theorem_caption(record)),
+            experiments.experiment(record),
+            (f"lab{place}", _theorem_title(record), _caption(record)),
             (record.name,),
-            f"{_theorem_title(record)}: measured, exact expectation and bound against the horizon",
+            f"{_theorem_title(record)}: {_ALT[experiments.kind(record)]}",
         )
         for place, record in enumerate(records)
         if record.rows
@@ -103,9 +103,23 @@ def _theorem_title(record: Record) -> str:
     return f"{record.name.replace('_', ' ').capitalize()} {equation}".strip()
 
 
-def _theorem_caption(record: Record) -> str:
-    """The problem, its constants, and the three values at the largest horizon."""
-    config, last = record.header["config"], record.rows[-1]
+_ALT = {
+    "theorem": "measured, exact expectation and bound against the horizon",
+    "curves": "a curve for every method or step size",
+}
+
+
+def _caption(record: Record) -> str:
+    if experiments.kind(record) == "theorem":
+        return _theorem_caption(record)
+    note = str(record.header["config"].get("note", ""))
+    text = ". ".join(filter(None, (_constants(record), note)))
+    return f"{text}." if text else ""
+
+
+def _constants(record: Record) -> str:
+    """The problem, n, d, the step size and the number of seeds, as far as the record says them."""
+    config = record.header["config"]
     names = {
         "n_workers": "n",
         "dim": "d",
@@ -113,7 +127,12 @@ def _theorem_caption(record: Record) -> str:
         "n_seeds": "seeds",
     }
     constants = [words.equal(s, config[key]) for key, s in names.items() if key in config]
-    problem = ", ".join([str(config.get("problem", "")), *constants]).strip(", ")
+    return ", ".join([str(config.get("problem", "")), *constants]).strip(", ")
+
+
+def _theorem_caption(record: Record) -> str:
+    """The problem, its constants, and the three values at the largest horizon."""
+    last, problem = record.rows[-1], _constants(record)
     values = [
         f"{key}\N{NO-BREAK SPACE}{words.digits(last.get(key))}"
         for key in ("measured", "exact", "bound")

@@ -1,0 +1,76 @@
+"""The lab's methods by name. A new one is a function somewhere and a row here."""
+
+from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+from subnetwork.shapes import Vector
+from subnetwork.theory.compressed import (
+    compressed_gd,
+    gd,
+    gdci,
+    ist,
+    marina,
+    mast,
+    perm,
+    rand_q,
+)
+from subnetwork.theory.methods import Method
+from subnetwork.theory.modifications import (
+    anchored,
+    reweighted,
+    stale_plain,
+    stale_sag,
+    stale_saga,
+    two_resolutions,
+)
+from subnetwork.theory.remedies import (
+    averaged,
+    block_table,
+    full_rounds,
+    momentum,
+    step_decay,
+)
+
+METHODS: Mapping[str, Callable[..., Method[Any]]] = {
+    "ist": ist,
+    "perm": perm,
+    "rand_q": rand_q,
+    "gd": gd,
+    "compressed_gd": compressed_gd,
+    "gdci": gdci,
+    "marina": marina,
+    "mast": mast,
+    "anchored": anchored,
+    "stale": stale_plain,
+    "stale_sag": stale_sag,
+    "stale_saga": stale_saga,
+    "reweighted": reweighted,
+    "two_resolutions": two_resolutions,
+    "step_decay": step_decay,
+    "momentum": momentum,
+    "averaged": averaged,
+    "block_table": block_table,
+    "full_rounds": full_rounds,
+}
+
+
+def method_named(
+    name: str,
+    problem: Any,  # noqa: ANN401 - checked by the method
+    x0: Vector,
+    **options: Any,  # noqa: ANN401 - as well
+) -> Method[Any]:
+    """The method of that name; raises ValueError for unknown names and options."""
+    if name not in METHODS:
+        raise ValueError(f"There is no method {name!r}. Known methods: {', '.join(METHODS)}.")
+    parameters = signature(METHODS[name]).parameters.values()
+    known = [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"The method {name} has no option {option!r}. Its options: {', '.join(known)}."
+            )
+    if "step_size" not in options:
+        raise ValueError(f"The method {name} needs a step_size, such as step_size=0.1.")
+    return METHODS[name](problem, x0, **options)
