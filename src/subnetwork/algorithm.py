@@ -6,7 +6,7 @@ worker does with its part) and a *merge* (how the parts become a model again) ha
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 X = TypeVar("X")  # the model
 X_contra = TypeVar("X_contra", contravariant=True)
@@ -16,6 +16,7 @@ P = TypeVar("P", bound="Partition[Any, Any]")  # a draw
 P_co = TypeVar("P_co", bound="Partition[Any, Any]", covariant=True)
 
 
+@runtime_checkable
 class Partition(Protocol[X_contra, W_co]):
     """One round's cut of the model: the draw of (C_1, ..., C_n), made for all workers at once."""
 
@@ -29,6 +30,7 @@ class Partition(Protocol[X_contra, W_co]):
         ...
 
 
+@runtime_checkable
 class Sketch(Protocol[P_co]):
     """The joint law of (C_1, ..., C_n)."""
 

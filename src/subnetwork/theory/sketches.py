@@ -160,13 +160,7 @@ class PreconditionedPerm1:
                 f"Preconditioned Perm-1 deals one coordinate to each worker, but there are d={d} "
                 f"coordinates for n_workers={n}. Use n_workers={d}, or Perm, which takes any d."
             )
-        D = self.problem.diagonals
-        if D.min() <= 0:
-            i, j = np.unravel_index(int(D.argmin()), D.shape)
-            raise ValueError(
-                f"[L_i]_jj = {D[i, j]:.3g} for worker i={i}, coordinate j={j}, but eq. (12) "
-                "divides by its root. Add a ridge such as 0.001 to the problem."
-            )
+        require_diagonals(self.problem, "eq. (12) divides by its root")
 
     @property
     def deal(self) -> Perm:
@@ -190,6 +184,17 @@ class PreconditionedPerm1:
     def sample(self, seed: int, k: int, /) -> DiagonalPartition:
         """The C_i of round k, drawn together."""
         return self.cut(self.deal.hands(self.dim, seed=seed, k=k))
+
+
+def require_diagonals(problem: Quadratics, why: str) -> None:
+    """Raise ValueError unless every [L_i]_jj is positive."""
+    D = problem.diagonals
+    if D.min() <= 0:
+        i, j = np.unravel_index(int(D.argmin()), D.shape)
+        raise ValueError(
+            f"[L_i]_jj = {D[i, j]:.3g} for worker i={i}, coordinate j={j}, but {why}. Add a ridge "
+            "such as 0.001 to the problem."
+        )
 
 
 SKETCHES: Mapping[str, Callable[[Quadratics, Semantics], DiagonalSketch]] = {
