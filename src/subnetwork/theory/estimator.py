@@ -5,7 +5,7 @@ of worker i: G and U are fixed by the problem and the scales, the P_i are random
 B and u is a function of `Estimator`; `subnetwork.theory.moments` has them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import perm
 
 import numpy as np
@@ -156,6 +156,12 @@ class Estimator:
     drift: float = 0.0
     noise: Noise = field(default=NO_NOISE)
     origin: Vector | None = None
+
+    @property
+    def transposed(self) -> "Estimator":
+        """The same with G_i' for G_i, so that B' takes the place of B."""
+        noise = replace(self.noise, G=self.noise.G.transpose(0, 2, 1))
+        return replace(self, G=self.G.transpose(0, 2, 1), noise=noise)
 
     @property
     def diagonals(self) -> PerWorker:
