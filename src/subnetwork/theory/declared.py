@@ -174,7 +174,7 @@ DECLARED: dict[str, Declared] = {
     "fixed": Declared(
         "C_i = sum_{j in block i} e_j e_j', the same in every round",
         lambda p: Dealt(Fixed(p.n_workers), p.dim, "as trained"),
-        "update",
+        "holders",
         unbiased=False,
         reconstructs=False,
         limit=_fixed_limit,
