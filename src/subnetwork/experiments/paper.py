@@ -18,7 +18,7 @@ class Statement:
 
     @property
     def equations(self) -> str:
-        """ "(22)-(24)", or "(5)"."""
+        """Their numbers: (5), or (22)-(24)."""
         one = f"({self.first})"
         return one if self.first == self.last else f"{one}-({self.last})"
 
