@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from subnetwork.shapes import Floats, Matrices, Matrix, PerWorker, Vector
-from subnetwork.theory.coincidences import Weights, off, off_diagonal, own, with_diagonal
+from subnetwork.theory.coincidences import NOTHING, Weights, off, off_diagonal, own, with_diagonal
 from subnetwork.theory.draws import Draws
 from subnetwork.theory.estimator import Estimator, Occupancy
 
@@ -35,9 +35,10 @@ def second_B(e: Linear, M: Matrix) -> Matrix:
     """E[B M B']; with M = L_bar the left side of eq. (23)."""
     if isinstance(e, Draws):
         return np.asarray(np.einsum("r,rjl->jl", e.weight, e.B @ M @ e.B.transpose(0, 2, 1)))
-    total = np.asarray(_two_workers(e, M))
+    two = _two(e.occupancy)
+    total = np.asarray(_all_pairs(e, M, two))
     for i, G in enumerate(e.G):
-        total = total + own(G, M, e.occupancy.of_worker(i))
+        total = total + own(G, M, e.occupancy.of_worker(i), NOTHING if e.occupancy.sizes else two)
     for i, G in zip(e.noise.worker, e.noise.G, strict=True):
         total = total + own(G, M, e.occupancy.of_worker(i))
     if e.drift:
@@ -108,19 +109,25 @@ def _two_cross(e: Estimator, v: Vector) -> Matrix:
     return with_diagonal(law.apart[1][1] * ones + law.apart[2][1] * free, law.shared * ones)
 
 
-def _two_workers(e: Estimator, M: Matrix) -> Matrix:
-    """The terms i != i' of E[B M B']: (sum over all i, i') - (sum over i = i')."""
+def _two(law: Occupancy) -> Weights:
+    """Weights of the terms of two different workers whose hands are drawn together."""
+    if not law.disjoint:
+        return NOTHING
+    c = law.apart
+    return Weights(c[1][1], od=c[2][1], do=c[1][2], once=0.0, oo=c[2][2], oo_once=0.0, oo_twice=0.0)
+
+
+def _all_pairs(e: Estimator, M: Matrix, w: Weights) -> Matrix:
+    """The terms i != i' of E[B M B'], or those of all i, i' where `own` takes i = i' away."""
     law = e.occupancy
     if not law.disjoint:
         each = _each_mean(e.G, law)
         return np.asarray(each.sum(0) @ M @ each.sum(0).T - sum(E @ M @ E.T for E in each))
-    c = law.apart
-    w = Weights(c[1][1], od=c[2][1], do=c[1][2], once=0.0, oo=c[2][2], oo_once=0.0, oo_twice=0.0)
     placed = _placed(e.G, law)
     G_sum, D = placed.sum(axis=0), np.einsum("ijj->ij", placed)
-    total = off_diagonal(G_sum, G_sum, M, w)
-    for G in placed:
-        total -= off_diagonal(G, G, M, w)
+    total = off_diagonal(G_sum, M, w, off(G_sum) @ M)
+    if law.sizes:
+        total = total - sum(off_diagonal(G, M, w, off(G) @ M) for G in placed)
     both = law.shared * np.diag((D.sum(axis=0) ** 2 - (D**2).sum(axis=0)) * np.diag(M))
     return with_diagonal(total, both)
 
