@@ -229,3 +229,13 @@ def test_published_gaps_of_readout_and_t6():
     assert problem.gap(3 * fixed_point(paper)) == pytest.approx(bias(problem, ist), rel=1e-12)
     assert bias(problem, ist) == pytest.approx(0.0158, abs=5e-5)
     assert stability_limit(ist) == pytest.approx(3 * stability_limit(paper), rel=1e-8)
+
+
+@pytest.mark.parametrize(("n", "d", "simulated"), [(4, 16, 0.767), (6, 6, 0.252)])
+def test_published_simulated_floors_of_ist_are_within_3_percent_of_the_exact_ones(n, d, simulated):
+    """Step 0.5/lambda_max(L_bar) on T4 and T6 (theory.md, section 4.2): bias and noise."""
+    problem = trig(n, d)
+    gamma = 0.5 / np.linalg.eigvalsh(problem.L_bar)[-1]
+    e = estimator(problem, perm(n, d, "as trained"))
+    exact = stationary(problem, e, step_size=gamma).of(problem.L_bar / 2)
+    assert exact == pytest.approx(simulated, rel=0.03)
