@@ -31,7 +31,9 @@ STANDARD_ERRORS = 4.0
 
 
 def agreement(*, n_seeds: int, seed: int = 0) -> list[Outcome]:
-    """Two rows a sketch, one where it has no closed form. Monte Carlo draws its rounds from the list of all draws.
+    """Two rows a sketch, one where it has no closed form.
+
+    Monte Carlo draws its rounds from the list of all draws.
 
     Args:
         n_seeds: runs behind a mean.
@@ -57,7 +59,8 @@ def agreement(*, n_seeds: int, seed: int = 0) -> list[Outcome]:
                     0.0,
                 )
             )
-        found.append(monte_carlo(problem, linear, listed, what, n_seeds=n_seeds, seed=seed))
+        row_of_seeds = monte_carlo(problem, linear, listed, what, n_seeds=n_seeds, seed=seed)
+        found.append(row_of_seeds)
     return found
 
 
