@@ -16,6 +16,7 @@ P = TypeVar("P", bound="Partition[Any, Any]")  # a draw
 P_co = TypeVar("P_co", bound="Partition[Any, Any]", covariant=True)
 
 
+@runtime_checkable
 class Partition(Protocol[X_contra, W_co]):
     """One round's cut of the model: the draw of (C_1, ..., C_n), made for all workers at once."""
 

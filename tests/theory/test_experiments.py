@@ -8,7 +8,7 @@ import pytest
 
 from subnetwork.experiments import evidence, interpolation, neighbourhood
 from subnetwork.experiments.outcome import at_most, equal, write_claims
-from subnetwork.experiments.verify import verify
+from subnetwork.experiments.verify import numbers, verify
 from subnetwork.record import read
 from subnetwork.theory.problems import Quadratics, breast_cancer, trig
 
@@ -126,17 +126,23 @@ def test_claims_are_written_one_a_line(tmp_path):
     assert (record.rows[1]["verdict"], record.rows[1]["measured"]) == ("fails", None)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_every_equation_stands_as_printed_or_as_corrected(seed):
-    table = verify(seed)
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_equation_stands_for_other_points_and_20000_other_seeds(seed):
+    assert [row.claim for row in verify(seed) if not row.stands] == []
+
+
+def test_every_equation_stands_as_printed_or_as_corrected(table):
     assert [row.claim for row in table if not row.stands] == []
-    for number in (2, 4, 5, 6, 12, 13, 14, 17, 18, 19, 22, 24, 25, 26, 27, 28, 32, 33, 34):
-        assert any(f"({number})" in row.equation for row in table)
+    assert numbers(table) == set(range(1, 35))
+    for other in ("deck", "A", "v1 (21)", "v1 (23)", "v1 (30)"):
+        assert any(row.equation == other for row in table)
 
 
-def test_the_printed_equations_that_fail_are_the_known_ones():
-    failing = {row.equation for row in verify(0) if row.verdict == "fails"}
-    assert failing == {"(4)", "(6)", "(7)-(8)", "(28)"}
+def test_the_printed_equations_that_fail_are_the_known_ones(table):
+    failing = {row.equation for row in table if row.verdict == "fails"}
+    of_v1 = {"v1 (21)", "v1 (23)", "v1 before (27)", "v1 (30)", "v1 after (28)"}
+    assert failing == {"(4)", "(6)", "(7)-(8)", "(20)", "(7), (21)", "(28)"} | of_v1
 
 
 @pytest.mark.parametrize(

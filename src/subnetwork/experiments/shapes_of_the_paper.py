@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from subnetwork.deals import Perm
+from subnetwork.deals import Hands, Perm
 from subnetwork.experiments import evidence, runs
 from subnetwork.experiments.evidence import Evidence
 from subnetwork.experiments.outcome import Outcome, equal, verdict
@@ -108,15 +108,21 @@ class _Preconditioned:
         return Perm(self.problem.n_workers)
 
     @property
+    def dim(self) -> int:
+        return self.problem.dim
+
+    @property
     def scales(self) -> PerWorker:
         return np.sqrt(self.problem.n_workers / self.problem.diagonals)
 
-    def sample(self, seed: int, k: int, /) -> DiagonalPartition:
-        hands = self.deal.hands(self.problem.dim, seed=seed, k=k)
+    def cut(self, hands: Hands, /) -> DiagonalPartition:
         held, scales = np.zeros_like(self.scales), self.scales
         for i, hand in enumerate(hands):
             held[i, hand] = scales[i, hand]
         return DiagonalPartition(held, hands)
+
+    def sample(self, seed: int, k: int, /) -> DiagonalPartition:
+        return self.cut(self.deal.hands(self.dim, seed=seed, k=k))
 
 
 def heterogeneous(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -211,11 +211,11 @@ def _problem(config: Mapping[str, Any]) -> SolvedProblem:
         problem = any_problem_named(config["name"])(**options)
     except TypeError as reason:
         raise ValueError(f"The problem {config['name']} refuses an option: {reason}.") from None
-    if not isinstance(problem, SolvedProblem):
+    if not hasattr(type(problem), "gap"):  # isinstance would read its properties, and so solve it
         raise ValueError(
             f"The problem {config['name']} has no known minimiser to measure f - f* from. Use trig."
         )
-    return problem
+    return cast(SolvedProblem, problem)
 
 
 def _method(problem: SolvedProblem, config: Mapping[str, Any]) -> Method[Any]:

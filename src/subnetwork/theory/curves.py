@@ -1,4 +1,4 @@
-"""Exact expectations of Algorithm 1 in the update form (2): no Monte Carlo, one step a round.
+"""Exact expectations of Algorithm 1: no Monte Carlo, one step a round.
 
 With e = x - x* a round is e+ = e - gamma (B e - r), r = u - B x*. Everything below follows the
 first two moments of e, so that nothing cancels near the solution. For any quadratic measure
@@ -12,8 +12,9 @@ from itertools import islice
 import numpy as np
 
 from subnetwork.shapes import Floats, Matrices, Matrix, PerWorker, Vector
+from subnetwork.theory.draws import Draws
 from subnetwork.theory.estimator import Estimator
-from subnetwork.theory.moments import cross, mean_B, mean_u, pair, second_B, second_u
+from subnetwork.theory.moments import Linear, cross, mean_B, mean_u, pair, second_B, second_u
 from subnetwork.theory.perm1 import covariance_18, h_17
 from subnetwork.theory.problems import Quadratics
 from subnetwork.theory.sketches import PreconditionedPerm1
@@ -31,15 +32,13 @@ class Moments:
         return float((A * self.M).sum())
 
 
-def expected(
-    problem: Quadratics, e: Estimator, x0: Vector, *, step_size: float
-) -> Iterator[Moments]:
-    """Moments of x^0, x^1, ... without end, for any estimator; O(n d^3) a round."""
-    x_star, H = problem.minimiser, mean_B(e)
+def expected(problem: Quadratics, e: Linear, x0: Vector, *, step_size: float) -> Iterator[Moments]:
+    """Moments of x^0, x^1, ... without end, for any linear method; O(n d^3) a round."""
+    x_star, H = _star(problem, e), mean_B(e)
     r_bar = mean_u(e) - H @ x_star
-    m = x0 - x_star
+    m = x0 - problem.minimiser
     M = np.outer(m, m)
-    noise = _second_r(e, x_star)
+    noise = second_r(e, x_star)
     while True:
         yield Moments(m, M)
         # E[(e - gamma B e) r'] with r = u - B x*
@@ -85,12 +84,14 @@ def expected_preconditioned(
         left *= 1 - step_size
 
 
-def fixed_point(e: Estimator) -> Vector:
+def fixed_point(e: Linear) -> Vector:
     """x_inf = E[B]^-1 E[u], where E x^k tends to for every small enough step size."""
-    return np.asarray(np.linalg.solve(mean_B(e), mean_u(e)))
+    about_origin = np.asarray(np.linalg.solve(mean_B(e), mean_u(e)))
+    origin = None if isinstance(e, Draws) else e.origin
+    return about_origin if origin is None else about_origin + origin
 
 
-def bias(problem: Quadratics, e: Estimator) -> float:
+def bias(problem: Quadratics, e: Linear) -> float:
     """f(x_inf) - f*: what no step size removes."""
     return problem.gap(fixed_point(e))
 
@@ -135,17 +136,24 @@ def _one_coordinate(
 ) -> tuple[PerWorker, PerWorker]:
     """1 - gamma [G_i]_jj, and r's table U_ij - [G_i]_jj x*_j."""
     law = e.occupancy
-    if not law.disjoint or law.together[2] > 0:
+    plain = e.drift == 0 and not e.noise.worker and not law.shared
+    if not law.disjoint or law.together[2] > 0 or problem.n_workers != problem.dim or not plain:
         raise ValueError(
             f"The elementwise curve wants one coordinate a worker, but there are d={problem.dim} "
             f"for n_workers={problem.n_workers}. Use Perm with n_workers={problem.dim}, or the "
-            "curve `expected`, which takes any deal."
+            "curve `expected`, which takes any deal, merge and noise."
         )
     delta = e.diagonals
-    return 1 - step_size * delta, e.U - delta * problem.minimiser
+    return 1 - step_size * delta, e.U - delta * _star(problem, e)
 
 
-def _second_r(e: Estimator, x_star: Vector) -> Matrix:
+def _star(problem: Quadratics, e: Linear) -> Vector:
+    """x* seen from the origin of the method."""
+    origin = None if isinstance(e, Draws) else e.origin
+    return problem.minimiser if origin is None else problem.minimiser - origin
+
+
+def second_r(e: Linear, x_star: Vector) -> Matrix:
     """E[r r'] for r = u - B x*."""
     Bu = cross(e, x_star)
     return np.asarray(second_u(e) - Bu - Bu.T + second_B(e, np.outer(x_star, x_star)))

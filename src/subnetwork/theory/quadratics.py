@@ -7,6 +7,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from subnetwork.shapes import Floats, Matrices, Matrix, PerWorker, Units, Vector
+from subnetwork.theory.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +123,16 @@ class Quadratics:
     def minimised_at_zero(self) -> "Quadratics":
         """The same L_i with b_i = 0: all f_i are minimal at zero (the slides' "interpolation")."""
         return Quadratics(self.L, np.zeros_like(self.b))
+
+
+def require_quadratics(problem: Problem, what: str) -> Quadratics:
+    """The problem as it is; raises ValueError, saying `what` needs it, unless it is dense."""
+    if not isinstance(problem, Quadratics):
+        raise ValueError(
+            f"{what} wants dense quadratics, not {type(problem).__name__}. Use its to_quadratics() "
+            "where it has one, or `rounds`, which takes any problem."
+        )
+    return problem
 
 
 def require_definite(matrix: Matrix, name: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from subnetwork.deals import Perm
 from subnetwork.shapes import Floats, Matrices, Vector
 from subnetwork.theory import kernels
-from subnetwork.theory.problems import Quadratics
+from subnetwork.theory.quadratics import Quadratics, require_quadratics
 from subnetwork.theory.sketches import DiagonalSketch
 from subnetwork.theory.work import GradientSteps
 
@@ -33,13 +33,7 @@ class Simulation:
     @property
     def problem(self) -> Quadratics:
         """The problem of the work; raises ValueError unless it is dense quadratics."""
-        problem = self.work.problem
-        if not isinstance(problem, Quadratics):
-            raise ValueError(
-                f"The compiled simulation runs dense quadratics, not {type(problem).__name__}. Use "
-                "its to_quadratics() where it has one, or `rounds`, which takes any problem."
-            )
-        return problem
+        return require_quadratics(self.work.problem, "The compiled simulation")
 
 
 def simulate(

@@ -12,6 +12,7 @@ import numpy as np
 
 from subnetwork.deals import Bernoulli, Deal, Full, Hands, Perm, RandQ
 from subnetwork.shapes import PerWorker, Vector
+from subnetwork.theory.copies import Copies
 from subnetwork.theory.problems import Quadratics
 
 Semantics: TypeAlias = Literal["paper", "as trained"]
@@ -39,6 +40,36 @@ class DiagonalPartition:
         """w_i = C_i x (Algorithm 1, line 3)."""
         return np.asarray(self.scale[worker] * x)
 
+    def pull(self, gradient: Vector, worker: int) -> Vector:
+        """C_i grad f_i(w_i): the gradient with respect to the submodel (line 5)."""
+        return np.asarray(self.scale[worker] * gradient)
+
+    def held(self, worker: int) -> Vector:
+        """1 where worker i holds the coordinate, 0 elsewhere."""
+        return np.asarray(self.scale[worker] != 0, dtype=np.float64)
+
+
+@runtime_checkable
+class LinearPartition(Protocol):
+    """A draw of (C_1, ..., C_n) that may be anything linear: what `theory.work` and merges need."""
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        ...
+
+    def select(self, x: Vector, worker: int, /) -> Vector:
+        """w_i (line 3)."""
+        ...
+
+    def pull(self, gradient: Vector, worker: int, /) -> Vector:
+        """The gradient of f_i at w_i, back in the coordinates that worker i may move (line 5)."""
+        ...
+
+    def held(self, worker: int, /) -> Vector:
+        """1 where worker i holds the coordinate, 0 elsewhere."""
+        ...
+
 
 @runtime_checkable
 class DiagonalSketch(Protocol):
@@ -50,8 +81,17 @@ class DiagonalSketch(Protocol):
         ...
 
     @property
+    def dim(self) -> int:
+        """Number of coordinates d."""
+        ...
+
+    @property
     def scales(self) -> PerWorker:
         """[C_i]_jj where worker i holds coordinate j."""
+        ...
+
+    def cut(self, hands: Hands, /) -> DiagonalPartition:
+        """The C_i for given S_i."""
         ...
 
     def sample(self, seed: int, k: int, /) -> DiagonalPartition:
@@ -64,8 +104,8 @@ class Dealt:
     """C_i = s P_i: what a deal hands out, times one number.
 
     On paper s makes E C_i = I: 1 for `Full` (Identity), n for `Perm` (Perm-q, eq. 5), d/q for
-    `RandQ` and 1/p for `Bernoulli`. As trained s = 1. Perm with unequal weights keeps s = n, hence
-    mean_i C_i = I in every round, and has E C_i = n w_i I.
+    `RandQ`, 1/p for `Bernoulli` and d for `Copies` (n > d). As trained s = 1. Perm
+    with unequal weights keeps s = n, hence mean_i C_i = I in every round, and has E C_i = n w_i I.
 
     >>> Dealt(Perm(2), 3, "paper").sample(0, 0).scale
     array([[2., 2., 0.],
@@ -90,9 +130,13 @@ class Dealt:
         s = 1.0 if self.semantics == "as trained" else _scale_on_paper(self.deal, self.dim)
         return np.full((self.deal.n_workers, self.dim), s)
 
+    def cut(self, hands: Hands) -> DiagonalPartition:
+        """The C_i for given S_i."""
+        return _cut(self.scales, hands)
+
     def sample(self, seed: int, k: int, /) -> DiagonalPartition:
         """The C_i of round k, drawn together."""
-        return _partition(self, seed, k)
+        return self.cut(self.deal.hands(self.dim, seed=seed, k=k))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +160,7 @@ class PreconditionedPerm1:
                 f"Preconditioned Perm-1 deals one coordinate to each worker, but there are d={d} "
                 f"coordinates for n_workers={n}. Use n_workers={d}, or Perm, which takes any d."
             )
-        D = self.problem.diagonals
-        if D.min() <= 0:
-            i, j = np.unravel_index(int(D.argmin()), D.shape)
-            raise ValueError(
-                f"[L_i]_jj = {D[i, j]:.3g} for worker i={i}, coordinate j={j}, but eq. (12) "
-                "divides by its root. Add a ridge such as 0.001 to the problem."
-            )
+        require_diagonals(self.problem, "eq. (12) divides by its root")
 
     @property
     def deal(self) -> Perm:
@@ -130,13 +168,33 @@ class PreconditionedPerm1:
         return Perm(self.problem.n_workers)
 
     @property
+    def dim(self) -> int:
+        """Number of coordinates d."""
+        return self.problem.dim
+
+    @property
     def scales(self) -> PerWorker:
         """sqrt(n / [L_i]_jj)."""
         return np.sqrt(self.problem.n_workers / self.problem.diagonals)
 
+    def cut(self, hands: Hands) -> DiagonalPartition:
+        """The C_i for given S_i."""
+        return _cut(self.scales, hands)
+
     def sample(self, seed: int, k: int, /) -> DiagonalPartition:
         """The C_i of round k, drawn together."""
-        return _partition(self, seed, k)
+        return self.cut(self.deal.hands(self.dim, seed=seed, k=k))
+
+
+def require_diagonals(problem: Quadratics, why: str) -> None:
+    """Raise ValueError unless every [L_i]_jj is positive."""
+    D = problem.diagonals
+    if D.min() <= 0:
+        i, j = np.unravel_index(int(D.argmin()), D.shape)
+        raise ValueError(
+            f"[L_i]_jj = {D[i, j]:.3g} for worker i={i}, coordinate j={j}, but {why}. Add a ridge "
+            "such as 0.001 to the problem."
+        )
 
 
 SKETCHES: Mapping[str, Callable[[Quadratics, Semantics], DiagonalSketch]] = {
@@ -166,15 +224,15 @@ def _scale_on_paper(deal: Deal, dim: int) -> float:
             return dim / deal.q
         case Bernoulli():
             return 1 / deal.p
+        case Copies():
+            return float(dim)
     raise ValueError(
-        f"The scale of {type(deal).__name__} on paper is not known. Use Full, Perm, RandQ or "
-        "Bernoulli, or the semantics 'as trained'."
+        f"The scale of {type(deal).__name__} on paper is not known. Use Full, Perm, RandQ, "
+        "Bernoulli or Copies, or the semantics 'as trained'."
     )
 
 
-def _partition(sketch: DiagonalSketch, seed: int, k: int) -> DiagonalPartition:
-    scales = sketch.scales
-    hands = sketch.deal.hands(scales.shape[1], seed=seed, k=k)
+def _cut(scales: PerWorker, hands: Hands) -> DiagonalPartition:
     held = np.zeros_like(scales)
     for i, hand in enumerate(hands):
         held[i, hand] = scales[i, hand]

@@ -110,7 +110,7 @@ class StationaryPoints:
     def _require(self, step_size: float) -> None:
         for sentence in self.check():
             raise ValueError(f"Theorem (22)-(24) is silent: {sentence}")
-        _require_range(step_size, self.largest_step, "(22)-(24)")
+        require_range(step_size, self.largest_step, "(22)-(24)")
 
     def _require_definite(self) -> None:
         require_definite(self.L_bar, "L_bar")
@@ -173,7 +173,7 @@ class Neighbourhood:
         Raises:
             ValueError: beta outside (0, 1/2), or a step size above `largest_step(beta)`.
         """
-        _require_range(step_size, self.largest_step(beta), f"(18)-(19) with beta={beta:g}")
+        require_range(step_size, self.largest_step(beta), f"(18)-(19) with beta={beta:g}")
         noise = (2 / beta * (1 - step_size) + step_size) * self.bias + step_size * self.sigma2
         return 2 * drop / (step_size * n_rounds) + noise
 
@@ -184,7 +184,7 @@ class Neighbourhood:
         - gamma (1 - gamma/2) |grad f|^2 - gamma (1 - gamma) <grad f, h> + gamma^2/2 (|h|^2_L +
         sigma^2).
         """
-        _require_range(step_size, 1.0, "(19), tightened,")
+        require_range(step_size, 1.0, "(19), tightened,")
         return 2 * drop / (step_size * n_rounds) + self.bias + step_size * self.sigma2
 
     def floor(self, step_size: float) -> float:
@@ -202,7 +202,8 @@ def neighbourhood(sketch: PreconditionedPerm1) -> Neighbourhood:
     return Neighbourhood(sketch.problem.L_bar, h_17(sketch), sigma2_18(sketch))
 
 
-def _require_range(step_size: float, largest: float, theorem: str) -> None:
+def require_range(step_size: float, largest: float, theorem: str) -> None:
+    """Raise ValueError unless 0 < step_size <= largest, up to rounding."""
     if not 0 < step_size <= largest * (1 + 1e-12):
         raise ValueError(
             f"step_size={step_size:.4g} is outside (0, {largest:.4g}], where theorem {theorem} "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from subnetwork.shapes import Units, Vector
 from subnetwork.theory.problem import Problem
-from subnetwork.theory.sketches import DiagonalPartition
+from subnetwork.theory.sketches import DiagonalPartition, LinearPartition
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,16 @@ class GradientSteps:
             )
 
     def __call__(
-        self, k: int, partition: DiagonalPartition, submodels: Sequence[Vector]
+        self, k: int, partition: LinearPartition, submodels: Sequence[Vector]
     ) -> list[Vector]:
         """The trained submodels z_i^+, in the order of the workers; the same in every round k."""
         del k
-        return [self._train(i, partition.scale[i], w) for i, w in enumerate(submodels)]
+        return [self._train(i, partition, w) for i, w in enumerate(submodels)]
 
-    def _train(self, worker: int, scale: Vector, z: Vector) -> Vector:
+    def _train(self, worker: int, partition: LinearPartition, z: Vector) -> Vector:
         for _ in range(self.n_steps):
-            z = z - self.step_size * scale * self.problem.worker_gradient(worker, z)
+            gradient = self.problem.worker_gradient(worker, z)
+            z = z - self.step_size * partition.pull(gradient, worker)
         return z
 
 

@@ -1,0 +1,35 @@
+"""The pages 'add a sketch' and 'add a theorem', followed literally: every block, in order."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import subnetwork
+
+DOCS = Path(subnetwork.__file__).parents[2] / "docs"
+
+
+def followed(page, monkeypatch):
+    monkeypatch.setattr("subnetwork.theory.study.LISTED", 100)
+    names = {"__name__": page}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL):
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not installed")
+def test_add_a_sketch(monkeypatch, capsys):
+    names = followed("add-a-sketch.md", monkeypatch)
+    assert "Moments from 100 draws" in capsys.readouterr().out
+    last = names["gaps"][-1, 0]
+    assert names["floor"] > 0
+    assert abs(last / names["floor"] - 1) < 0.5
+    assert np.isfinite(names["closed"].G).all()
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not installed")
+def test_add_a_theorem(monkeypatch):
+    names = followed("add-a-theorem.md", monkeypatch)
+    assert 0 < names["theorem"].rate(0.1) < 1
