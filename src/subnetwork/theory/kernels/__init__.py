@@ -1,0 +1,8 @@
+"""Compiled twins of `subnetwork.keys`, `subnetwork.deals` and of `rounds` on quadratics.
+
+`streams` and `draws` give the same integers as the plain Python they stand beside, the others the
+same iterates to rounding; tests hold them together. All seeds of a chunk advance through a round
+together, so that L_i, or a tile of its rows, is read from cache by every one of them; what a seed
+computes depends on nothing that its neighbours do. `subnetwork.theory.simulation` is the checked
+way to call them.
+"""
