@@ -53,11 +53,13 @@ def started(*seeds):
 def test_perm_deals_the_same_hands(n, weights, size):
     deal = Perm(n, weights)
     law = plans.law(deal, size)._replace(axis=2)
-    own = np.empty((len(SEEDS), size), dtype=np.uint16)
-    hands, ends = np.empty_like(own), np.empty((len(SEEDS), n + 1), dtype=np.int64)
+    deck = plans.deck(len(SEEDS), size, law)
     for k in (0, 1, 12345):
-        draws.deal_owners(started(*SEEDS), k, law, ends, own)
-        draws.sort_hands(own, ends, hands)
+        draws.deal_owners(started(*SEEDS), k, law, deck)
+        draws.sort_hands(len(SEEDS), law, deck)
+        own, hands = deck.own.reshape(-1, size), deck.hands.reshape(-1, size)
+        ends = np.broadcast_to(deck.ends[: n + 1], (len(SEEDS), n + 1))
+        ends = ends if law.even else deck.ends.reshape(-1, n + 1)
         for s, seed in enumerate(SEEDS):
             for i, hand in enumerate(deal.hands(size, seed=seed, k=k, axis=2)):
                 np.testing.assert_array_equal(hands[s, ends[s, i] : ends[s, i + 1]], hand)
@@ -68,11 +70,12 @@ def test_perm_deals_the_same_hands(n, weights, size):
 def test_independent_deals_deal_the_same_hands(size):
     deals = [Full(3), *(Bernoulli(3, p) for p in (0.01, 0.5, 1 / 3, 1.0))]
     deals += [RandQ(3, q) for q in {1, (size + 1) // 2, size}]
-    hands = np.empty((len(SEEDS), size), dtype=np.uint16)
-    ends = np.empty((len(SEEDS), 2), dtype=np.int64)
     for deal in deals:
         for i in range(3):
-            draws.deal_alone(started(*SEEDS), 4, i, plans.law(deal, size), ends, hands)
+            law = plans.law(deal, size)
+            deck = plans.deck(len(SEEDS), size, law)
+            draws.deal_alone(started(*SEEDS), 4, i, law, deck)
+            hands, ends = deck.hands.reshape(-1, size), deck.ends.reshape(-1, 2)
             for s, seed in enumerate(SEEDS):
                 held = deal.hands(size, seed=seed, k=4)[i]
                 np.testing.assert_array_equal(hands[s, : ends[s, 1]], held)

@@ -53,16 +53,15 @@ def dense(
     n, d = problem.b.shape
     setup = dense_kernel.Dense(
         L=np.ascontiguousarray(problem.L).reshape(-1),
-        b=np.ascontiguousarray(problem.b),
-        scales=np.ascontiguousarray(scales),
+        b=np.ascontiguousarray(problem.b).reshape(-1),
+        scales=np.ascontiguousarray(scales).reshape(-1),
         law=law(deal, d),
         step_size=float(gamma),
         n_steps=n_steps,
         form=FORMS[form],
         tile=max(4, CACHE // (8 * d)),
     )
-    columns = n if isinstance(deal, Perm) else 1
-    return Plan(d, _width(8 * n * d * d, 48 * d + 8 * n), partial(_dense, setup, columns))
+    return Plan(d, _width(8 * n * d * d, 48 * d), partial(_dense, setup))
 
 
 def perm1(
@@ -77,19 +76,9 @@ def perm1(
         intercept += powers
         powers *= shrink
     intercept *= gamma * scales * problem.b
-    slope = powers * scales
-    if form == "update":
-        slope = 1 + (powers - 1) * scales / n
-    elif form == "merge":
-        slope = slope / n
-    if form != "holders":
-        intercept /= n
-    setup = single.Single(
-        table=np.stack([slope.T, intercept.T], axis=-1).reshape(-1),
-        law=law(deal, d),
-        tile=max(16, CACHE // (64 * n)),
-    )
-    return Plan(d, _width(16 * n * d, 10 * d + 8 * n), partial(_single, setup))
+    table = _merged(powers * scales, intercept, scales, form)
+    setup = single.Single(_by_coordinate(*table), law(deal, d), tile=_table_tile(n))
+    return Plan(d, _width(16 * n * d, 10 * d), partial(_single, setup))
 
 
 def banded(
@@ -100,12 +89,28 @@ def banded(
     form: str,
 ) -> Plan:
     """Perm on tridiagonal L_i, given as (diag, off, b, scales)."""
-    n, d = arrays[0].shape
-    diag, off, b, scales = (np.ascontiguousarray(array) for array in arrays)
+    diag, off, b, scales = arrays
+    n, d = diag.shape
+    scales = np.array(np.broadcast_to(scales, (n, d)))
+    rate = gamma * scales
+    a, c, sides = 1 - rate * diag, rate * b, np.zeros((n, d, 2))
+    sides[:, 1:, 0] = -rate[:, 1:] * off
+    sides[:, :-1, 1] = -rate[:, :-1] * off
+    if n_steps == 1:  # tables for x in place of z = s x
+        a, c = _merged(a * scales, c, scales, form)
+        sides[:, 1:, 0] *= scales[:, :-1]
+        sides[:, :-1, 1] *= scales[:, 1:]
+        sides /= 1 if form == "holders" else n
     setup = bands.Bands(
-        diag, off, b, scales, law(deal, d), float(gamma), n_steps=n_steps, form=FORMS[form]
+        table=_by_coordinate(a, c),
+        sides=sides.reshape(-1),
+        scales=scales.reshape(-1),
+        law=law(deal, d),
+        n_steps=n_steps,
+        form=FORMS[form],
+        tile=_table_tile(n),
     )
-    return Plan(d, _width(0, 10 * d + 8 * n), partial(_banded, setup))
+    return Plan(d, _width(16 * n * d, 10 * d), partial(_banded, setup))
 
 
 def law(deal: Deal, dim: int) -> draws.Law:
@@ -133,36 +138,71 @@ def law(deal: Deal, dim: int) -> draws.Law:
     )
 
 
+def _merged(
+    slope: PerWorker, intercept: PerWorker, scales: PerWorker, form: str
+) -> tuple[PerWorker, PerWorker]:
+    """The x after the merge as a line of the x before it, given z as one."""
+    n = len(scales)
+    if form == "holders":
+        return slope, intercept
+    if form == "merge":
+        return slope / n, intercept / n
+    return 1 + (slope - scales) / n, intercept / n
+
+
+def _by_coordinate(a: PerWorker, c: PerWorker) -> Floats:
+    """(a, c) side by side, all workers of a coordinate together: (d n 2,)."""
+    return np.stack([a.T, c.T], axis=-1).reshape(-1)
+
+
+def _table_tile(n_workers: int) -> int:
+    return max(16, CACHE // (64 * n_workers))
+
+
 def _width(shared: int, own: int) -> int:
     """Seeds in lockstep, where all read `shared` bytes and each has `own` bytes for itself."""
     return WIDEST if shared > CACHE else max(16, min(WIDEST, CACHE // (4 * own)))
 
 
-def _dense(setup: dense_kernel.Dense, columns: int, X: Floats, keys: Keys, span: Span) -> None:
-    m, d = X.shape
-    desk = dense_kernel.Desk(
-        own=np.empty((m, d), dtype=np.uint16),
-        hands=np.empty((m, d), dtype=np.uint16),
-        ends=np.empty((m, columns + 1), dtype=np.int64),
-        at=np.empty(m, dtype=np.int64),
-        z=np.empty((m, d)),
-        grad=np.empty((m, d)),
-        moved=np.zeros((m, d)),
-        holders=np.zeros((m, d)),
+def deck(m: int, dim: int, law: draws.Law) -> draws.Deck:
+    """Room for the draws of m seeds."""
+    n = len(law.weights)
+    cards = draws.Deck(
+        positions=np.empty(dim, dtype=np.uint16),
+        swaps=np.empty(dim, dtype=np.uint32),
+        own=np.empty(m * dim, dtype=np.uint16),
+        hands=np.empty(m * dim, dtype=np.uint16),
+        ends=np.empty(max(m * 2, n + 1 if law.even else m * (n + 1)), dtype=np.int64),
+        at=np.empty(n, dtype=np.uint64),
     )
-    dense_kernel.dense_rounds(setup, X, keys, span, desk)
+    if law.kind == draws.PERM and law.even:
+        sizes = dim * law.weights // law.weights.sum()
+        cards.ends[0], cards.ends[1 : n + 1] = 0, sizes.cumsum()
+        cards.positions[:] = np.repeat(np.arange(n), sizes)
+    elif law.kind == draws.RAND_Q:
+        cards.positions[:] = np.arange(dim) >= law.number
+    return cards
+
+
+def _dense(setup: dense_kernel.Dense, X: Floats, keys: Keys, span: Span) -> None:
+    m, d = X.shape
+    sums = 0 if setup.law.kind == draws.PERM else m * d
+    desk = dense_kernel.Desk(
+        z=np.empty(m * d),
+        grad=np.empty(m * d),
+        done=np.empty(m, dtype=np.uint64),
+        moved=np.zeros(sums),
+        holders=np.zeros(sums),
+    )
+    cards = deck(m, d, setup.law)
+    dense_kernel.dense_rounds(setup, X.reshape(-1), keys, span, cards, desk)
 
 
 def _single(setup: single.Single, X: Floats, keys: Keys, span: Span) -> None:
-    m, d = X.shape
-    n = len(setup.law.weights)
-    desk = single.SingleDesk(np.empty((m, d), np.uint16), np.empty((m, n + 1), np.int64))
-    single.single_rounds(setup, X, keys, span, desk)
+    cards = deck(len(X), X.shape[1], setup.law)
+    single.single_rounds(setup, X.reshape(-1), keys, span, cards)
 
 
 def _banded(setup: bands.Bands, X: Floats, keys: Keys, span: Span) -> None:
-    m, d = X.shape
-    n = len(setup.law.weights)
-    room = (np.empty(d) for _ in range(7))
-    desk = bands.BandsDesk(np.empty((m, d), np.uint16), np.empty((m, n + 1), np.int64), *room)
-    bands.bands_rounds(setup, X, keys, span, desk)
+    cards = deck(len(X), X.shape[1], setup.law)
+    bands.bands_rounds(setup, X.reshape(-1), keys, span, cards)

@@ -1,98 +1,129 @@
-"""Rounds of Perm on tridiagonal quadratics: O(d) numbers a round, no d x d array anywhere."""
+"""Rounds of Perm on tridiagonal quadratics: O(d) numbers a round, no d x d array anywhere.
+
+A local step is z_j <- a z_j + c, plus what the neighbours add that the same worker holds.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from subnetwork.theory.kernels.dense import HOLDERS, UPDATE
-from subnetwork.theory.kernels.draws import Law, deal_owners
-from subnetwork.theory.kernels.streams import Array, Ints, Short, State, compiled
+from subnetwork.theory.kernels.draws import Deck, Law, deal_owners
+from subnetwork.theory.kernels.streams import Array, Ints, State, bare, compiled
 
 U = np.uint64
+ONE, TWO = U(1), U(2)
 
 
 class Bands(NamedTuple):
-    """What to run."""
+    """What to run. With one local step the tables speak of x itself, otherwise of z = C_i x."""
 
-    diag: Array  # (n, d)
-    off: Array  # (n, d - 1)
-    b: Array  # (n, d)
-    scales: Array  # (n, d) or (1, 1), [C_i]_jj where held
+    table: Array  # (d n 2,): a and c for coordinate j at worker i, side by side
+    sides: Array  # (n d 2,): for worker i and coordinate j, what z_{j-1} and z_{j+1} add
+    scales: Array  # (n d,), [C_i]_jj where held
     law: Law
-    step_size: float
     n_steps: int
     form: int
+    tile: int  # coordinates whose part of the table stays in cache while all seeds pass
 
 
-class BandsDesk(NamedTuple):
-    """Room to work in, for m seeds, and for one."""
+class Row(NamedTuple):
+    """One seed's round: a matrix of three bands, whatever the hands are. All of shape (d,)."""
 
-    own: Short  # (m, d)
-    ends: Ints  # (m, n + 1)
-    main: Array  # (d,), gamma s_j [L_i]_jj of the worker that holds j
-    side: Array  # (d,), [L_i]_{j,j+1} if one worker holds both, else 0
-    rest: Array  # (d,), gamma s_j [b_i]_j
-    rate: Array  # (d,), gamma s_j
-    scale: Array  # (d,), s_j
-    z: Array  # (d,)
-    push: Array  # (d,), the off-diagonal part of L_i z
+    a: Array
+    c: Array
+    left: Array
+    right: Array
+    z: Array
+    before: Array
 
 
-@compiled
-def hold(problem: Bands, own: Short, desk: BandsDesk) -> None:
-    """Gather one round's block-diagonal matrix: three bands, whatever the hands are."""
-    d = len(own)
-    D, wide = U(d), problem.scales.shape[1] > 1
-    diag, off, b = problem.diag.reshape(-1), problem.off.reshape(-1), problem.b.reshape(-1)
-    scales, gamma = problem.scales.reshape(-1), problem.step_size
-    s = scales[0]
-    for c in range(d):
-        j = U(c)
-        i = U(own[j])
-        t = i * D + j
-        if wide:
-            s = scales[t]
-        desk.scale[j] = s
-        desk.rate[j] = gamma * s
-        desk.main[j] = gamma * s * diag[t]
-        desk.rest[j] = gamma * s * b[t]
-        desk.side[j] = 0.0
-        if c + 1 < d and own[j] == own[c + 1]:
-            desk.side[j] = off[t - i]
-
-
-@compiled
-def sweep(desk: BandsDesk) -> None:
-    """One local step of all workers at once: z -= gamma C (L z - b) (line 6)."""
-    d = len(desk.z)
-    for j in range(d):
-        desk.push[j] = 0.0
-    for j in range(d - 1):
-        desk.push[j] += desk.side[j] * desk.z[j + 1]
-    for j in range(d - 1):
-        desk.push[j + 1] += desk.side[j] * desk.z[j]
-    for j in range(d):
-        z = desk.z[j]
-        desk.z[j] = z - (desk.main[j] * z - desk.rest[j] + desk.rate[j] * desk.push[j])
-
-
-@compiled
-def bands_rounds(problem: Bands, X: Array, seeds: State, span: Ints, desk: BandsDesk) -> None:
-    """Rounds span[0], ..., span[1] - 1 of every seed, from X and into X."""
-    m, d = X.shape
-    n = len(problem.diag)
-    for k in range(span[0], span[1]):
-        deal_owners(seeds, k, problem.law, desk.ends, desk.own)
+@bare
+def steps_on_x(problem: Bands, X: Array, left: Array, m: int, deck: Deck) -> None:
+    """One local step and the merge; left[s] = x_{j-1} as it was before the round."""
+    d, n = len(deck.positions), len(problem.law.weights)
+    table, sides, own = problem.table, problem.sides, deck.own
+    for first in range(0, d, problem.tile):
+        last = min(first + problem.tile, d)
         for s in range(m):
-            hold(problem, desk.own[s], desk)
-            for j in range(d):
-                desk.z[j] = desk.scale[j] * X[s, j]
+            zero = U(s) * U(d)
+            before = left[s]
+            for w in range(first, last):
+                c = U(w)
+                j = zero + c
+                i = U(own[j])
+                t, side = TWO * (c * U(n) + i), TWO * (i * U(d) + c)
+                x = X[j]
+                moved = table[t] * x + table[t + ONE]
+                if w > 0 and own[j - ONE] == own[j]:
+                    moved += sides[side] * before
+                if w + 1 < d and own[j + ONE] == own[j]:
+                    moved += sides[side + ONE] * X[j + ONE]
+                X[j] = moved
+                before = x
+            left[s] = before
+
+
+@bare
+def gather(problem: Bands, X: Array, s: int, deck: Deck, row: Row) -> None:
+    """Take one seed's matrix and submodels from the tables."""
+    d, n = len(deck.positions), len(problem.law.weights)
+    own, zero = deck.own, U(s) * U(d)
+    for w in range(d):
+        c = U(w)
+        j = zero + c
+        i = U(own[j])
+        t, at = TWO * (c * U(n) + i), i * U(d) + c
+        row.a[w], row.c[w] = problem.table[t], problem.table[t + ONE]
+        row.z[w] = problem.scales[at] * X[j]
+        row.left[w] = row.right[w] = 0.0
+        if w > 0 and own[j - ONE] == own[j]:
+            row.left[w] = problem.sides[TWO * at]
+        if w + 1 < d and own[j + ONE] == own[j]:
+            row.right[w] = problem.sides[TWO * at + ONE]
+
+
+@bare
+def sweep(row: Row) -> None:
+    """One local step of all workers at once (line 6)."""
+    d, z, before = len(row.z), row.z, row.before
+    for j in range(d):
+        before[j] = z[j]
+    for j in range(d):
+        z[j] = row.a[j] * before[j] + row.c[j]
+    for j in range(1, d):
+        z[j] += row.left[j] * before[j - 1]
+    for j in range(d - 1):
+        z[j] += row.right[j] * before[j + 1]
+
+
+@bare
+def give_back(problem: Bands, X: Array, s: int, deck: Deck, row: Row) -> None:
+    """Line 9: every coordinate has one holder."""
+    d, n = len(deck.positions), len(problem.law.weights)
+    for w in range(d):
+        j = U(s) * U(d) + U(w)
+        if problem.form == UPDATE:
+            X[j] += (row.z[w] - problem.scales[U(deck.own[j]) * U(d) + U(w)] * X[j]) / n
+        elif problem.form == HOLDERS:
+            X[j] = row.z[w]
+        else:
+            X[j] = row.z[w] / n
+
+
+@compiled
+def bands_rounds(problem: Bands, X: Array, seeds: State, span: Ints, deck: Deck) -> None:
+    """Rounds span[0], ..., span[1] - 1 of every seed, from the flat X and into it."""
+    d, m = len(deck.positions), len(seeds)
+    row = Row(np.empty(d), np.empty(d), np.empty(d), np.empty(d), np.empty(d), np.empty(d))
+    left = np.zeros(m)
+    for k in range(span[0], span[1]):
+        deal_owners(seeds, k, problem.law, deck)
+        if problem.n_steps == 1:
+            steps_on_x(problem, X, left, m, deck)
+            continue
+        for s in range(m):
+            gather(problem, X, s, deck, row)
             for _ in range(problem.n_steps):
-                sweep(desk)
-            for j in range(d):
-                if problem.form == UPDATE:
-                    X[s, j] += (desk.z[j] - desk.scale[j] * X[s, j]) / n
-                elif problem.form == HOLDERS:
-                    X[s, j] = desk.z[j]
-                else:
-                    X[s, j] = desk.z[j] / n
+                sweep(row)
+            give_back(problem, X, s, deck, row)

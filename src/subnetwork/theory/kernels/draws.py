@@ -10,20 +10,24 @@ in any order, and owners scanned in order give hands that are already sorted.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from subnetwork.theory.kernels.streams import (
     Ints,
     Short,
     State,
+    bare,
     below,
     compiled,
     fold,
+    inlined,
     mix,
     shuffle,
 )
 
 FULL, PERM, RAND_Q, BERNOULLI = 0, 1, 2, 3
-Swaps = np.ndarray[tuple[int], np.dtype[np.uint32]]
+U = np.uint64
+ONE = U(1)
 
 
 class Law(NamedTuple):
@@ -33,35 +37,51 @@ class Law(NamedTuple):
     number: int  # Rand-q: q. Bernoulli: round(p 2**32). Others: 0
     weights: Ints  # (n,), shares of Perm
     axis: int
-    even: bool  # Perm: hands have the same sizes in every round
+    even: bool  # hands have the same sizes in every round
+
+
+class Deck(NamedTuple):
+    """Room for the draws of m seeds; flat, one seed after the other."""
+
+    positions: Short  # (d,), the worker who gets what lies at a position of the deck
+    swaps: NDArray[np.uint32]  # (d,)
+    own: Short  # (m d,), the worker who holds a coordinate
+    hands: Short  # (m d,), the coordinates of a worker, ascending
+    ends: Ints  # (m (n + 1),), hand i is hands[ends[i]:ends[i + 1]]; of one seed if Law.even
+    at: State  # (n,), where the next coordinate of a hand goes
 
 
 @compiled
-def draw_swaps(start: np.uint64, swaps: Swaps) -> None:
+def draw_slowly(start: np.uint64, swaps: NDArray[np.uint32]) -> None:
+    """As `draw_swaps`, one by one: a word may be rejected and drawn again."""
+    state = np.array([start], dtype=np.uint64)
+    for i in range(len(swaps) - 1, 0, -1):
+        swaps[i] = np.uint32(below(state, i + 1))
+
+
+@inlined
+def draw_swaps(start: np.uint64, swaps: NDArray[np.uint32]) -> None:
     """Partner j <= i of every i > 0 in the shuffle whose stream stands at `start`."""
     d = len(swaps)
-    refused = np.uint64(0)
+    refused = U(0)
     for i in range(1, d):  # vectorised: word number d - i of the stream, as if never rejected
-        m = np.uint64(i + 1)
-        product = (
-            mix(start + np.uint64(d - i) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-        ) * m
-        refused |= np.uint64(product & np.uint64(0xFFFFFFFF) < m)
-        swaps[i] = np.uint32(product >> np.uint64(32))
-    if refused:  # d^2 / 2**33 of all draws: one by one, where a word may be drawn again
-        state = np.array([start], dtype=np.uint64)
-        for i in range(d - 1, 0, -1):
-            swaps[i] = np.uint32(below(state, i + 1))
+        m = U(i + 1)
+        product = (mix(start + U(d - i) * U(0x9E3779B97F4A7C15)) >> U(32)) * m
+        refused |= U(product & U(0xFFFFFFFF) < m)
+        swaps[i] = np.uint32(product >> U(32))
+    if refused:  # d^2 / 2**33 of all draws
+        draw_slowly(start, swaps)
 
 
-@compiled
-def owners(start: np.uint64, positions: Short, swaps: Swaps, own: Short) -> None:
-    """own[j] = positions[p] where a shuffled deck holds coordinate j at position p."""
+@inlined
+def owners(start: np.uint64, deck: Deck, zero: np.uint64) -> None:
+    """own[zero + j] = positions[p] where a shuffled deck holds coordinate j at position p."""
+    positions, swaps, own = deck.positions, deck.swaps, deck.own
     draw_swaps(start, swaps)
-    own[0] = positions[0]
-    for i in range(1, len(own)):
-        j = swaps[i]
-        own[i] = own[j]
+    own[zero] = positions[0]
+    for i in range(1, len(positions)):
+        j = zero + U(swaps[i])
+        own[zero + U(i)] = own[j]
         own[j] = positions[i]
 
 
@@ -84,73 +104,70 @@ def perm_ends(ends: Ints, size: int, weights: Ints, state: State) -> None:
 
 
 @compiled
-def perm_owners(start: np.uint64, law: Law, ends: Ints, positions: Short, own: Short) -> None:
-    """The worker of every coordinate in one draw of `deals.Perm`; fills `ends` on the way."""
+def cut(start: np.uint64, law: Law, deck: Deck, ends: Ints) -> np.uint64:
+    """Fill the sizes of one draw of Perm into `ends` and positions; where the stream goes on."""
     state = np.array([start], dtype=np.uint64)
-    perm_ends(ends, len(own), law.weights, state)
+    perm_ends(ends, len(deck.positions), law.weights, state)
     for i in range(len(law.weights)):
         for p in range(ends[i], ends[i + 1]):
-            positions[p] = i
-    owners(state[0], positions, np.empty(len(own), dtype=np.uint32), own)
+            deck.positions[p] = i
+    return state[0]
 
 
-@compiled
-def deal_owners(seeds: State, k: int, law: Law, ends: Ints, own: Short) -> None:
-    """Round k of Perm for every seed: own[s, j] holds j, and ends[s] bounds the sorted hands.
+@bare
+def deal_owners(seeds: State, k: int, law: Law, deck: Deck) -> None:
+    """Round k of Perm for every seed: fills own and ends.
 
     Args:
         seeds: `key` of every seed alone.
         k: the round.
-        law: a Perm.
-        ends: (m, n + 1), filled.
-        own: (m, d), filled.
+        law: a Perm. If it is even, positions and ends are set already: see `cut`.
+        deck: where to.
     """
-    m, d = own.shape
-    positions, swaps = np.empty(d, dtype=np.uint16), np.empty(d, dtype=np.uint32)
-    for s in range(m):
-        start = fold(fold(seeds[s], np.uint64(k)), np.uint64(law.axis))
-        if s == 0 or not law.even:
-            perm_owners(start, law, ends[s], positions, own[s])
-        else:
-            ends[s] = ends[0]
-            owners(start, positions, swaps, own[s])
+    d, n = len(deck.positions), len(law.weights)
+    for s in range(len(seeds)):
+        start = fold(fold(seeds[s], U(k)), U(law.axis))
+        if not law.even:
+            start = cut(start, law, deck, deck.ends[s * (n + 1) : (s + 1) * (n + 1)])
+        owners(start, deck, U(s) * U(d))
 
 
-@compiled
-def sort_hands(own: Short, ends: Ints, hands: Short) -> None:
-    """hands[s, ends[s, i]:ends[s, i + 1]] = what worker i holds, ascending."""
-    m, d = own.shape
-    at = np.empty(ends.shape[1] - 1, dtype=np.uint64)
+@bare
+def sort_hands(m: int, law: Law, deck: Deck) -> None:
+    """Fill the hands of m seeds from own and ends."""
+    own, hands, ends, at = deck.own, deck.hands, deck.ends, deck.at
+    d, n = len(deck.positions), len(law.weights)
     for s in range(m):
-        for i in range(len(at)):
-            at[i] = np.uint64(ends[s, i])
+        zero = U(s) * U(d)
+        first = U(0) if law.even else U(s) * U(n + 1)
+        for i in range(n):
+            at[i] = zero + U(ends[first + U(i)])
         for j in range(d):
-            worker = own[s, j]
-            hands[s, at[worker]] = j
-            at[worker] += np.uint64(1)
+            worker = own[zero + U(j)]
+            hands[at[worker]] = j
+            at[worker] += ONE
 
 
-@compiled
-def deal_alone(seeds: State, k: int, worker: int, law: Law, ends: Ints, hands: Short) -> None:
-    """Round k of a deal without partners, one worker, every seed: hands[s, :ends[s, 1]].
+@bare
+def deal_alone(seeds: State, k: int, worker: int, law: Law, deck: Deck) -> None:
+    """Round k of a deal without partners, one worker, every seed: hands from 0 to ends[2 s + 1].
 
     The worker draws from a stream of its own, so nobody else's hand is needed.
     """
-    m, d = hands.shape
-    own, positions = np.zeros(d, dtype=np.uint16), np.ones(d, dtype=np.uint16)
-    swaps = np.empty(d, dtype=np.uint32)
-    positions[: law.number] = 0
-    for s in range(m):
-        start = fold(fold(seeds[s], np.uint64(k)), np.uint64(law.axis))
-        start = fold(start, np.uint64(worker))
+    own, hands, d = deck.own, deck.hands, len(deck.positions)
+    for s in range(len(seeds)):
+        zero = U(s) * U(d)
+        start = fold(fold(fold(seeds[s], U(k)), U(law.axis)), U(worker))
         if law.kind == RAND_Q:
-            owners(start, positions, swaps, own)
-        elif law.kind == BERNOULLI:
-            for j in range(d):
-                at = start + np.uint64(j + 1) * np.uint64(0x9E3779B97F4A7C15)
-                own[j] = mix(at) >> np.uint64(32) >= np.uint64(law.number)
-        count = np.uint64(0)
+            owners(start, deck, zero)
         for j in range(d):
-            hands[s, count] = j
-            count += np.uint64(own[j] == 0)
-        ends[s, 0], ends[s, 1] = 0, count
+            if law.kind == FULL:
+                own[zero + U(j)] = 0
+            elif law.kind == BERNOULLI:
+                word = mix(start + U(j + 1) * U(0x9E3779B97F4A7C15)) >> U(32)
+                own[zero + U(j)] = word >= U(law.number)
+        count = zero
+        for j in range(d):
+            hands[count] = j
+            count += U(own[zero + U(j)] == 0)
+        deck.ends[2 * s], deck.ends[2 * s + 1] = 0, count - zero

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from subnetwork.theory.kernels.draws import Law, deal_owners
-from subnetwork.theory.kernels.streams import Array, Ints, Short, State, compiled
+from subnetwork.theory.kernels.draws import Deck, Law, deal_owners
+from subnetwork.theory.kernels.streams import Array, Ints, State, bare
 
 U = np.uint64
 ONE, TWO = U(1), U(2)
@@ -19,26 +19,18 @@ class Single(NamedTuple):
     tile: int  # coordinates whose part of the table stays in cache while all seeds pass
 
 
-class SingleDesk(NamedTuple):
-    """Room to work in, for m seeds."""
-
-    own: Short  # (m, d)
-    ends: Ints  # (m, n + 1)
-
-
-@compiled
-def single_rounds(problem: Single, X: Array, seeds: State, span: Ints, desk: SingleDesk) -> None:
-    """Rounds span[0], ..., span[1] - 1 of every seed, from X and into X."""
-    m, d = X.shape
-    width = U(2 * d)
-    table, x, own = problem.table, X.reshape(-1), desk.own.reshape(-1)
+@bare
+def single_rounds(problem: Single, X: Array, seeds: State, span: Ints, deck: Deck) -> None:
+    """Rounds span[0], ..., span[1] - 1 of every seed, from the flat X and into it."""
+    d, n = len(deck.positions), len(problem.law.weights)
+    table, own = problem.table, deck.own
     for k in range(span[0], span[1]):
-        deal_owners(seeds, k, problem.law, desk.ends, desk.own)
+        deal_owners(seeds, k, problem.law, deck)
         for first in range(0, d, problem.tile):
             last = min(first + problem.tile, d)
-            for s in range(m):
+            for s in range(len(seeds)):
                 zero = U(s) * U(d)
                 for c in range(first, last):
                     j = zero + U(c)
-                    t = U(c) * width + TWO * U(own[j])
-                    x[j] = table[t] * x[j] + table[t + ONE]
+                    t = TWO * (U(c) * U(n) + U(own[j]))
+                    X[j] = table[t] * X[j] + table[t + ONE]

@@ -17,21 +17,38 @@ Short = NDArray[
 State = NDArray[np.uint64]  # one word: where a stream stands
 
 
-def compiled(function: F) -> F:
+def compiled(function: F, *, inline: bool = False, nrt: bool = True) -> F:
     """Compile to machine code, kept on disk where a folder for it can be written.
 
     a * b + c becomes one instruction ("contract"); nothing else is reordered, so all sums run in
     the order written. Never add two products where seeds are lanes of a vector: the compiler may
     pick either for the one instruction, and another one for the lanes left over.
     """
-    quick = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy")
+    quick = partial(
+        njit,
+        nogil=True,
+        fastmath={"contract"},
+        error_model="numpy",
+        forceinline=inline,
+        _nrt=nrt,
+    )
     try:
         return cast(F, quick(cache=True)(function))
     except RuntimeError:  # "cannot cache function": neither NUMBA_CACHE_DIR nor any other folder
         return cast(F, quick()(function))
 
 
-@compiled
+def bare(function: F) -> F:
+    """`compiled` for functions that make no arrays: references to arrays are not counted."""
+    return compiled(function, nrt=False)
+
+
+def inlined(function: F) -> F:
+    """`compiled` into its callers: a call hands over seven words for every array."""
+    return compiled(function, inline=True, nrt=False)
+
+
+@inlined
 def mix(z: np.uint64) -> np.uint64:
     """`keys.mix` on uint64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -39,7 +56,7 @@ def mix(z: np.uint64) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@compiled
+@inlined
 def fold(folded: np.uint64, step: np.uint64) -> np.uint64:
     """One step of `keys.key`: the key of a path that is longer by `step`."""
     return mix(folded + np.uint64(0x9E3779B97F4A7C15) + mix(step))
