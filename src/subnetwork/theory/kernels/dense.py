@@ -43,15 +43,16 @@ class Hand(NamedTuple):
     """One worker's hand in one seed's draw."""
 
     worker: np.uint64
-    seed: np.uint64  # s
-    zero: np.uint64  # s d, where the seed's entries begin
+    seed: np.uint64  # s, or 0 likewise
+    zero: np.uint64  # s d, where the seed begins in X
+    room: np.uint64  # where its part of the desk begins: s d, or 0 where seeds come one by one
     first: np.uint64  # where the hand begins in Deck.hands
     q: np.uint64  # its size
 
 
 @inlined
-def hand_of(s: int, worker: int, law: Law, deck: Deck) -> Hand:
-    """Where the hand lies."""
+def hand_of(s: int, worker: int, law: Law, deck: Deck, apart: bool) -> Hand:
+    """Where the hand lies; `apart` if every seed has its own room on the desk."""
     zero = U(s) * U(len(deck.positions))
     if law.kind == PERM:
         e = U(worker)
@@ -60,7 +61,8 @@ def hand_of(s: int, worker: int, law: Law, deck: Deck) -> Hand:
     else:
         e = U(2 * s)
     begin = U(deck.ends[e])
-    return Hand(U(worker), U(s), zero, zero + begin, U(deck.ends[e + ONE]) - begin)
+    room, seed = (zero, U(s)) if apart else (U(0), U(0))
+    return Hand(U(worker), seed, zero, room, zero + begin, U(deck.ends[e + ONE]) - begin)
 
 
 @inlined
@@ -70,7 +72,7 @@ def four_rows(L: Array, hand: Hand, u: np.uint64, deck: Deck, desk: Desk) -> Non
     L_i is symmetric.
     """
     D, hands, z, grad = U(len(deck.positions)), deck.hands, desk.z, desk.grad
-    zero, h, p = hand.zero, hand.first, hand.zero + u
+    zero, h, p = hand.room, hand.first, hand.room + u
     j0, j1, j2, j3 = (
         U(hands[h + u]),
         U(hands[h + u + ONE]),
@@ -105,7 +107,7 @@ def four_rows(L: Array, hand: Hand, u: np.uint64, deck: Deck, desk: Desk) -> Non
 def one_row(L: Array, hand: Hand, u: np.uint64, deck: Deck, desk: Desk) -> None:
     """Row u of L_i z into grad, likewise."""
     D, hands, z, grad = U(len(deck.positions)), deck.hands, desk.z, desk.grad
-    zero, h = hand.zero, hand.first
+    zero, h = hand.room, hand.first
     j, y = U(hands[h + u]), z[zero + u]
     row = (hand.worker * D + j) * D
     g = L[row + j] * y
@@ -140,16 +142,16 @@ def take_up(problem: Dense, X: Array, hand: Hand, deck: Deck, desk: Desk) -> Non
     row = hand.worker * U(len(deck.positions))
     for w in range(np.int64(hand.q)):
         j = U(deck.hands[hand.first + U(w)])
-        desk.z[hand.zero + U(w)] = problem.scales[row + j] * X[hand.zero + j]
+        desk.z[hand.room + U(w)] = problem.scales[row + j] * X[hand.zero + j]
     desk.done[hand.seed] = U(0)
 
 
 @inlined
 def step(problem: Dense, hand: Hand, deck: Deck, desk: Desk) -> None:
-    """One local step z -= gamma C_i (L_i z - b_i), with L_i z in grad (line 6)."""
+    """A local step before the last: z -= gamma C_i (L_i z - b_i), with L_i z in grad (line 6)."""
     row = hand.worker * U(len(deck.positions))
     for w in range(np.int64(hand.q)):
-        u, j = hand.zero + U(w), row + U(deck.hands[hand.first + U(w)])
+        u, j = hand.room + U(w), row + U(deck.hands[hand.first + U(w)])
         rate = problem.step_size * problem.scales[j]
         desk.z[u] -= rate * (desk.grad[u] - problem.b[j])
     desk.done[hand.seed] = U(0)
@@ -157,18 +159,23 @@ def step(problem: Dense, hand: Hand, deck: Deck, desk: Desk) -> None:
 
 @inlined
 def give_back(problem: Dense, X: Array, hand: Hand, deck: Deck, desk: Desk) -> None:
-    """What the merge needs of z (line 9): into x where nobody else holds it, else into a sum."""
-    row, n, form = hand.worker * U(len(deck.positions)), len(problem.law.weights), problem.form
+    """The last step, and what the merge needs of it (line 9).
+
+    Into x where nobody else holds the coordinate, else into a sum.
+    """
+    row, form = hand.worker * U(len(deck.positions)), problem.form
     alone = problem.law.kind == PERM
+    share = 1.0 / len(problem.law.weights)
     for w in range(np.int64(hand.q)):
-        c = U(deck.hands[hand.first + U(w)])
-        u, j = hand.zero + U(w), hand.zero + c
+        c, u = U(deck.hands[hand.first + U(w)]), hand.room + U(w)
+        j, scale = hand.zero + c, problem.scales[row + c]
+        z = desk.z[u] - problem.step_size * scale * (desk.grad[u] - problem.b[row + c])
         if form == UPDATE:
-            moved = (desk.z[u] - problem.scales[row + c] * X[j]) / n
+            moved = (z - scale * X[j]) * share
         elif form == MERGE:
-            moved = desk.z[u] / n
+            moved = z * share
         else:
-            moved = desk.z[u] if alone else desk.z[u] - X[j]
+            moved = z if alone else z - X[j]
         if not alone:
             desk.moved[j] += moved
             desk.holders[j] += 1.0
@@ -197,11 +204,12 @@ def work_alone(problem: Dense, X: Array, worker: int, deck: Deck, desk: Desk) ->
     """One worker's round, lines 3 to 8 and its part of 9, one seed after the other."""
     law, d = problem.law, len(deck.positions)
     for s in range(len(X) // d):
-        hand = hand_of(s, worker, law, deck)
+        hand = hand_of(s, worker, law, deck, False)
         take_up(problem, X, hand, deck, desk)
-        for _ in range(problem.n_steps):
+        for _ in range(1, problem.n_steps):
             rows(problem.L, hand, d, deck, desk)
             step(problem, hand, deck, desk)
+        rows(problem.L, hand, d, deck, desk)
         give_back(problem, X, hand, deck, desk)
 
 
@@ -211,16 +219,17 @@ def work_in_tiles(problem: Dense, X: Array, worker: int, deck: Deck, desk: Desk)
     law, d = problem.law, len(deck.positions)
     m = len(X) // d
     for s in range(m):
-        take_up(problem, X, hand_of(s, worker, law, deck), deck, desk)
-    for _ in range(problem.n_steps):
+        take_up(problem, X, hand_of(s, worker, law, deck, True), deck, desk)
+    for t in range(problem.n_steps):
         for first in range(0, d, problem.tile):
             last = min(first + problem.tile, d)
             for s in range(m):
-                rows(problem.L, hand_of(s, worker, law, deck), last, deck, desk)
+                rows(problem.L, hand_of(s, worker, law, deck, True), last, deck, desk)
         for s in range(m):
-            step(problem, hand_of(s, worker, law, deck), deck, desk)
-    for s in range(m):
-        give_back(problem, X, hand_of(s, worker, law, deck), deck, desk)
+            if t + 1 < problem.n_steps:
+                step(problem, hand_of(s, worker, law, deck, True), deck, desk)
+            else:
+                give_back(problem, X, hand_of(s, worker, law, deck, True), deck, desk)
 
 
 @bare
