@@ -104,6 +104,7 @@ BANDED = [
     (Perm(3, (1, 2, 4)), 16, "paper"),
     (Perm(3), 16, "as trained"),
     (Perm(7), 7, "preconditioned"),
+    (Perm(6), 9, "paper"),
 ]
 
 

@@ -65,17 +65,23 @@ def dense(
 
 
 def perm1(
-    problem: Quadratics, deal: Deal, scales: PerWorker, gamma: float, n_steps: int, form: str
+    diagonals: PerWorker,
+    b: PerWorker,
+    deal: Deal,
+    scales: Floats,
+    gamma: float,
+    n_steps: int,
+    form: str,
 ) -> Plan:
     """Perm on n = d workers: n_steps steps on one coordinate are one line a x + c."""
-    n, d = problem.b.shape
-    shrink = 1 - gamma * scales * problem.diagonals
+    n, d = b.shape
+    shrink = 1 - gamma * scales * diagonals
     powers = np.ones_like(shrink)
     intercept = np.zeros_like(shrink)
     for _ in range(n_steps):
         intercept += powers
         powers *= shrink
-    intercept *= gamma * scales * problem.b
+    intercept *= gamma * scales * b
     table = _merged(powers * scales, intercept, scales, form)
     setup = single.Single(_by_coordinate(*table), law(deal, d), tile=_table_tile(n))
     return Plan(d, _width(16 * n * d, 10 * d), partial(_single, setup))
@@ -139,10 +145,10 @@ def law(deal: Deal, dim: int) -> draws.Law:
 
 
 def _merged(
-    slope: PerWorker, intercept: PerWorker, scales: PerWorker, form: str
+    slope: PerWorker, intercept: PerWorker, scales: Floats, form: str
 ) -> tuple[PerWorker, PerWorker]:
     """The x after the merge as a line of the x before it, given z as one."""
-    n = len(scales)
+    n = len(slope)
     if form == "holders":
         return slope, intercept
     if form == "merge":

@@ -43,11 +43,11 @@ class Simulation:
     @property
     def plan(self) -> Plan:
         """The compiled rounds of this; raises ValueError for a deal that has no compiled twin."""
-        deal, work = self.sketch.deal, self.work
-        build = perm1 if _one_each(deal, self.problem.dim) else dense
-        return build(
-            self.problem, deal, self.sketch.scales, work.step_size, work.n_steps, self.form
-        )
+        given = (self.sketch.scales, self.work.step_size, self.work.n_steps, self.form)
+        deal, problem = self.sketch.deal, self.problem
+        if _one_each(deal, problem.dim):
+            return perm1(problem.diagonals, problem.b, deal, *given)
+        return dense(problem, deal, *given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +92,9 @@ class BandedSimulation:
     @property
     def plan(self) -> Plan:
         """The compiled rounds of this."""
+        if _one_each(self.deal, self.diag.shape[1]):  # the bands take no part
+            given = (self.scales, self.step_size, self.n_steps, self.form)
+            return perm1(self.diag, self.b, self.deal, *given)
         arrays = (self.diag, self.off, self.b, self.scales)
         return banded(arrays, self.deal, self.step_size, self.n_steps, self.form)
 

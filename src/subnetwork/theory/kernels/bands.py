@@ -9,7 +9,7 @@ import numpy as np
 
 from subnetwork.theory.kernels.dense import HOLDERS, UPDATE
 from subnetwork.theory.kernels.draws import Deck, Law, deal_owners
-from subnetwork.theory.kernels.streams import Array, Ints, State, bare, compiled
+from subnetwork.theory.kernels.streams import Array, Ints, State, bare, compiled, inlined
 
 U = np.uint64
 ONE, TWO = U(1), U(2)
@@ -27,6 +27,22 @@ class Bands(NamedTuple):
     tile: int  # coordinates whose part of the table stays in cache while all seeds pass
 
 
+class Tile(NamedTuple):
+    """Some coordinates."""
+
+    first: int
+    last: int
+
+
+class Space(NamedTuple):
+    """Room for one local step."""
+
+    d: int
+    push: Array  # (d + 1,), what its neighbours add to a coordinate
+    pairs: State  # (d,), every j whose worker holds j + 1 too
+    carry: Array  # (m,), push at the end of the last tile, for every seed
+
+
 class Row(NamedTuple):
     """One seed's round: a matrix of three bands, whatever the hands are. All of shape (d,)."""
 
@@ -38,30 +54,42 @@ class Row(NamedTuple):
     before: Array
 
 
+@inlined
+def push_neighbours(
+    problem: Bands, X: Array, zero: np.uint64, tile: Tile, deck: Deck, space: Space
+) -> None:
+    """What j and j + 1 add to each other where the same worker holds both, j in the tile."""
+    pairs, push, sides, own, d = space.pairs, space.push, problem.sides, deck.own, space.d
+    count = U(0)
+    for w in range(tile.first, min(tile.last, d - 1)):
+        pairs[count] = w
+        count += U(own[zero + U(w)] == own[zero + U(w) + ONE])
+    for e in range(count):
+        w = pairs[e]
+        j = zero + w
+        side = TWO * (U(own[j]) * U(d) + w)
+        push[w] += sides[side + ONE] * X[j + ONE]
+        push[w + ONE] += sides[side + TWO] * X[j]
+
+
 @bare
-def steps_on_x(problem: Bands, X: Array, left: Array, m: int, deck: Deck) -> None:
-    """One local step and the merge; left[s] = x_{j-1} as it was before the round."""
-    d, n = len(deck.positions), len(problem.law.weights)
-    table, sides, own = problem.table, problem.sides, deck.own
+def steps_on_x(problem: Bands, X: Array, m: int, deck: Deck, space: Space) -> None:
+    """One local step and the merge, for all seeds."""
+    d, n = space.d, U(len(problem.law.weights))
+    table, own, push = problem.table, deck.own, space.push
     for first in range(0, d, problem.tile):
-        last = min(first + problem.tile, d)
+        tile = Tile(first, min(first + problem.tile, d))
         for s in range(m):
             zero = U(s) * U(d)
-            before = left[s]
-            for w in range(first, last):
-                c = U(w)
-                j = zero + c
-                i = U(own[j])
-                t, side = TWO * (c * U(n) + i), TWO * (i * U(d) + c)
-                x = X[j]
-                moved = table[t] * x + table[t + ONE]
-                if w > 0 and own[j - ONE] == own[j]:
-                    moved += sides[side] * before
-                if w + 1 < d and own[j + ONE] == own[j]:
-                    moved += sides[side + ONE] * X[j + ONE]
-                X[j] = moved
-                before = x
-            left[s] = before
+            push[first] = space.carry[s] if first else 0.0
+            for w in range(first, tile.last):
+                push[w + 1] = 0.0
+            push_neighbours(problem, X, zero, tile, deck, space)
+            space.carry[s] = push[tile.last]
+            for w in range(first, tile.last):
+                j = zero + U(w)
+                t = TWO * (U(w) * n + U(own[j]))
+                X[j] = table[t] * X[j] + (table[t + ONE] + push[w])
 
 
 @bare
@@ -116,11 +144,11 @@ def bands_rounds(problem: Bands, X: Array, seeds: State, span: Ints, deck: Deck)
     """Rounds span[0], ..., span[1] - 1 of every seed, from the flat X and into it."""
     d, m = len(deck.positions), len(seeds)
     row = Row(np.empty(d), np.empty(d), np.empty(d), np.empty(d), np.empty(d), np.empty(d))
-    left = np.zeros(m)
+    space = Space(d, np.zeros(d + 1), np.empty(d, dtype=np.uint64), np.zeros(m))
     for k in range(span[0], span[1]):
         deal_owners(seeds, k, problem.law, deck)
         if problem.n_steps == 1:
-            steps_on_x(problem, X, left, m, deck)
+            steps_on_x(problem, X, m, deck, space)
             continue
         for s in range(m):
             gather(problem, X, s, deck, row)

@@ -111,7 +111,7 @@ def cut(start: np.uint64, law: Law, deck: Deck, ends: Ints) -> np.uint64:
     for i in range(len(law.weights)):
         for p in range(ends[i], ends[i + 1]):
             deck.positions[p] = i
-    return state[0]
+    return np.uint64(state[0])
 
 
 @bare
