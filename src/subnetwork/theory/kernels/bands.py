@@ -144,7 +144,7 @@ def bands_rounds(problem: Bands, X: Array, seeds: State, span: Ints, deck: Deck)
     """Rounds span[0], ..., span[1] - 1 of every seed, from the flat X and into it."""
     d, m = len(deck.positions), len(seeds)
     row = Row(np.empty(d), np.empty(d), np.empty(d), np.empty(d), np.empty(d), np.empty(d))
-    space = Space(d, np.zeros(d + 1), np.empty(d, dtype=np.uint64), np.zeros(m))
+    space = Space(d, np.empty(d + 1), np.empty(d, dtype=np.uint64), np.empty(m))
     for k in range(span[0], span[1]):
         deal_owners(seeds, k, problem.law, deck)
         if problem.n_steps == 1:

@@ -54,7 +54,8 @@ class Deck(NamedTuple):
 @compiled
 def draw_slowly(start: np.uint64, swaps: NDArray[np.uint32]) -> None:
     """As `draw_swaps`, one by one: a word may be rejected and drawn again."""
-    state = np.array([start], dtype=np.uint64)
+    state = np.empty(1, dtype=np.uint64)
+    state[0] = start
     for i in range(len(swaps) - 1, 0, -1):
         swaps[i] = np.uint32(below(state, i + 1))
 
@@ -88,25 +89,32 @@ def owners(start: np.uint64, deck: Deck, zero: np.uint64) -> None:
 @compiled
 def perm_ends(ends: Ints, size: int, weights: Ints, state: State) -> None:
     """Where hands end in the deck of `deals.Perm`: ends[0] = 0, ..., ends[n] = size."""
-    n, total = len(weights), weights.sum()
+    n, total, dealt = len(weights), np.int64(0), np.int64(0)
+    for weight in weights:
+        total += weight
     ends[0] = 0
-    ends[1:] = size * weights // total
-    if ends[1:].sum() != size:
-        order = np.arange(n)
+    for i in range(n):
+        ends[i + 1] = size * weights[i] // total
+        dealt += ends[i + 1]
+    if dealt != size:
+        order = np.empty(n, dtype=np.int64)
+        for i in range(n):
+            order[i] = i
         shuffle(order, state)
         line = below(state, total)
-        for i in order:
-            line += size * weights[i] % total
-            ends[i + 1] += line // total
+        for worker in order:
+            line += size * weights[worker] % total
+            ends[worker + 1] += line // total
             line %= total
-    for worker in range(n):
-        ends[worker + 1] += ends[worker]
+    for i in range(n):
+        ends[i + 1] += ends[i]
 
 
 @compiled
 def cut(start: np.uint64, law: Law, deck: Deck, ends: Ints) -> np.uint64:
     """Fill the sizes of one draw of Perm into `ends` and positions; where the stream goes on."""
-    state = np.array([start], dtype=np.uint64)
+    state = np.empty(1, dtype=np.uint64)
+    state[0] = start
     perm_ends(ends, len(deck.positions), law.weights, state)
     for i in range(len(law.weights)):
         for p in range(ends[i], ends[i + 1]):

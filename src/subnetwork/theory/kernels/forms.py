@@ -13,19 +13,23 @@ def quadratic_forms(A: Array, E: Array, out: Array) -> None:
 
     Seeds are lanes of a vector: each sums in the order of the rows, whoever its neighbours are.
     """
-    lanes, total = np.zeros((E.shape[1], LANES)), np.empty(LANES)
-    for first in range(0, len(E), LANES):
-        count = min(LANES, len(E) - first)
-        lanes[:, :count] = E[first : first + count].T
-        sum_by_rows(A, lanes, total)
-        out[first : first + count] = 2 * total[:count]
+    m, d = E.shape
+    lanes, inner, total = np.empty((d, LANES)), np.empty(LANES), np.empty(LANES)
+    for first in range(0, m, LANES):
+        for s in range(LANES):
+            seed = min(first + s, m - 1)  # lanes left over repeat the last seed
+            for j in range(d):
+                lanes[j, s] = E[seed, j]
+        sum_by_rows(A, lanes, inner, total)
+        for s in range(min(LANES, m - first)):
+            out[first + s] = 2 * total[s]
 
 
 @compiled
-def sum_by_rows(A: Array, lanes: Array, total: Array) -> None:
+def sum_by_rows(A: Array, lanes: Array, inner: Array, total: Array) -> None:
     """Half of e' A e for every column e of `lanes`."""
-    inner = np.empty(LANES)
-    total[:] = 0.0
+    for s in range(LANES):
+        total[s] = 0.0
     for r in range(len(lanes)):
         half = A[r, r] / 2
         for s in range(LANES):  # one product in a sum at a time: see `streams.compiled`
