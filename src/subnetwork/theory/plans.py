@@ -51,10 +51,12 @@ def dense(
 ) -> Plan:
     """Any deal of `law`, whole L_i."""
     n, d = problem.b.shape
+    one = bool((scales == scales[0, 0]).all())
     setup = dense_kernel.Dense(
         L=np.ascontiguousarray(problem.L).reshape(-1),
         b=np.ascontiguousarray(problem.b).reshape(-1),
-        scales=np.ascontiguousarray(scales).reshape(-1),
+        scales=scales[:1, :1].reshape(-1) if one else np.ascontiguousarray(scales).reshape(-1),
+        mask=np.uint64(0 if one else 2**64 - 1),
         law=law(deal, d),
         step_size=float(gamma),
         n_steps=n_steps,
