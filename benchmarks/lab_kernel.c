@@ -30,7 +30,7 @@ static void draw_slowly(u64 state, uint32_t *restrict swaps, long d) {
         if ((product & 0xFFFFFFFF) < m)
             for (u64 least = (1ull << 32) % m; (product & 0xFFFFFFFF) < least;)
                 product = (mix(state += GOLDEN) >> 32) * m;
-        swaps[i] = product >> 32;
+        swaps[i - 1] = product >> 32;
     }
 }
 
@@ -41,12 +41,12 @@ static void deal(u64 start, const u16 *restrict positions, uint32_t *restrict sw
     for (long i = 1; i < d; i++) {
         u64 m = i + 1, product = (mix(start + (u64)(d - i) * GOLDEN) >> 32) * m;
         refused |= (product & 0xFFFFFFFF) < m;
-        swaps[i] = product >> 32;
+        swaps[i - 1] = product >> 32;
     }
     if (refused) draw_slowly(start, swaps, d);
     own[0] = positions[0];
     for (long i = 1; i < d; i++) {
-        uint32_t j = swaps[i];
+        uint32_t j = swaps[i - 1];
         own[i] = own[j];
         own[j] = positions[i];
     }
@@ -58,7 +58,7 @@ typedef struct {
 } deck;
 
 static deck new_deck(long m, long d, long n) {
-    deck new = {malloc(2 * m * d), malloc(2 * d), malloc(4 * d)};
+    deck new = {malloc(2 * m * d), malloc(2 * d), aligned_alloc(64, (4 * d + 63) / 64 * 64)};
     for (long p = 0; p < d; p++) new.positions[p] = p / (d / n);
     return new;
 }

@@ -21,7 +21,8 @@ class Dense(NamedTuple):
 
     L: Array  # (n d d,)
     b: Array  # (n d,)
-    scales: Array  # (n d,), [C_i]_jj where held
+    scales: Array  # (n d,), [C_i]_jj where held; or (1,), one number for all
+    mask: np.uint64  # all bits; or none, which makes every index of scales 0
     law: Law
     step_size: float
     n_steps: int
@@ -142,7 +143,7 @@ def take_up(problem: Dense, X: Array, hand: Hand, deck: Deck, desk: Desk) -> Non
     row = hand.worker * U(len(deck.positions))
     for w in range(np.int64(hand.q)):
         j = U(deck.hands[hand.first + U(w)])
-        desk.z[hand.room + U(w)] = problem.scales[row + j] * X[hand.zero + j]
+        desk.z[hand.room + U(w)] = problem.scales[(row + j) & problem.mask] * X[hand.zero + j]
     desk.done[hand.seed] = U(0)
 
 
@@ -152,7 +153,7 @@ def step(problem: Dense, hand: Hand, deck: Deck, desk: Desk) -> None:
     row = hand.worker * U(len(deck.positions))
     for w in range(np.int64(hand.q)):
         u, j = hand.room + U(w), row + U(deck.hands[hand.first + U(w)])
-        rate = problem.step_size * problem.scales[j]
+        rate = problem.step_size * problem.scales[j & problem.mask]
         desk.z[u] -= rate * (desk.grad[u] - problem.b[j])
     desk.done[hand.seed] = U(0)
 
@@ -168,7 +169,7 @@ def give_back(problem: Dense, X: Array, hand: Hand, deck: Deck, desk: Desk) -> N
     share = 1.0 / len(problem.law.weights)
     for w in range(np.int64(hand.q)):
         c, u = U(deck.hands[hand.first + U(w)]), hand.room + U(w)
-        j, scale = hand.zero + c, problem.scales[row + c]
+        j, scale = hand.zero + c, problem.scales[(row + c) & problem.mask]
         z = desk.z[u] - problem.step_size * scale * (desk.grad[u] - problem.b[row + c])
         if form == UPDATE:
             moved = (z - scale * X[j]) * share

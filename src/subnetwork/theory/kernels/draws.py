@@ -44,7 +44,7 @@ class Deck(NamedTuple):
     """Room for the draws of m seeds; flat, one seed after the other."""
 
     positions: Short  # (d,), the worker who gets what lies at a position of the deck
-    swaps: NDArray[np.uint32]  # (d,)
+    swaps: NDArray[np.uint32]  # (d + 8,), from the start of a cache line
     own: Short  # (m d,), the worker who holds a coordinate
     hands: Short  # (m d,), the coordinates of a worker, ascending
     ends: Ints  # (m (n + 1),), hand i is hands[ends[i]:ends[i + 1]]; of one seed if Law.even
@@ -52,36 +52,38 @@ class Deck(NamedTuple):
 
 
 @compiled
-def draw_slowly(start: np.uint64, swaps: NDArray[np.uint32]) -> None:
+def draw_slowly(start: np.uint64, d: int, swaps: NDArray[np.uint32]) -> None:
     """As `draw_swaps`, one by one: a word may be rejected and drawn again."""
     state = np.empty(1, dtype=np.uint64)
     state[0] = start
-    for i in range(len(swaps) - 1, 0, -1):
-        swaps[i] = np.uint32(below(state, i + 1))
+    for i in range(d - 1, 0, -1):
+        swaps[i - 1] = np.uint32(below(state, i + 1))
 
 
 @inlined
-def draw_swaps(start: np.uint64, swaps: NDArray[np.uint32]) -> None:
-    """Partner j <= i of every i > 0 in the shuffle whose stream stands at `start`."""
-    d = len(swaps)
+def draw_swaps(start: np.uint64, d: int, swaps: NDArray[np.uint32]) -> None:
+    """Fill swaps[i - 1], the partner j <= i of every i > 0 in the shuffle of the stream at `start`.
+
+    Computes whole vectors of eight, so there has to be room for up to seven numbers more.
+    """
     refused = U(0)
-    for i in range(1, d):  # vectorised: word number d - i of the stream, as if never rejected
-        m = U(i + 1)
-        product = (mix(start + U(d - i) * U(0x9E3779B97F4A7C15)) >> U(32)) * m
+    for w in range((d + 6) // 8 * 8):  # word number d - i of the stream, as if never rejected
+        m = U(w + 2)
+        product = (mix(start + U(d - 1 - w) * U(0x9E3779B97F4A7C15)) >> U(32)) * m
         refused |= U(product & U(0xFFFFFFFF) < m)
-        swaps[i] = np.uint32(product >> U(32))
+        swaps[w] = np.uint32(product >> U(32))
     if refused:  # d^2 / 2**33 of all draws
-        draw_slowly(start, swaps)
+        draw_slowly(start, d, swaps)
 
 
 @inlined
 def owners(start: np.uint64, deck: Deck, zero: np.uint64) -> None:
     """own[zero + j] = positions[p] where a shuffled deck holds coordinate j at position p."""
     positions, swaps, own = deck.positions, deck.swaps, deck.own
-    draw_swaps(start, swaps)
+    draw_swaps(start, len(positions), swaps)
     own[zero] = positions[0]
     for i in range(1, len(positions)):
-        j = zero + U(swaps[i])
+        j = zero + U(swaps[i - 1])
         own[zero + U(i)] = own[j]
         own[j] = positions[i]
 
