@@ -34,7 +34,7 @@ contracts: $(VENV)/installed
 
 fast: $(VENV)/installed
 	@echo '== tests'
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lab-only: $(LAB)/installed
 	@echo '== the lab in an environment without torch'

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -58,6 +59,8 @@ def mistake(result, status=2):
         (["lab", "run", "--problem", "iris"], "no problem 'iris'"),
         (["lab", "run", "--step-size", "-0.1"], "step_size=-0.1"),
         (["lab", "run", "--step-size", "0.9"], "0.333"),
+        (["lab", "run", "--step-size", "1e-300"], "moves x by less than double precision"),
+        (["lab", "run", "interpolation", "--step-size", "1e-300"], "Use step_size="),
         (["lab", "run", "--problem", "trig", "--workers", "4"], "n_workers=4"),
         (["report", "nowhere"], "no folder nowhere"),
         (["report", "."], "holds no records"),
@@ -236,6 +239,18 @@ def test_verify_checks_the_equations(tmp_path):
     assert result.returncode == 0, result.stdout
     for equation in ("(5)", "(13)", "(19)", "(24)", "(28)"):
         assert equation in result.stdout
+
+
+def test_the_step_size_that_a_message_advises_works(tmp_path):
+    flags = ["lab", "run", "interpolation", "--problem", "trig", "--rounds", 5, "--seeds", 5]
+    line = mistake(command(*flags, "--step-size", 0.5, cwd=tmp_path))
+    advised = re.search(r"Use step_size=([\d.e-]+) or less", line)
+    assert command(*flags, "--step-size", advised[1], cwd=tmp_path).returncode == 0
+
+
+def test_a_small_step_size_ends_soon(tmp_path):
+    flags = ["--problem", "trig", "--rounds", 5, "--seeds", 5, "--step-size", 1e-6]
+    assert command("lab", "run", *flags, cwd=tmp_path).returncode == 0
 
 
 def test_lab_run_writes_a_record_and_a_page(tmp_path):

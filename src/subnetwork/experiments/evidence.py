@@ -155,6 +155,15 @@ def run_seeds(seed: int, n_seeds: int) -> list[int]:
     return [key(seed, run) for run in range(n_seeds)]
 
 
+def require_progress(step_size: float, largest: float) -> None:
+    """Raise ValueError for steps so small that f(x^0) - f(x^K) is lost in rounding."""
+    if step_size < 1e-9 * largest:
+        raise ValueError(
+            f"step_size={step_size:.3g} moves x by less than double precision can tell apart in "
+            f"f(x^0) - f(x^K). Use step_size={1e-9 * largest:.2g} or more."
+        )
+
+
 def require_runs(n_rounds: int, n_seeds: int) -> None:
     """Raise ValueError unless there is a round to run and a spread to measure."""
     if n_rounds < 1 or n_seeds < 2:

@@ -52,6 +52,8 @@ def run(
     theorem, e = stationary_points(problem, sketch), estimator(problem, sketch)
     gamma = theorem.largest_step if step_size is None else step_size
     if not theorem.check():
+        evidence.require_progress(gamma, theorem.largest_step)
+    if not theorem.check():
         theorem.bound(0.0, gamma, n_rounds)  # refuses a step size before anything runs
     curve = expected_perm1 if problem.n_workers == problem.dim else expected
     both = evidence.both_ways(

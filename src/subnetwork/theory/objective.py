@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from subnetwork.deals import Perm
 from subnetwork.shapes import Vector
 from subnetwork.theory.averaged import AveragedObjective, enumerated, sampled
 from subnetwork.theory.estimator import occupancy
@@ -97,7 +98,13 @@ class QuadraticObjective:
     sketch: DiagonalSketch
 
     def __post_init__(self) -> None:
-        occupancy(self.sketch.deal, self.problem.dim)
+        deal = self.sketch.deal
+        if isinstance(deal, Perm) and len(set(deal.weights or (1,))) > 1:
+            raise ValueError(
+                f"F of {deal} has no closed form here, as its workers are not exchangeable. Give "
+                "n_draws=1000, or equal weights."
+            )
+        occupancy(deal, self.problem.dim)
 
     def value(self, x: Vector) -> float:
         """F(x)."""

@@ -5,6 +5,7 @@ outside of them; `measure(gradient)` is one term of the left side. A theorem who
 is *silent*: it says neither that the method converges nor that it diverges.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -205,9 +206,11 @@ def neighbourhood(sketch: PreconditionedPerm1) -> Neighbourhood:
 def require_range(step_size: float, largest: float, theorem: str) -> None:
     """Raise ValueError unless 0 < step_size <= largest, up to rounding."""
     if not 0 < step_size <= largest * (1 + 1e-12):
+        digits = 3 - math.floor(math.log10(largest))
+        works = math.floor(largest * 10**digits) / 10**digits  # four digits, never rounded up
         raise ValueError(
-            f"step_size={step_size:.4g} is outside (0, {largest:.4g}], where theorem {theorem} "
-            f"speaks. Use step_size={largest:.4g} or less; the method itself runs at any."
+            f"step_size={step_size:.4g} is outside (0, {works:.4g}], where theorem {theorem} "
+            f"speaks. Use step_size={works:.4g} or less; the method itself runs at any."
         )
 
 
