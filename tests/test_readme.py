@@ -13,7 +13,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8")
     ("example", "promise"),
     [
         (EXAMPLES[0], r"9[5-9]\.\d%, 158016 bytes a round"),
-        (EXAMPLES[1], r"measured (\d+\.\d+) <= bound (\d+\.\d+)\ntightened (\d+\.\d+), floor"),
+        (EXAMPLES[2], r"measured (\d+\.\d+) <= bound (\d+\.\d+)\ntightened (\d+\.\d+), floor"),
     ],
     ids=["engine", "lab"],
 )
@@ -26,3 +26,17 @@ def test_an_example_does_what_it_says(example, promise, capsys):
     if values:
         measured, bound, tightened = values
         assert measured <= tightened <= bound
+
+
+def test_the_lines_on_your_own_model_cut_one_and_merge_it(capsys):
+    import torch
+    from torch import nn
+
+    from subnetwork import Perm, decompose
+
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    names = {"decompose": decompose, "Perm": Perm, "model": model}
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    exec(EXAMPLES[1], names | {"example_batch": torch.randn(5, 6)})
+    assert "12" in capsys.readouterr().out
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
