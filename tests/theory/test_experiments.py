@@ -148,7 +148,7 @@ def test_the_printed_equations_that_fail_are_the_known_ones(table):
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: interpolation.run(trig(), step_size=0.5), r"0\.5 is outside \(0, 0\.1942\]"),
+        (lambda: interpolation.run(trig(), step_size=0.5), r"0\.5 is outside \(0, 0\.1941\]"),
         (lambda: interpolation.run(trig(), step_size=-1.0), r"-1 is outside"),
         (lambda: interpolation.run(indefinite()), r"eq\. \(22\) fails"),
         (lambda: interpolation.run(trig(6, 5)), r"5 units for n_workers=6"),

@@ -194,7 +194,7 @@ def test_theta_on_the_range_of_a_singular_W():
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda s, _: s.bound(1.0, 0.5, 10), r"step_size=0\.5 is outside \(0, 0\.1942\]"),
+        (lambda s, _: s.bound(1.0, 0.5, 10), r"step_size=0\.5 is outside \(0, 0\.1941\]"),
         (lambda s, _: s.rate(-0.1), r"step_size=-0\.1 is outside"),
         (lambda _, n: n.bound(1.0, 0.5, 10, beta=0.25), r"outside \(0, 0\.3333\], .* beta=0\.25"),
         (lambda _, n: n.bound(1.0, 0.1, 10, beta=0.5), r"beta=0\.5 is outside \(0, 1/2\)"),

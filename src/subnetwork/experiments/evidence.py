@@ -157,7 +157,7 @@ def run_seeds(seed: int, n_seeds: int) -> list[int]:
 
 def require_progress(step_size: float, largest: float) -> None:
     """Raise ValueError for steps so small that f(x^0) - f(x^K) is lost in rounding."""
-    if step_size < 1e-9 * largest:
+    if 0 < step_size < 1e-9 * largest:
         raise ValueError(
             f"step_size={step_size:.3g} moves x by less than double precision can tell apart in "
             f"f(x^0) - f(x^K). Use step_size={1e-9 * largest:.2g} or more."
