@@ -34,6 +34,7 @@ contracts: $(VENV)/installed
 
 fast: $(VENV)/installed
 	@echo '== tests'
+	@find src -name '*.nb[ic]' -delete  # compiled kernels of an older tree would be believed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lab-only: $(LAB)/installed
