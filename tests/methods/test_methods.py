@@ -230,18 +230,19 @@ def test_an_unknown_method_is_named_with_the_known_ones():
         method(task(changed(SMALL, method="dist")))
 
 
-def test_an_outer_step_moves_only_what_somebody_held():
+@pytest.mark.parametrize("merge", [Outer(), StepOnGradients(0.5, momentum=0.9)])
+def test_an_optimizer_in_the_merge_moves_only_what_somebody_held(merge):
     """Momentum of an earlier round must not move blocks that nobody holds in this one."""
     network = MLP(4, (6, 6), 2)
     x = initial_state(network, seed=0)
-    sketch, outer = NetSketch(network.layout, Perm(2)), Outer()
+    sketch = NetSketch(network.layout, Perm(2))
     for k in range(3):
         partition = sketch.sample(0, k)
         trained = [partition.select(x, i) for i in range(2)]
         for z in trained:
             for p in z.params.values():
                 p.add_(1)
-        stepped = outer(x, partition, trained)
+        stepped = merge(x, partition, trained)
         held = partition.held(x.params)["3.weight"]
         assert 0 < held.sum() < held.numel()
         before, after = x.params["3.weight"], stepped.params["3.weight"]

@@ -130,7 +130,8 @@ def test_a_process_whose_parent_dies_leaves(tmp_path):
     )
     parent = (
         "import subprocess, sys, os, time;"
-        f"p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True);"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.DEVNULL);"
+        "print(p.pid, flush=True);"
         f"[time.sleep(0.05) for _ in range(600) if not os.path.exists({str(tmp_path / 'up')!r})]"
     )
     pid = int(subprocess.check_output([sys.executable, "-c", parent], text=True))
