@@ -116,10 +116,7 @@ class _Preconditioned:
         return np.sqrt(self.problem.n_workers / self.problem.diagonals)
 
     def cut(self, hands: Hands, /) -> DiagonalPartition:
-        held, scales = np.zeros_like(self.scales), self.scales
-        for i, hand in enumerate(hands):
-            held[i, hand] = scales[i, hand]
-        return DiagonalPartition(held, hands)
+        return diagonal_cut(self.scales, hands)
 
     def sample(self, seed: int, k: int, /) -> DiagonalPartition:
         return self.cut(self.deal.hands(self.dim, seed=seed, k=k))

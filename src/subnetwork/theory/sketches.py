@@ -132,7 +132,7 @@ class Dealt:
 
     def cut(self, hands: Hands) -> DiagonalPartition:
         """The C_i for given S_i."""
-        return _cut(self.scales, hands)
+        return diagonal_cut(self.scales, hands)
 
     def sample(self, seed: int, k: int, /) -> DiagonalPartition:
         """The C_i of round k, drawn together."""
@@ -179,7 +179,7 @@ class PreconditionedPerm1:
 
     def cut(self, hands: Hands) -> DiagonalPartition:
         """The C_i for given S_i."""
-        return _cut(self.scales, hands)
+        return diagonal_cut(self.scales, hands)
 
     def sample(self, seed: int, k: int, /) -> DiagonalPartition:
         """The C_i of round k, drawn together."""
@@ -232,7 +232,8 @@ def _scale_on_paper(deal: Deal, dim: int) -> float:
     )
 
 
-def _cut(scales: PerWorker, hands: Hands) -> DiagonalPartition:
+def diagonal_cut(scales: PerWorker, hands: Hands) -> DiagonalPartition:
+    """The C_i of diagonal `scales` where the workers hold these coordinates, 0 elsewhere."""
     held = np.zeros_like(scales)
     for i, hand in enumerate(hands):
         held[i, hand] = scales[i, hand]
