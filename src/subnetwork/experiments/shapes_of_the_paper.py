@@ -19,7 +19,7 @@ from subnetwork.theory.curves import along, expected_preconditioned
 from subnetwork.theory.perm1 import h_17
 from subnetwork.theory.problems import Quadratics
 from subnetwork.theory.simulation import Simulation, simulate
-from subnetwork.theory.sketches import DiagonalPartition, PreconditionedPerm1
+from subnetwork.theory.sketches import DiagonalPartition, PreconditionedPerm1, diagonal_cut
 from subnetwork.theory.work import GradientSteps
 
 RECOLLECTED = "shape recollected, not a quotation"
