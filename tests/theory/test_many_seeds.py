@@ -1,4 +1,4 @@
-"""Many seeds by the draws of `rounds`: the same iterates, and 20,000 of them on the exact curves."""
+"""Many seeds by the draws of `rounds`: its iterates, and 20,000 of them on the exact curves."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_iterates_of_every_sketch_are_those_of_rounds(name):
     sketch, work = row.build(problem), GradientSteps(problem, 0.02, n_steps=2)
     x0, seeds = np.linspace(1, -1, problem.dim), [3, 3, 11]
     states = iterates_by_draws(sketch, work, MERGES[row.form], x0, seeds=seeds, at=[1, 4])
-    found = {k: X for k, X in states}
+    found = dict(states)
     for s, seed in enumerate(seeds):
         for r in rounds(x0, sketch, work, MERGES[row.form], seed=seed, n_rounds=4):
             if r.k + 1 in found:

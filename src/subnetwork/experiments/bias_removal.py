@@ -90,14 +90,10 @@ def run(
         "figure": "curves",
         "x_scale": "log",
         "measure": "f(xᵏ) − f*",
-        "n_workers": n,
-        "dim": d,
+        **evidence.sizes(problem, n_rounds=n_rounds, n_seeds=n_seeds, seed=seed),
         "floor": floor,
         "floor_name": "bias of IST",
         "first": start,
-        "n_rounds": n_rounds,
-        "n_seeds": n_seeds,
-        "seed": seed,
     }
     return Evidence(NAME, config, rows, outcomes)
 

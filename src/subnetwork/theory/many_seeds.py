@@ -1,7 +1,7 @@
 """Many seeds of any method that is linear in x: a sketch, a work and a merge, by their own parts.
 
-Slower than the compiled kernels, and wider: every sketch that follows from who holds what (block
-preconditioned, shifted, Jacobi, ..) runs here, with the draws that `rounds` makes for the same seed.
+Slower than the compiled kernels, and wider: every sketch that follows from who holds what runs here
+(block preconditioned, shifted, Jacobi, ..), with the draws that `rounds` makes for the same seed.
 """
 
 from collections.abc import Iterator, Sequence
