@@ -11,13 +11,13 @@ from subnetwork.theory.estimator import drawn, estimator, share
 from subnetwork.theory.problems import Quadratics, trig
 from subnetwork.theory.sketches import Dealt, DiagonalPartition, PreconditionedPerm1
 
-NAMES = ("perm", "ist", "preconditioned_perm1")
+NAMES = {"perm": "Perm-1 (5)", "ist": "IST", "preconditioned_perm1": "precond. (12)"}
 
 
 def run(*, largest: int = 6, seed: int = 0) -> Evidence:
     """The largest deviation over all draws for n = d = 2..`largest`; `seed` draws x."""
     rows, outcomes, sizes = [], [], list(range(2, largest + 1))
-    for name in NAMES:
+    for name, label in NAMES.items():
         off = []
         for n in sizes:
             x = np.random.default_rng(seed).standard_normal(n)
@@ -30,8 +30,8 @@ def run(*, largest: int = 6, seed: int = 0) -> Evidence:
                 B, u = drawn(e, p)
                 gaps.append(np.abs(_by_3(problem, p, x, s) - (B @ x - u)).max())
             off.append(float(max(gaps)))
-        rows += deviations(name, "n", sizes, off)
-        outcomes.append(zero(f"g = B x - u in every round ({name})", "(9)-(11)", max(off)))
+        rows += deviations(label, "n", sizes, off)
+        outcomes.append(zero(f"g = B x - u in every round ({label})", "(9)-(11)", max(off)))
     config = of_identities("n", "n = d", "largest |g − (Bx − u)| over all draws")
     return Evidence("eq_9_11", config, rows, outcomes)
 

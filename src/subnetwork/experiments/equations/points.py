@@ -33,7 +33,7 @@ def over(x: str, x_label: str, measure: str, **more: Any) -> dict[str, Any]:  # 
 
 def of_identities(x: str, x_label: str, measure: str) -> dict[str, Any]:
     """The config of a figure of deviations, with the tolerance as a line."""
-    return over(x, x_label, measure, floor=TOLERANCE, floor_name="below: holds")
+    return over(x, x_label, measure, floor=TOLERANCE, floor_name="below: holds", decades=20)
 
 
 def zero(claim: str, equation: str, deviation: float) -> Outcome:
