@@ -94,14 +94,14 @@ def run(
 
 
 def listing() -> int:
-    """Print the experiments, problems, sketches and methods, one line each."""
+    """Print the experiments, problems, sketches, methods and theorems, one line each."""
     from subnetwork.cli.choices import catalogue
 
     console = Output()
     for kind, lines in catalogue().items():
         console.print(kind, style="bold", highlight=False)
         for name, line in lines.items():
-            say(console, f"  {name:<20} {line}")
+            say(console, f"  {name:<22} {line}")
     return 0
 
 

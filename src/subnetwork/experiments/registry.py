@@ -16,6 +16,7 @@ from subnetwork.experiments import (
     neighbourhood,
     not_psd,
     shapes_of_the_paper,
+    traffic,
 )
 from subnetwork.experiments.equations import (
     dealt_diagonals,
@@ -91,6 +92,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "not_psd": Experiment(
         not_psd.run, "W-bar not psd: the theorem is silent, the method converges"
     ),
+    "traffic": Experiment(
+        traffic.run, "Numbers sent in total: exact modifications against gradient descent"
+    ),
     "eq_1_3": Experiment(definitions.run, "(1)-(3): the sketched gradient is a gradient"),
     "eq_4": Experiment(two_merges.run, "(2), (4): one method with the sketch (5), two with (12)"),
     "eq_5": Experiment(perm_sketch.run, "(5): Perm-q where n does not divide d"),
@@ -105,7 +109,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "eq_25_26": Experiment(
         special_cases.gradient_descent, "(25)-(26): gradient descent", "theorem"
     ),
-    "eq_27": Experiment(dealt_diagonals.mean_B_27, "(27): E B of Perm-1"),
+    "eq_27": Experiment(dealt_diagonals.mean_B_27, "(27): E B of Perm-1, over all permutations"),
     "eq_28": Experiment(dealt_diagonals.steps_28, "(28): its step size lets E|x|^2 grow"),
     "eq_29_31": Experiment(
         special_cases.homogeneous, "(29)-(31): homogeneous preconditioning", "theorem"

@@ -174,7 +174,7 @@ def _scale(
     elif xs:
         axes.set_xlim(min(xs), max(xs))
         whole = all(x == round(x) for x in xs)  # workers, coordinates, rounds: no ticks between
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
+        axes.xaxis.set_major_locator(MaxNLocator(3 if max(xs) >= 1e5 else 4, integer=whole))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: style.power(v) if v else "0"))
 
 

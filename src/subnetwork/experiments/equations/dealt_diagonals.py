@@ -43,7 +43,7 @@ def steps_28(*, n: int = 4, largest_ratio: float = 1000.0) -> Evidence:
         n: workers and coordinates; L_1 = 4 I, and L_i = (4/r) I for the others.
         largest_ratio: of r, the axis.
     """
-    ratios = np.geomspace(2, largest_ratio, 31).tolist()
+    ratios = np.geomspace(2, largest_ratio, 16).tolist()
     by_print, by_theta = [], []
     for r in ratios:
         L = np.array([4.0] + [4.0 / r] * (n - 1))[:, None, None] * np.eye(n)
