@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from subnetwork.theory.methods import (
 )
 from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import Dealt, DiagonalPartition, DiagonalSketch
-from subnetwork.theory.stochastic import StochasticSteps
+from subnetwork.theory.stochastic import EXACT, Sampling, StochasticSteps
 from subnetwork.theory.work import require_step_size
 
 
@@ -36,16 +37,10 @@ def ist(
     *,
     step_size: float,
     n_steps: int = 1,
-    sigma: float = 0.0,
-    noise_seed: int = 0,
 ) -> Method[Vector]:
-    """Independent subnetwork training as trained: masks P_i, a block goes back where it was.
-
-    With `sigma` every local gradient has Gaussian noise, keyed by `noise_seed` and not by the seed
-    of the partitions: runs that are averaged over it want a `noise_seed` each.
-    """
+    """Independent subnetwork training as trained: masks P_i, a block goes back where it was."""
     sketch = Dealt(Perm(problem.n_workers), problem.dim, "as trained")
-    work = StochasticSteps(problem, step_size, noise_seed, n_steps, sigma)
+    work = StochasticSteps(problem, step_size, 0, n_steps)
     return Method("ist", x0, sketch, work, holders_form, itself, _steps_cost(n_steps))
 
 
@@ -120,14 +115,15 @@ class Descents:
 
     problem: Problem
     step_size: float
+    xi: Sampling = EXACT
 
     def __call__(
         self, k: int, partition: DiagonalPartition, submodels: Sequence[Vector]
     ) -> list[Vector]:
-        """The z_i, in the order of the workers; the same in every round k."""
-        del k, partition
-        gradient = self.problem.worker_gradient
-        return [w - self.step_size * gradient(i, w) for i, w in enumerate(submodels)]
+        """The z_i, in the order of the workers."""
+        del partition
+        gradient = partial(self.xi.gradient, self.problem)
+        return [w - self.step_size * gradient(i, w, k) for i, w in enumerate(submodels)]
 
 
 def gdci(
@@ -162,10 +158,12 @@ class _Differences:
     """C_i (grad f_i(x) - grad f_i(before)); the whole gradient in a full round."""
 
     problem: Problem
+    xi: Sampling = EXACT
 
     def __call__(self, k: int, cut: Cut[Any], points: Sequence[Floats]) -> list[Vector]:
-        del k
-        gradient = self.problem.worker_gradient
+        def gradient(worker: int, x: Vector) -> Vector:
+            return self.xi.gradient(self.problem, worker, x, k)
+
         if cut.full:
             return [gradient(i, x) for i, (x, _) in enumerate(points)]
         pairs = enumerate(points)
