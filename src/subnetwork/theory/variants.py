@@ -11,6 +11,7 @@ import numpy as np
 
 from subnetwork.deals import Full
 from subnetwork.shapes import Floats, Matrices, PerWorker, Vector
+from subnetwork.theory.coincidences import off
 from subnetwork.theory.estimator import Estimator, Noise, estimator, occupancy, share, sides
 from subnetwork.theory.jacobi import Jacobi, Shifted
 from subnetwork.theory.problems import Quadratics
@@ -25,7 +26,8 @@ def one_round(work: GradientSteps, sketch: DiagonalSketch | Jacobi, form: Form) 
 
     With tau = `work.n_steps`, A_i = sum_{t < tau} (I - gamma C_i L_i)^t multiplies the one-step
     displacement. That is a closed form where A_i does not depend on who else is held: for one
-    coordinate a worker, and for `Full`.
+    coordinate a worker, for `Full`, and for diagonal L_i. On other blocks the mean has one for 2
+    and 3 steps: `local_mean.mean_of_local_steps`.
 
     Raises:
         ValueError: several local steps on blocks of several coordinates; or the holders' merge for
@@ -62,12 +64,13 @@ def _displacements(
     if tau > 1:
         if isinstance(sketch.deal, Full):
             pass
-        elif occupancy(sketch.deal, problem.dim).together[2] == 0:
+        elif occupancy(sketch.deal, problem.dim).together[2] == 0 or not off(problem.L).any():
             K = K * np.eye(problem.dim)  # one coordinate is held: the others do not act
         else:
             raise ValueError(
-                f"{tau} local steps on blocks of several coordinates have no closed form. Use "
-                "`draws.enumerated` for a small problem, one coordinate a worker, or n_steps=1."
+                f"{tau} local steps on blocks of several coordinates have no closed form of second "
+                "moments. Use `draws.enumerated` for a small problem, `mean_of_local_steps` for "
+                "the mean of 2 or 3, one coordinate a worker, or n_steps=1."
             )
         A = _geometric(np.eye(problem.dim) - K, tau)
         K, U = A @ K, np.einsum("ijl,il->ij", A, U)
