@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from subnetwork.experiments import traffic
+from subnetwork.experiments import studied, traffic
 from subnetwork.experiments.equations import (
     dealt_diagonals,
     floors,
@@ -19,6 +19,8 @@ from subnetwork.experiments.registry import EXPERIMENTS, run_named
 from subnetwork.figures import style
 from subnetwork.figures.experiments import experiment
 from subnetwork.record import read
+from subnetwork.theory.problems import trig
+from subnetwork.theory.study import study
 
 OTHERS = ("growing_n", "units", "local_steps", "participation")
 NAMES = [name for name in EXPERIMENTS if name.startswith("eq_") or name in OTHERS]
@@ -118,3 +120,21 @@ def test_total_traffic_is_not_better_than_that_of_gradient_descent():
         if curve != traffic.GD and n >= 4:
             assert 1 < much / sent[traffic.GD, n] < 6
     assert all(outcome.stands for outcome in found.outcomes)
+
+
+@pytest.mark.parametrize("sketch", ["ist", "preconditioned_perm1", "block_preconditioned"])
+def test_a_study_is_an_experiment_with_its_curve_and_a_bound_above_it(sketch):
+    problem = trig(4, 4)
+    found = studied.run(problem, sketch=sketch, n_rounds=30)
+    exact = [row for row in found.rows if "bound" in row]
+    assert all(row["bound"] is None or row["measured"] <= row["bound"] for row in exact)
+    direct = study(problem, sketch)
+    assert found.config["step_size"] == direct.step_size
+    np.testing.assert_allclose(
+        [row["measured"] for row in exact], direct.curve(np.ones(4), 30)[[r["k"] for r in exact], 0]
+    )
+    assert [o.verdict == "silent" for o in found.outcomes] == [
+        v.largest_step is None or direct.step_size > v.largest_step for v in direct.verdicts
+    ]
+    large = studied.run(problem, sketch=sketch, step_size=50.0, n_rounds=3)
+    assert all(row.get("bound") is None for row in large.rows)

@@ -16,6 +16,7 @@ from subnetwork.experiments import (
     neighbourhood,
     not_psd,
     shapes_of_the_paper,
+    studied,
     traffic,
 )
 from subnetwork.experiments.equations import (
@@ -91,6 +92,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "equal_bits": Experiment(equal_bits.run, "Perm-q against Rand-q and GD at equal bits, b = 0"),
     "not_psd": Experiment(
         not_psd.run, "W-bar not psd: the theorem is silent, the method converges"
+    ),
+    "study": Experiment(
+        studied.run, "All theorems and the exact curve of a --sketch on a --problem"
     ),
     "traffic": Experiment(
         traffic.run, "Numbers sent in total: exact modifications against gradient descent"
