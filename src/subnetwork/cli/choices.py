@@ -18,7 +18,7 @@ from subnetwork.theory.data import LIBSVM
 from subnetwork.theory.declared import DECLARED, Declared
 from subnetwork.theory.method_table import METHODS
 from subnetwork.theory.minima import GapOfMinima
-from subnetwork.theory.prior_work import BoundedGradient, CompressedIterates
+from subnetwork.theory.prior_work import BoundedGradient, CompressedIterates, NonConvexSGD
 from subnetwork.theory.problems import OTHER_PROBLEMS, PROBLEMS, problem_named
 from subnetwork.theory.special_cases import gradient_descent, heterogeneous, homogeneous, perm1
 from subnetwork.theory.theorem_a import TheoremA
@@ -100,6 +100,7 @@ THEOREMS: Mapping[str, Any] = {
     "(32)-(34)": heterogeneous,
     "(20)": CompressedIterates,
     "(7), (21)": BoundedGradient,
+    "non-convex SGD": NonConvexSGD,
     "A": TheoremA,
     "gap of minima": GapOfMinima,
 }

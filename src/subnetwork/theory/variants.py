@@ -26,9 +26,9 @@ def one_round(
 ) -> Estimator:
     """A round of Algorithm 1 with any number of local steps and any merge; the step is inside.
 
-    With tau = `work.n_steps` (of worker i), A_i = sum_{t < tau} (I - gamma C_i L_i)^t multiplies the one-step
-    displacement. That is a closed form where A_i does not depend on who else is held: for one
-    coordinate a worker, for `Full`, and for diagonal L_i. On other blocks the mean has one for 2
+    With tau = `work.n_steps` (of worker i), A_i = sum_{t < tau} (I - gamma C_i L_i)^t multiplies
+    the one-step displacement. That is a closed form where A_i does not depend on who else is held:
+    for one coordinate a worker, for `Full`, and for diagonal L_i. On other blocks the mean has one for 2
     and 3 steps: `local_mean.mean_of_local_steps`.
 
     Raises:
@@ -74,9 +74,9 @@ def _displacements(
             K = K * np.eye(problem.dim)  # one coordinate is held: the others do not act
         else:
             raise ValueError(
-                f"{max(taus)} local steps on blocks of several coordinates have no closed form of second "
-                "moments. Use `draws.enumerated` for a small problem, `mean_of_local_steps` for "
-                "the mean of 2 or 3, one coordinate a worker, or n_steps=1."
+                f"{max(taus)} local steps on blocks of several coordinates have no closed form of "
+                "second moments. Use `draws.enumerated` for a small problem, `mean_of_local_steps` "
+                "for the mean of 2 or 3, one coordinate a worker, or n_steps=1."
             )
         A = np.stack(
             [_geometric(np.eye(len(K_i)) - K_i, t) for K_i, t in zip(K, taus, strict=True)]

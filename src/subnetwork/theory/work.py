@@ -64,8 +64,8 @@ class UnequalSteps:
         n = self.problem.n_workers
         if len(self.n_steps) != n or min(self.n_steps) < 1:
             raise ValueError(
-                f"n_steps={self.n_steps} is not one number of steps >= 1 for each of {n} workers. A "
-                "worker without a step is absent: use `variants.absent`."
+                f"n_steps={self.n_steps} is not one number of steps >= 1 for each of {n} workers. "
+                "A worker without a step is absent: use `variants.absent`."
             )
 
     @property
