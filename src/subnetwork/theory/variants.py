@@ -28,8 +28,8 @@ def one_round(
 
     With tau = `work.n_steps` (of worker i), A_i = sum_{t < tau} (I - gamma C_i L_i)^t multiplies
     the one-step displacement. That is a closed form where A_i does not depend on who else is held:
-    for one coordinate a worker, for `Full`, and for diagonal L_i. On other blocks the mean has one for 2
-    and 3 steps: `local_mean.mean_of_local_steps`.
+    for one coordinate a worker, for `Full`, and for diagonal L_i. On other blocks the mean has one
+    for 2 and 3 steps: `local_mean.mean_of_local_steps`.
 
     Raises:
         ValueError: several local steps on blocks of several coordinates; or the holders' merge for
