@@ -30,6 +30,7 @@ from subnetwork.experiments.equations import (
     linear_form,
     local_steps,
     mean_gradient,
+    minima,
     participation,
     perm_sketch,
     preconditioning,
@@ -123,6 +124,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "growing_n": Experiment(growing_n.run, "The bias of (12) does not diminish as n = d grows"),
     "units": Experiment(units.run, "The limit of (12) depends on the units of f"),
+    "gap_of_minima": Experiment(minima.run, "argmin F and argmin f, quadratic or not: the bound"),
     "local_steps": Experiment(local_steps.run, "Several local steps: the floor grows with tau"),
     "participation": Experiment(
         participation.run, "Workers that stay away: blocks kept, or 0 as (4) says"
