@@ -183,6 +183,25 @@ def test_marina_follows_its_recursion():
     np.testing.assert_allclose(after(method, 30, seed=7).state.x, x, rtol=1e-11)
 
 
+def test_marina_p_sends_differences_and_keeps_the_mean_of_the_copies():
+    method = method_named("marina_p", T4, ONES, step_size=0.05, p=0.2)
+    x, w, coins = ONES, np.tile(ONES, (4, 1)), 0
+    for k in range(25):
+        g = np.mean([T4.worker_gradient(i, w[i]) for i in range(4)], axis=0)
+        x, before = x - 0.05 * g, x
+        if next(keys.words(keys.key(7, k, 1))) < 0.2 * 2**32:
+            w, coins = np.tile(x, (4, 1)), coins + 1
+        else:
+            for i, hand in enumerate(Perm(4).hands(16, seed=7, k=k)):
+                w[i, hand] += 4 * (x - before)[hand]
+    assert 1 < coins < 20
+    end = after(method, 25, seed=7)
+    np.testing.assert_allclose(end.state.x, x, rtol=1e-11)
+    np.testing.assert_allclose(end.state.copies.mean(axis=0), x, rtol=1e-11)
+    assert end.spent.up == 25 * 4 * 16
+    assert end.spent.down == coins * 4 * 16 + (25 - coins) * 16
+
+
 def test_remedies_stop_at_the_fixed_point_of_ist():
     """Averaging and decay tend to x_inf, n = d lands on it with a table; the gap there is exact."""
     floor = T6.gap(fixed_point(estimator(T6, Dealt(Perm(6), 6, "as trained"))))
@@ -201,6 +220,7 @@ def test_remedies_stop_at_the_fixed_point_of_ist():
         ("stale_saga", STEP * 2, 2700),
         ("stale_sag", 2 * STEP, 1500),
         ("marina", STEP, 700),
+        ("marina_p", STEP, 300),
         ("gd", 2 * STEP, 300),
     ],
 )

@@ -50,6 +50,7 @@ def contenders(n: int, n_rounds: int) -> list[Contender]:
         Contender("stale_sag", "stale copy + SAG", 2.0, reaches=True),
         Contender("anchored", "anchored IST", reaches=True),
         Contender("marina", "MARINA, PermK", reaches=True),
+        Contender("marina_p", "MARINA-P, PermK", reaches=True),
         Contender("gd", "gradient descent", 2.0, reaches=True),
     ]
 

@@ -208,6 +208,62 @@ def marina(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """The state of MARINA-P: x, and row i: the model w_i that worker i has."""
+
+    x: Vector
+    copies: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _WholeGradients:
+    """Worker i returns grad f_i(w_i), all of it."""
+
+    problem: Problem
+    xi: Sampling = EXACT
+
+    def __call__(self, k: int, cut: Cut[Any], points: Sequence[Vector]) -> list[Vector]:
+        del cut
+        return [self.xi.gradient(self.problem, i, w, k) for i, w in enumerate(points)]
+
+
+def marina_p(
+    problem: Problem, x0: Vector, *, step_size: float, p: float | None = None
+) -> Method[Copied]:
+    """MARINA-P with PermK (Gruntkowska, Tyurin & Richtarik 2024): differences of models are sent.
+
+    x+ = x - gamma mean_i grad f_i(w_i); then w_i+ = x+ with probability p (1/n unless given), the
+    same coin for all, else w_i + C_i (x+ - x). The mean of the w_i stays x, so that workers with
+    equal Hessians add no noise. Every worker returns a full gradient.
+    """
+    require_step_size(step_size)
+    n, d = problem.n_workers, problem.dim
+    threshold = round((1 / n if p is None else p) * 2**32)
+
+    def is_full(seed: int, k: int) -> bool:
+        return next(words(key(seed, k, 1))) < threshold
+
+    def merge(state: Copied, cut: Cut[Copied], returned: Sequence[Vector]) -> Copied:
+        x = state.x - step_size * np.mean(returned, axis=0)
+        if cut.full:
+            return Copied(x, np.tile(x, (n, 1)))
+        return Copied(x, state.copies + cut.draw.scale * (x - state.x))
+
+    def cost(cut: Cut[Copied]) -> Cost:
+        return Cost(sum(len(hand) for hand in cut.draw.hands), n * d, n * d * d)
+
+    return Method(
+        "marina_p",
+        Copied(x0, np.tile(x0, (n, 1))),
+        Sending(Dealt(Perm(n), d, "paper"), lambda s, _, i: np.asarray(s.copies[i]), is_full),
+        _WholeGradients(problem),
+        merge,
+        lambda state: state.x,
+        cost,
+    )
+
+
 def mast(
     problem: Problem, x0: Vector, *, step_size: float, shift: Vector | None = None
 ) -> Method[Vector]:
