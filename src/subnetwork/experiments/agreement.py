@@ -23,7 +23,7 @@ from subnetwork.theory.study import linear_of
 from subnetwork.theory.work import GradientSteps
 
 SHAPES = {
-    "perm": (6, 6),
+    "perm": (5, 5),
     "ist": (3, 6),
     "copies": (6, 3),
     "preconditioned_perm1": (4, 4),
