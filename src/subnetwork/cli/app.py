@@ -54,6 +54,7 @@ app.command(
 app.command(
     "subnetwork.cli.train:train", help="Train a network on worker processes, or under torchrun."
 )
+app.command("subnetwork.cli.plan:plan", help="Say how a model is cut, and whether it pays.")
 app.command("subnetwork.cli.report:report", help="Write the page of a folder of records again.")
 lab.command("subnetwork.cli.lab:run", help="Run an experiment: measured, exact and proven.")
 lab.command(
