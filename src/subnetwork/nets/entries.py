@@ -104,6 +104,8 @@ class Entries:
         if not entry.is_contiguous():
             entry[self.key] = block
             return entry
+        if not block.numel():
+            return entry
         flat, block = entry.view(-1), block.reshape(block.shape[0], -1)
         step = max(1, _CHUNK // max(1, block.shape[1]))
         along = self._along(0)
