@@ -1,4 +1,4 @@
-"""Flat buffers: equal to the slow path bit for bit, packed without a copy, re-used only if asked."""
+"""Flat buffers: equal to the slow path to the bit, packed without a copy, re-used if asked."""
 
 import pytest
 import torch
@@ -36,7 +36,8 @@ LAYOUT = Layout(
     unit_of={f"b{j}": ("blocks", j) for j in range(5)},
 )
 SIZES = {"qkv": (36, 5), "out": (5, 12), "square": (9, 6), "conv": (4, 9, 3, 6), "bias": (9,),
-         "mixed": (13,), "head": (4, 5), "scalar": (), "b0": (9, 2), "b1": (3, 2), "b2": (2, 6), "b3": (4,), "b4": (6,)}  # fmt: skip
+         "mixed": (13,), "head": (4, 5), "scalar": (), "b0": (9, 2),
+         "b1": (3, 2), "b2": (2, 6), "b3": (4,), "b4": (6,)}  # fmt: skip
 DEALS = [Full(1), Full(3), Perm(3), Perm(3, (1, 2, 2)), RandQ(3, q=2), Bernoulli(3, p=0.6)]
 
 

@@ -85,3 +85,16 @@ def arranged(like: Submodel, tensors: Sequence[Tensor]) -> Submodel:
     params = {name: next(rest) for name in like.params}
     moments = {m: {name: next(rest) for name in own} for m, own in like.moments.items()}
     return Submodel(params, moments, like.loss, like.n_steps)
+
+
+def copied(submodel: Submodel) -> Submodel:
+    """The same submodel in memory of its own: one flat buffer where its dtype allows it."""
+    flat = submodel.flat()
+    tensors = list(submodel.tensors())
+    if flat is None and len({(tensor.dtype, tensor.device) for tensor in tensors}) > 1:
+        return arranged(submodel, [tensor.detach().clone() for tensor in tensors])
+    if flat is None:
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    else:
+        flat = flat.clone()
+    return arranged(submodel, views(flat, [tensor.shape for tensor in tensors]))
