@@ -10,6 +10,7 @@ from subnetwork.keys import DATA, INIT, PARTITION
 from subnetwork.methods.training import Training
 from subnetwork.nets import (
     MLP,
+    SGD,
     Batches,
     DataSet,
     Gradients,
@@ -24,7 +25,7 @@ from subnetwork.nets import (
     initial_state,
     load,
 )
-from subnetwork.nets.local import MOMENTUM, Local
+from subnetwork.nets.local import Local
 
 NetMerge = Merge[ModelState, NetPartition, Submodel]
 
@@ -107,9 +108,8 @@ def method(t: Task) -> Method:
 def _with_local_steps(t: Task, deal: Deal, merge: NetMerge) -> Method:
     run = t.run
     sketch = NetSketch(t.architecture.layout, deal)
-    local = LocalSteps(
-        t.architecture, t.batches, run.step_size, run.local_steps, run.momentum, run.total_steps
-    )
-    x = t.start((MOMENTUM,) if run.momentum else ())
+    optimizer = SGD(run.step_size, run.momentum)
+    local = LocalSteps(t.architecture, t.batches, optimizer, run.local_steps, run.total_steps)
+    x = t.start(local.moments)
     n_rounds = math.ceil(run.total_steps / run.local_steps)
     return Method(x, sketch, local, merge, run.stream(PARTITION), n_rounds, run.local_steps)
