@@ -1,0 +1,255 @@
+"""Line 3 without a coordinator: every line goes from its keeper to those who hold it next, once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subnetwork.runtime.direct.draws import Draws
+from subnetwork.runtime.direct.grid import Grid
+from subnetwork.runtime.direct.held import (
+    Held,
+    Share,
+    as_lines,
+    bits,
+    block_shape,
+    col_type,
+    held_rows,
+    kept,
+    planes,
+    submodel_of,
+    with_x,
+)
+from subnetwork.runtime.direct.kernels import (
+    UNKNOWN,
+    Array,
+    Idle,
+    Kept,
+    Lines,
+    Next,
+    Row,
+    Sent,
+    deal_out,
+    last_keepers,
+    look_back,
+    take_in,
+    tally,
+)
+from subnetwork.runtime.direct.links import Exchange, Post
+from subnetwork.runtime.direct.wire import (
+    Wire,
+    decoded,
+    encoded,
+    n_bytes,
+    of_plane,
+    scale_groups,
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where the lines of one parameter come from and go to, for one rank and one hand-over."""
+
+    grid: Grid
+    kept: Kept
+    shape: tuple[int, ...] | None  # of the next block; None: this rank has no such parameter then
+    leaving: Array  # lines for each worker
+    starts: Array  # of the rows of the next idle lines
+    n_echoes: int
+    keepers: Array  # of every line of the next block
+    arriving: Array  # lines from each worker; none from this rank itself
+
+    @property
+    def lines_sent(self) -> int:
+        """Lines that leave this rank, each counted once for every worker that gets it."""
+        return int(self.leaving.sum())
+
+    @property
+    def rows(self) -> Array:
+        """The rows of the table that the next block's lines lie in."""
+        rows, cols = held_rows(self.kept.then, self.kept.me)
+        return np.repeat(rows, len(cols))
+
+    def groups_from(self, worker: int) -> Tensor:
+        """Which of the lines that a worker sends share a scale."""
+        rows = torch.as_tensor(self.rows[self.keepers == worker])
+        return scale_groups(rows, self.grid)
+
+
+def route(draws: Draws, name: str, k: int, rank: int, share: Share | None = None) -> Route:
+    """Who sends what to whom of one parameter between the rounds k and k + 1.
+
+    Pure: every rank finds out by itself what it sends and what it gets, from the keyed draws and
+    its own idle lines alone.
+
+    Args:
+        draws: the cuts of the run.
+        name: the parameter.
+        k: the round that ends.
+        rank: whose side.
+        share: its idle lines in round k.
+    """
+    grid, here = draws.grids[name], kept(draws, name, k, rank, share)
+    leaving, starts = np.zeros(draws.n_workers, np.int64), np.zeros(grid.n_rows + 1, np.int64)
+    echoes = tally(here, _space(grid), leaving, starts)
+    rows, cols = held_rows(here.then, rank)
+    keepers = keepers_of(draws, name, k, rows, cols)
+    arriving = np.bincount(keepers, minlength=draws.n_workers)
+    arriving[rank] = 0
+    holds = draws.partition(k + 1).holds(name, rank)
+    shape = block_shape(draws, name, k + 1, rank) if holds else None
+    return Route(grid, here, shape, leaving, starts, echoes, keepers, arriving)
+
+
+def keepers_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Array:
+    """Who keeps each of these lines after round k: the last holder, or the first home of a line.
+
+    Args:
+        draws: the cuts of the run.
+        name: the parameter.
+        k: a round; `draws.start` - 1 asks for the homes.
+        rows: rows of its table, ascending.
+        cols: columns of its table, ascending.
+
+    Returns:
+        Workers, row by row.
+    """
+    keepers = np.full(len(rows) * len(cols), UNKNOWN, np.uint8)
+    unknown = last_keepers(draws.masks(name, k), draws.masks(name, k + 1), rows, cols, keepers)
+    for word in draws.history_words(k):
+        if not unknown:
+            return keepers
+        unknown = look_back(draws.history(name, k, word), rows, cols, keepers)
+    if unknown:
+        lines = (rows[:, None] * draws.grids[name].n_cols + cols).reshape(-1)
+        keepers = np.where(keepers == UNKNOWN, lines % draws.n_workers, keepers)
+    return keepers.astype(np.uint8, copy=False)
+
+
+def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Exchange[Held]:
+    """The part at the start of the next round, from the merged one: one exchange.
+
+    Args:
+        draws: the cuts of the run.
+        rank: whose part.
+        held: what `merged` returned.
+        wire: how lines travel.
+    """
+    routes = {name: route(draws, name, held.k, rank, held.shares.get(name)) for name in draws.like}
+    blocks: dict[str, dict[str, Tensor]] = {plane: {} for plane in planes(held.submodel)}
+    shares: dict[str, Share] = {}
+    pieces: list[list[Tensor]] = [[] for _ in range(draws.n_workers)]
+    expected = [0] * draws.n_workers
+    for name, way in routes.items():
+        idle, values = Idle(way.starts, np.empty(way.starts[-1], col_type(way.grid))), {}
+        for plane, of_plane_ in blocks.items():
+            how = of_plane(wire, plane, draws.like[name])
+            moved = _moved(way, draws.like[name].dtype, _have(held, plane, name, way), idle, how)
+            of_plane_[name], values[plane] = moved.block, moved.idle
+            for j, parcel in enumerate(moved.parcels):
+                pieces[j].append(parcel)
+                expected[j] += _expected(way, j, draws.like[name], how)
+        if len(idle.cols):
+            shares[name] = Share(idle, values)
+    arrived = yield Post(pieces, expected)
+    offsets = [0] * draws.n_workers
+    for name, way in routes.items():
+        for plane, of_plane_ in blocks.items():
+            _settle(way, of_plane_[name], arrived, offsets, of_plane(wire, plane, of_plane_[name]))
+    return with_x(draws, rank, Held(held.k + 1, submodel_of(_shaped(routes, blocks)), shares))
+
+
+@dataclass(frozen=True)
+class _Moved:
+    block: Tensor  # (lines, length); the lines that others send are not there yet
+    idle: Tensor
+    parcels: Sequence[Tensor]
+
+
+def _have(held: Held, plane: str, name: str, way: Route) -> tuple[Tensor | None, Tensor | None]:
+    block = planes(held.submodel)[plane].get(name)
+    share = held.shares.get(name)
+    return (
+        None if block is None else as_lines(block, way.grid),
+        None if share is None else share.values[plane],
+    )
+
+
+def _moved(
+    way: Route,
+    dtype: torch.dtype,
+    have: tuple[Tensor | None, Tensor | None],
+    idle: Idle,
+    how: Wire,
+) -> _Moved:
+    """One tensor dealt out: the next block, the next idle values, and bytes for each worker."""
+    length = way.grid.length
+    n_idle, n_block = int(way.starts[-1]), len(way.keepers)
+
+    def lines(n: int) -> Tensor:
+        return torch.empty((n, length), dtype=dtype)
+
+    block, waiting, leaving = lines(n_block), lines(n_idle), lines(way.lines_sent)
+    rows = np.empty(way.lines_sent if how == "int8" else 0, np.int64)
+    echoes = np.empty(way.n_echoes, np.int64), np.empty(way.n_echoes, np.int64)
+    sent = Sent(bits(leaving), rows, *echoes)
+    source = Lines(*(bits(lines(0) if t is None else t) for t in have))
+    target = Next(Lines(bits(block), bits(waiting)), idle.cols, _places(way))
+    offsets = np.cumsum(way.leaving) - way.leaving
+    deal_out(way.kept, _space(way.grid), source, sent, offsets, target)
+    groups = scale_groups(torch.as_tensor(rows), way.grid)
+    coded = encoded(how, leaving, groups, way.leaving.tolist())
+    if way.n_echoes:
+        block[torch.as_tensor(echoes[1])] = coded.values[torch.as_tensor(echoes[0])]
+    return _Moved(block, waiting, coded.parcels)
+
+
+def _expected(way: Route, worker: int, like: Tensor, how: Wire) -> int:
+    scales = (
+        len(torch.unique(way.groups_from(worker))) if how == "int8" and way.arriving[worker] else 0
+    )
+    entries = int(way.arriving[worker]) * way.grid.length
+    return n_bytes(how, entries, scales, like.element_size())
+
+
+def _settle(
+    way: Route, block: Tensor, arrived: Sequence[Tensor], offsets: list[int], how: Wire
+) -> None:
+    """Put what the others sent of one tensor into the block."""
+    parts = []
+    for i, parcel in enumerate(arrived):
+        size = _expected(way, i, block, how)
+        groups = way.groups_from(i) if how == "int8" and size else torch.empty(0, dtype=torch.int64)
+        parts.append(decoded(how, parcel[offsets[i] : offsets[i] + size], groups, block))
+        offsets[i] += size
+    values = torch.cat(parts)
+    starts = np.cumsum(way.arriving) - way.arriving
+    take_in(way.keepers, way.kept.me, bits(values), starts, bits(block))
+
+
+def _shaped(
+    routes: Mapping[str, Route], blocks: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    return {
+        plane: {
+            name: lines.view(shape)
+            for name, lines in tensors.items()
+            if (shape := routes[name].shape) is not None
+        }
+        for plane, tensors in blocks.items()
+    }
+
+
+def _places(way: Route) -> Array:
+    """Column -> its place among those of the next block; last, how many these are."""
+    cols = held_rows(way.kept.then, way.kept.me)[1]
+    places = np.zeros(way.grid.n_cols + 1, np.int64)
+    places[cols] = np.arange(len(cols))
+    places[-1] = len(cols)
+    return places
+
+
+def _space(grid: Grid) -> Row:
+    return Row(np.empty(grid.n_cols, np.int64), np.empty(grid.n_cols, np.int64))
