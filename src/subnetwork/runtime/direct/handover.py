@@ -28,6 +28,7 @@ from subnetwork.runtime.direct.kernels import (
     Idle,
     Kept,
     Lines,
+    Masks,
     Next,
     Row,
     Sent,
@@ -54,7 +55,7 @@ class Route:
 
     grid: Grid
     kept: Kept
-    shape: tuple[int, ...] | None  # of the next block; None: this rank has no such parameter then
+    shape: Sequence[int] | None  # of the next block; None: this rank has no such parameter then
     leaving: Array  # lines for each worker
     starts: Array  # of the rows of the next idle lines
     n_echoes: int
@@ -69,7 +70,7 @@ class Route:
     @property
     def rows(self) -> Array:
         """The rows of the table that the next block's lines lie in."""
-        rows, cols = held_rows(self.kept.then, self.kept.me)
+        rows, cols = held_rows(self.kept.goal, self.kept.me)
         return np.repeat(rows, len(cols))
 
     def groups_from(self, worker: int) -> Tensor:
@@ -91,15 +92,19 @@ def route(draws: Draws, name: str, k: int, rank: int, share: Share | None = None
         rank: whose side.
         share: its idle lines in round k.
     """
-    grid, here = draws.grids[name], kept(draws, name, k, rank, share)
-    leaving, starts = np.zeros(draws.n_workers, np.int64), np.zeros(grid.n_rows + 1, np.int64)
-    echoes = tally(here, _space(grid), leaving, starts)
-    rows, cols = held_rows(here.then, rank)
-    keepers = keepers_of(draws, name, k, rows, cols)
-    arriving = np.bincount(keepers, minlength=draws.n_workers)
-    arriving[rank] = 0
     holds = draws.partition(k + 1).holds(name, rank)
     shape = block_shape(draws, name, k + 1, rank) if holds else None
+    return _route(draws, name, k, kept(draws, name, k, rank, share), shape)
+
+
+def _route(draws: Draws, name: str, k: int, here: Kept, shape: Sequence[int] | None) -> Route:
+    grid = draws.grids[name]
+    leaving, starts = np.zeros(draws.n_workers, np.int64), np.zeros(grid.n_rows + 1, np.int64)
+    echoes = tally(here, _space(grid), leaving, starts)
+    rows, cols = held_rows(here.goal, here.me)
+    keepers = keepers_of(draws, name, k, rows, cols)
+    arriving = np.bincount(keepers, minlength=draws.n_workers)
+    arriving[here.me] = 0
     return Route(grid, here, shape, leaving, starts, echoes, keepers, arriving)
 
 
@@ -234,7 +239,7 @@ def _shaped(
 ) -> dict[str, dict[str, Tensor]]:
     return {
         plane: {
-            name: lines.view(shape)
+            name: lines.view(tuple(shape))
             for name, lines in tensors.items()
             if (shape := routes[name].shape) is not None
         }
@@ -244,7 +249,7 @@ def _shaped(
 
 def _places(way: Route) -> Array:
     """Column -> its place among those of the next block; last, how many these are."""
-    cols = held_rows(way.kept.then, way.kept.me)[1]
+    cols = held_rows(way.kept.goal, way.kept.me)[1]
     places = np.zeros(way.grid.n_cols + 1, np.int64)
     places[cols] = np.arange(len(cols))
     places[-1] = len(cols)
@@ -253,3 +258,42 @@ def _places(way: Route) -> Array:
 
 def _space(grid: Grid) -> Row:
     return Row(np.empty(grid.n_cols, np.int64), np.empty(grid.n_cols, np.int64))
+
+
+def gathered(
+    draws: Draws, rank: int, held: Held, name: str, to: Sequence[int] = (0,)
+) -> Exchange[dict[str, Tensor]]:
+    """One whole parameter and its moments, on the ranks that ask; elsewhere nothing.
+
+    It may be called at the start of a round and after its merge: x^k, or x^{k+1}. One tensor after
+    the other, the model passes through a rank that could not hold it.
+
+    Args:
+        draws: the cuts of the run.
+        rank: whose side.
+        held: its part.
+        name: the parameter; the same on all ranks.
+        to: who gets it; the same on all ranks.
+
+    Returns:
+        Plane -> tensor, as they are stored: gathering rounds nothing.
+    """
+    grid, share = draws.grids[name], held.shares.get(name)
+    word = np.uint64(sum(1 << worker for worker in to))
+    goal = Masks(np.full(grid.n_rows, word), np.full(grid.n_cols, word))
+    way = _route(draws, name, held.k, kept(draws, name, held.k, rank, share, goal), grid.shape)
+    idle = Idle(way.starts, np.empty(way.starts[-1], col_type(grid)))
+    pieces: list[list[Tensor]] = [[] for _ in range(draws.n_workers)]
+    expected = [0] * draws.n_workers
+    whole, like = {}, draws.like[name]
+    for plane in planes(held.submodel):
+        moved = _moved(way, like.dtype, _have(held, plane, name, way), idle, "float32")
+        whole[plane] = moved.block
+        for j, parcel in enumerate(moved.parcels):
+            pieces[j].append(parcel)
+            expected[j] += _expected(way, j, like, "float32")
+    arrived = yield Post(pieces, expected)
+    offsets = [0] * draws.n_workers
+    for block in whole.values():
+        _settle(way, block, arrived, offsets, "float32")
+    return {p: block.view(grid.shape) for p, block in whole.items()} if rank in to else {}

@@ -87,11 +87,13 @@ def block_shape(draws: Draws, name: str, k: int, worker: int) -> tuple[int, ...]
     return tuple(whole[partition.block(name, whole, worker)].shape)
 
 
-def kept(draws: Draws, name: str, k: int, rank: int, share: Share | None) -> Kept:
-    """Which lines of a parameter a rank keeps in round k."""
+def kept(
+    draws: Draws, name: str, k: int, rank: int, share: Share | None, goal: Masks | None = None
+) -> Kept:
+    """Which lines of a parameter a rank keeps in round k, and who is to get them next."""
     grid, now, then = draws.grids[name], draws.masks(name, k), draws.masks(name, k + 1)
     idle = no_lines(grid) if share is None else share.lines
-    return Kept(rank, now, then, held_rows(now, rank)[1], idle)
+    return Kept(rank, now, then, then if goal is None else goal, held_rows(now, rank)[1], idle)
 
 
 def no_lines(grid: Grid) -> Idle:

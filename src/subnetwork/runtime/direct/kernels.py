@@ -43,7 +43,8 @@ class Kept(NamedTuple):
 
     me: int
     now: Masks  # bit i: worker i holds them
-    then: Masks  # and holds them in the next round
+    then: Masks  # and holds them in the next round, which says who of several keeps a line
+    goal: Masks  # and is to get them now: the same, or whoever gathers the model
     mine: Array  # the columns that this rank holds, ascending
     idle: Idle
 
@@ -141,7 +142,7 @@ def tally(kept: Kept, row: Row, counts: Array, starts: Array) -> int:
 
     Returns the number of lines that leave and are needed here too.
     """
-    then = kept.then
+    then = kept.goal
     bit, echoes = np.uint64(1) << np.uint64(kept.me), 0
     for u in range(len(then.rows)):
         waiting = 0
@@ -166,7 +167,7 @@ def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, targ
         offsets: where the lines for each worker start in `sent`; moved to their ends.
         target: is filled, but for the lines of the block that others send.
     """
-    then = kept.then
+    then = kept.goal
     bit, n_cols = np.uint64(1) << np.uint64(kept.me), len(kept.mine)
     width = target.places[-1]
     base, next_base, w, echo = 0, 0, 0, 0

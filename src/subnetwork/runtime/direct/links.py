@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ class Post:
     expected: Sequence[int]
 
     @property
+    def n_bytes(self) -> int:
+        """Payload that leaves this rank."""
+        return sum(self.sizes)
+
+    @property
     def sizes(self) -> list[int]:
         """Bytes for each rank."""
         return [sum(len(piece) for piece in pieces) for pieces in self.pieces]
@@ -33,15 +38,25 @@ Links: TypeAlias = Callable[[Post], Sequence[Tensor]]
 """One round trip with all other ranks."""
 
 
-def carried(exchange: Exchange[T], links: Links) -> T:
+@dataclass(frozen=True)
+class Carried(Generic[T]):
+    """What came of an exchange, and the payload that it took on this rank."""
+
+    result: T
+    bytes_sent: int
+    bytes_received: int
+
+
+def carried(exchange: Exchange[T], links: Links) -> Carried[T]:
     """Run one rank's side of an exchange over links."""
+    sent = received = 0
     try:
         post = next(exchange)
         while True:
+            sent, received = sent + post.n_bytes, received + sum(post.expected)
             post = exchange.send(links(post))
     except StopIteration as end:
-        result: T = end.value
-        return result
+        return Carried(end.value, sent, received)
 
 
 def together(exchanges: Sequence[Exchange[T]]) -> list[T]:
