@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subnetwork.runtime.direct.counted import is_counter
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
 from subnetwork.runtime.direct.held import (
+    PARAMS,
     Held,
     Share,
     as_lines,
@@ -44,7 +46,7 @@ from subnetwork.runtime.direct.wire import (
     decoded,
     encoded,
     n_bytes,
-    of_plane,
+    of_tensor,
     scale_groups,
 )
 
@@ -149,10 +151,9 @@ def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> 
     expected = [0] * draws.n_workers
     for name, way in routes.items():
         idle, values = Idle(way.starts, np.empty(way.starts[-1], col_type(way.grid))), {}
-        for plane, of_plane_ in blocks.items():
-            how = of_plane(wire, plane, draws.like[name])
+        for plane, how in _tensors(draws, held, name, wire):
             moved = _moved(way, draws.like[name].dtype, _have(held, plane, name, way), idle, how)
-            of_plane_[name], values[plane] = moved.block, moved.idle
+            blocks[plane][name], values[plane] = moved.block, moved.idle
             for j, parcel in enumerate(moved.parcels):
                 pieces[j].append(parcel)
                 expected[j] += _expected(way, j, draws.like[name], how)
@@ -161,9 +162,15 @@ def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> 
     arrived = yield Post(pieces, expected)
     offsets = [0] * draws.n_workers
     for name, way in routes.items():
-        for plane, of_plane_ in blocks.items():
-            _settle(way, of_plane_[name], arrived, offsets, of_plane(wire, plane, of_plane_[name]))
+        for plane, how in _tensors(draws, held, name, wire):
+            _settle(way, blocks[plane][name], arrived, offsets, how)
     return with_x(draws, rank, Held(held.k + 1, submodel_of(_shaped(routes, blocks)), shares))
+
+
+def _tensors(draws: Draws, held: Held, name: str, wire: Wire) -> list[tuple[str, Wire]]:
+    """The planes that a parameter has, and how they travel: counters have no moments."""
+    own = (PARAMS,) if is_counter(name) else tuple(planes(held.submodel))
+    return [(plane, of_tensor(wire, plane, name, draws.like[name])) for plane in own]
 
 
 @dataclass(frozen=True)
@@ -286,12 +293,12 @@ def gathered(
     pieces: list[list[Tensor]] = [[] for _ in range(draws.n_workers)]
     expected = [0] * draws.n_workers
     whole, like = {}, draws.like[name]
-    for plane in planes(held.submodel):
-        moved = _moved(way, like.dtype, _have(held, plane, name, way), idle, "float32")
+    for plane, how in _tensors(draws, held, name, "float32"):
+        moved = _moved(way, like.dtype, _have(held, plane, name, way), idle, how)
         whole[plane] = moved.block
         for j, parcel in enumerate(moved.parcels):
             pieces[j].append(parcel)
-            expected[j] += _expected(way, j, like, "float32")
+            expected[j] += _expected(way, j, like, how)
     arrived = yield Post(pieces, expected)
     offsets = [0] * draws.n_workers
     for block in whole.values():

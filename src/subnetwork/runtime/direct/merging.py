@@ -24,7 +24,7 @@ from subnetwork.runtime.direct.wire import (
     decoded,
     encoded,
     n_bytes,
-    of_plane,
+    of_tensor,
     scale_groups,
 )
 
@@ -112,10 +112,10 @@ def merged(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Excha
             if i == rank:
                 total[which] += change[of.mine]
                 continue
-            size, groups = _size(of, which, change, of_plane(wire, plane, change))
+            size, groups = _size(of, which, change, of_tensor(wire, plane, name, change))
             parcel = arrived[i][offsets[i] : offsets[i] + size]
             offsets[i] += size
-            total[which] += decoded(of_plane(wire, plane, change), parcel, groups, change)
+            total[which] += decoded(of_tensor(wire, plane, name, change), parcel, groups, change)
         count = torch.as_tensor(np.bitwise_count(of.holders[of.mine.numpy()]), dtype=change.dtype)
         block = tensors[plane][name].clone(memory_format=torch.contiguous_format)
         mean = held.x[plane][name][of.mine] + total / count[:, None]
@@ -135,7 +135,7 @@ def _post(
     pieces: list[list[Tensor]] = [[] for _ in range(n_workers)]
     expected = [0] * n_workers
     for (plane, name), change in changes.items():
-        of, how = shared[name], of_plane(wire, plane, change)
+        of, how = shared[name], of_tensor(wire, plane, name, change)
         leaving = [of.for_keeper(j) for j in range(n_workers)]
         order = torch.cat(leaving)
         coded = encoded(how, change[order], of.groups(order), [len(part) for part in leaving])

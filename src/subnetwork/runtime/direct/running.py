@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from subnetwork.nets.local import Local
+from subnetwork.runtime.direct.counted import packed, unpacked
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.handover import gathered, handed_over
 from subnetwork.runtime.direct.held import Held
@@ -39,7 +40,7 @@ def direct_rounds(
     check_wire(wire)
     sent = received = 0
     for k in range(held.k, n_rounds):
-        trained = local(k, rank, held.submodel)  # lines 4-8
+        trained = packed(local(k, rank, unpacked(held.submodel)))  # lines 4-8
         after = carried(merged(draws, rank, replace(held, submodel=trained), wire), links)  # line 9
         sent, received = sent + after.bytes_sent, received + after.bytes_received
         yield DirectRound(k, after.result, trained.loss, sent, received)

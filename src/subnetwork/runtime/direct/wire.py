@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from subnetwork.runtime.direct.counted import is_counter
 from subnetwork.runtime.direct.grid import Grid
 
 Wire: TypeAlias = Literal["float32", "bfloat16", "int8"]
@@ -36,11 +37,15 @@ def check_wire(wire: str) -> None:
         )
 
 
-def of_plane(wire: Wire, plane: str, tensor: Tensor) -> Wire:
-    """How a plane travels: moments are never cut to int8, where small ones would become zero."""
-    if wire == "int8" and (plane or not tensor.is_floating_point()):
-        return "bfloat16" if tensor.is_floating_point() else "float32"
-    return wire if tensor.is_floating_point() and tensor.element_size() > 2 else "float32"
+def of_tensor(wire: Wire, plane: str, name: str, tensor: Tensor) -> Wire:
+    """How one tensor travels.
+
+    Moments are never cut to int8, where small ones would become zero; counters, and what has 16
+    bits or fewer, travel as they are.
+    """
+    if is_counter(name) or not tensor.is_floating_point() or tensor.element_size() <= 2:
+        return "float32"
+    return "bfloat16" if wire == "int8" and plane else wire
 
 
 def n_bytes(wire: Wire, n_entries: int, n_scales: int, itemsize: int) -> int:
