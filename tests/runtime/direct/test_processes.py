@@ -2,9 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -28,60 +27,58 @@ from subnetwork.methods import Training
 from subnetwork.methods.rows import method, task
 from subnetwork.runtime.direct import *
 
-folder, rank, text = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
-run = Training.from_json(text)
-t = task(run)
-row = method(t)
-n = run.workers
-links = over(meet(dist.FileStore(str(folder / "store"), n), rank, n, host="127.0.0.1"), rank)
-like = {name: p.to("meta") for name, p in row.x.params.items()}
-draws = Draws(row.sketch, like, row.seed)
-agree(links, rank, digest(draws, "float32"))
-x = with_moments(initial_parameters(t.architecture, seed=run.stream(INIT)), tuple(row.x.moments))
-held = taken(draws, rank, 0, x)
-for done in direct_rounds(held, draws, rank, row.local, links, n_rounds=row.n_rounds):
-    whole = {
-        f"{plane}/{name}": tensor
-        for name, planes in whole_parameters(done.held, draws, rank, links, to=(1,))
-        for plane, tensor in planes.items()
-    }
-    assert bool(whole) == (rank == 1)
-    if whole:
-        save_file(whole, folder / f"x{done.k}.safetensors")
+for text in sys.argv[3:]:
+    run = Training.from_json(text)
+    t = task(run)
+    row = method(t)
+    n = run.workers
+    store = dist.FileStore(str(folder / run.method), n)
+    links = over(meet(store, rank, n, host="127.0.0.1"), rank)
+    like = {name: p.to("meta") for name, p in row.x.params.items()}
+    draws = Draws(row.sketch, like, row.seed)
+    agree(links, rank, digest(draws, "float32"))
+    x = with_moments(initial_parameters(t.architecture, seed=run.stream(INIT)), (*row.x.moments,))
+    held = taken(draws, rank, 0, x)
+    for done in direct_rounds(held, draws, rank, row.local, links, n_rounds=row.n_rounds):
+        whole = {
+            f"{plane}/{name}": tensor
+            for name, planes in whole_parameters(done.held, draws, rank, links, to=(1,))
+            for plane, tensor in planes.items()
+        }
+        assert bool(whole) == (rank == 1)
+        if whole:
+            save_file(whole, folder / f"{run.method}{done.k}.safetensors")
 """
 
 
-def start(folder: Path, run: Training, ranks=None):
-    return [
+def test_processes_equal_the_reference_bit_for_bit(tmp_path):
+    torch.set_num_threads(1)
+    runs = [replace(RUN, method=name) for name in ("ist", "local_sgd")]
+    texts = [run.to_json() for run in runs]
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(folder), str(rank), run.to_json()],
+            [sys.executable, "-c", RANK, str(tmp_path), str(rank), *texts],
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in (range(run.workers) if ranks is None else ranks)
+        for rank in range(RUN.workers)
     ]
-
-
-@pytest.mark.parametrize("name", ["ist", "local_sgd"])
-def test_processes_equal_the_reference_bit_for_bit(tmp_path, name):
-    torch.set_num_threads(1)
-    fields = {field: getattr(RUN, field) for field in RUN.__dataclass_fields__}
-    run = Training(**fields | {"method": name})
-    processes = start(tmp_path, run)
-    row = method(task(run))
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-    reference = rounds(
-        row.x, row.sketch, here(row.local), row.merge, seed=row.seed, n_rounds=row.n_rounds
-    )
-    for done in reference:
-        whole = load_file(tmp_path / f"x{done.k}.safetensors")
-        for parameter, value in done.x.params.items():
-            assert torch.equal(whole[f"/{parameter}"], value), (done.k, parameter)
-            for moment, tensors in done.x.moments.items():
-                assert torch.equal(whole[f"{moment}/{parameter}"], tensors[parameter])
+    for run in runs:
+        row = method(task(run))
+        reference = rounds(
+            row.x, row.sketch, here(row.local), row.merge, seed=row.seed, n_rounds=row.n_rounds
+        )
+        for done in reference:
+            whole = load_file(tmp_path / f"{run.method}{done.k}.safetensors")
+            for parameter, value in done.x.params.items():
+                assert torch.equal(whole[f"/{parameter}"], value), (done.k, parameter)
+                for moment, tensors in done.x.moments.items():
+                    assert torch.equal(whole[f"{moment}/{parameter}"], tensors[parameter])
 
 
 def test_a_model_made_layer_by_layer_is_the_model_made_at_once():
