@@ -42,7 +42,7 @@ from subnetwork.runtime.direct import (
     whole_parameters,
     with_moments,
 )
-from subnetwork.runtime.direct.links import Links, Post
+from subnetwork.runtime.direct.links import Links, Post, whole
 
 SEED = 3
 INPUTS, OUTPUTS = 784, 10
@@ -129,13 +129,17 @@ def server(rank: int, draws: Draws, x: ModelState, links: Links) -> tuple[Step, 
         mine = [cut.select(have.x, i) for i in range(n)] if rank == 0 else like
         down = [[as_bytes(w)] if rank == 0 and i else [] for i, w in enumerate(mine)]
         sizes = [like[rank].n_bytes if rank and i == 0 else 0 for i in range(n)]
-        arrived = links(Post(down, sizes))
-        w = mine[0] if rank == 0 else as_submodel(arrived[0], like[rank])
+        arrived, back = (
+            whole(sizes),
+            whole([w.n_bytes * (rank == 0 < i) for i, w in enumerate(like)]),
+        )
+        links(Post(down, arrived))
+        w = mine[0] if rank == 0 else as_submodel(arrived[0][0], like[rank])
         z = local(k, rank, w)
         up = [[as_bytes(z)] if rank and i == 0 else [] for i in range(n)]
-        back = links(Post(up, [like[i].n_bytes if rank == 0 and i else 0 for i in range(n)]))
+        links(Post(up, back))
         if rank == 0:
-            trained = [z, *(as_submodel(back[i], like[i]) for i in range(1, n))]
+            trained = [z, *(as_submodel(back[i][0], like[i]) for i in range(1, n))]
             have.x = holders(have.x, cut, trained)
         return sum(len(p) for pieces in (*down, *up) for p in pieces)
 
@@ -155,10 +159,10 @@ def all_gather(rank: int, draws: Draws, x: ModelState, links: Links) -> tuple[St
         out = as_bytes(z)
         post = Post(
             [[out] if i != rank else [] for i in range(n)],
-            [like[i].n_bytes if i != rank else 0 for i in range(n)],
+            whole([w.n_bytes * (i != rank) for i, w in enumerate(like)]),
         )
-        arrived = links(post)
-        trained = [z if i == rank else as_submodel(arrived[i], like[i]) for i in range(n)]
+        links(post)
+        trained = [z if i == rank else as_submodel(post.into[i][0], like[i]) for i in range(n)]
         have.x = holders(have.x, cut, trained)
         return post.n_bytes
 
@@ -235,8 +239,8 @@ def work(folder: Path, rank: int, arguments: argparse.Namespace) -> None:
         barrier(links, n, rank)
         seen = interface_bytes() - before
         if isinstance(have, list):
-            whole = dict(whole_parameters(have[0], draws, rank, links))
-            model = {p: t.get("") for p, t in whole.items()}
+            gathered = whole_parameters(have[0], draws, rank, links)
+            model = {p: t.get("") for p, t in gathered}
         else:
             model = dict(have.x.params)
         found[name] = {"sent": sent, "seen": seen, "seconds": median(seconds)}
@@ -248,7 +252,8 @@ def work(folder: Path, rank: int, arguments: argparse.Namespace) -> None:
 def barrier(links: Links, n: int, rank: int) -> None:
     """Until everyone is here: a byte from each to each."""
     one = torch.zeros(1, dtype=torch.uint8)
-    links(Post([[one] if i != rank else [] for i in range(n)], [int(i != rank) for i in range(n)]))
+    others = [i != rank for i in range(n)]
+    links(Post([[one] if other else [] for other in others], whole([int(o) for o in others])))
 
 
 def in_namespace(command: list[str]) -> list[str] | None:

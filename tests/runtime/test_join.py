@@ -201,10 +201,12 @@ def test_batch_statistics_are_named():
 
 
 def test_ranks_that_disagree_are_told_before_anything_moves():
-    other = torch.tensor([2, 8], dtype=torch.int64).view(torch.uint8)
+    def links(post):
+        post.into[1][0].copy_(torch.tensor([2, 8], dtype=torch.int64).view(torch.uint8))
+
     with pytest.raises(RunFailedError, match="rank 1 has another plan, deal, seed or wire"):
-        agree(lambda _: [torch.empty(0, dtype=torch.uint8), other], 0, [2, 7])
-    agree(lambda _: [torch.empty(0, dtype=torch.uint8), other], 0, [2, 8])
+        agree(links, 0, [2, 7])
+    agree(links, 0, [2, 8])
 
 
 def test_the_example_runs_under_torchrun(tmp_path):

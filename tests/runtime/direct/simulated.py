@@ -145,14 +145,13 @@ def counted(exchanges):
     sent = [0] * len(exchanges)
 
     def watched(rank, exchange):
-        arrived = None
         while True:
             try:
-                post = next(exchange) if arrived is None else exchange.send(arrived)
+                post = next(exchange)
             except StopIteration as end:
                 return end.value
             assert not post.sizes[rank], "a rank sends to itself"
-            sent[rank] += sum(post.sizes)
-            arrived = yield post
+            sent[rank] += post.n_bytes
+            yield post
 
     return together([watched(i, e) for i, e in enumerate(exchanges)]), sent

@@ -9,8 +9,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from subnetwork.algorithm import RunFailedError, WorkerLostError
-from subnetwork.runtime.direct.links import Links, Post, joined
+from subnetwork.runtime.direct.links import Links, Post, whole
 
+LARGE = 1 << 16  # bytes; a piece of so many is a message of its own
 PATIENCE = timedelta(seconds=600)  # for the slowest rank's round
 
 
@@ -44,27 +45,57 @@ def meet(store: dist.Store, rank: int, n_workers: int, *, host: str | None = Non
 
 
 def over(group: PointToPoint, rank: int) -> Links:
-    """Round trips over a group. A rank that is gone is named as far as the group tells."""
+    """Round trips over a group. Small pieces go together, large ones from where they are."""
 
-    def links(post: Post) -> list[Tensor]:
-        arrived = [torch.empty(n, dtype=torch.uint8) for n in post.expected]
-        peers = [(rank + step) % len(arrived) for step in range(1, len(arrived))]
-        leaving = {j: joined(post.pieces[j]) for j in peers}
+    def links(post: Post) -> None:
+        peers = [(rank + step) % len(post.into) for step in range(1, len(post.into))]
+        arriving = {i: _messages(post.into[i]) for i in peers}
+        leaving = {j: _messages(post.pieces[j]) for j in peers}
+        memory = {i: [_room(pieces) for pieces in arriving[i]] for i in peers}
+        lost = peers[0] if peers else rank
         try:
-            waiting = [(i, group.recv([arrived[i]], i, 0)) for i in peers if len(arrived[i])]
-            waiting += [(j, group.send([leaving[j]], j, 0)) for j in peers if len(leaving[j])]
+            waiting = [(i, group.recv([m], i, t)) for i in peers for t, m in enumerate(memory[i])]
+            for j in peers:
+                waiting += [
+                    (j, group.send([joined(pieces)], j, t)) for t, pieces in enumerate(leaving[j])
+                ]
             for peer, work in waiting:
                 lost = peer
                 work.wait(PATIENCE)
         except RuntimeError as error:
             raise WorkerLostError(
-                f"rank {lost if waiting else peers[0]} did not answer rank {rank}: "
-                f"{str(error).splitlines()[0]}. In direct hand-over a lost rank ends the run; "
-                "run again from the last checkpoint."
+                f"rank {lost} did not answer rank {rank}: {str(error).splitlines()[0]}. In direct "
+                "hand-over a lost rank ends the run; start it again."
             ) from None
-        return arrived
+        for i in peers:
+            for pieces, message in zip(arriving[i], memory[i], strict=True):
+                _unpack(pieces, message)
 
     return links
+
+
+def _messages(pieces: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Pieces by message: the same on both sides, since it depends on their sizes alone."""
+    small = [piece for piece in pieces if 0 < len(piece) < LARGE]
+    return [[piece] for piece in pieces if len(piece) >= LARGE] + ([small] if small else [])
+
+
+def _unpack(pieces: Sequence[Tensor], message: Tensor) -> None:
+    if len(pieces) > 1:
+        parts = torch.split(message, [len(piece) for piece in pieces])
+        for piece, part in zip(pieces, parts, strict=True):
+            piece.copy_(part)
+
+
+def _room(pieces: Sequence[Tensor]) -> Tensor:
+    if len(pieces) == 1:
+        return pieces[0]
+    return torch.empty(sum(map(len, pieces)), dtype=torch.uint8)
+
+
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Pieces of bytes as one; a single one is not copied."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 def agree(links: Links, rank: int, words: Sequence[int]) -> None:
@@ -74,11 +105,11 @@ def agree(links: Links, rank: int, words: Sequence[int]) -> None:
         RunFailedError: where another rank has others; gloo would end the process later.
     """
     own = torch.tensor([*words], dtype=torch.int64)
-    n_workers = words[0]
-    pieces = [[own.view(torch.uint8)] if j != rank else [] for j in range(n_workers)]
-    sizes = [8 * len(own) if j != rank else 0 for j in range(n_workers)]
-    for other, parcel in enumerate(links(Post(pieces, sizes))):
-        if other != rank and not torch.equal(parcel.view(torch.int64), own):
+    others = [j != rank for j in range(words[0])]
+    into = whole([8 * len(own) * other for other in others])
+    links(Post([[own.view(torch.uint8)] if other else [] for other in others], into))
+    for other, pieces in enumerate(into):
+        if pieces and not torch.equal(pieces[0].view(torch.int64), own):
             raise RunFailedError(
                 f"rank {other} has another plan, deal, seed or wire than rank {rank}. Start all "
                 "ranks with the same arguments and the same model."

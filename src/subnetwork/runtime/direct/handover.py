@@ -1,12 +1,13 @@
 """Line 3 without a coordinator: every line goes from its keeper to those who hold it next, once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from subnetwork.nets.state import Submodel
 from subnetwork.runtime.direct.counted import is_counter
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
@@ -20,6 +21,7 @@ from subnetwork.runtime.direct.held import (
     col_type,
     held_rows,
     kept,
+    no_lines,
     planes,
     submodel_of,
     with_x,
@@ -138,39 +140,67 @@ def keepers_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Arr
 def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Exchange[Held]:
     """The part at the start of the next round, from the merged one: one exchange.
 
+    Tensors are let go of as soon as they are dealt out: where the caller keeps no reference to
+    `held`, old and new part are never there together.
+
     Args:
         draws: the cuts of the run.
         rank: whose part.
         held: what `merged` returned.
         wire: how lines travel.
     """
-    routes = {name: route(draws, name, held.k, rank, held.shares.get(name)) for name in draws.like}
-    blocks: dict[str, dict[str, Tensor]] = {plane: {} for plane in planes(held.submodel)}
+    k, old, idle_before = held.k, _by_plane(held.submodel), dict(held.shares)
+    del held
+    routes = {name: route(draws, name, k, rank, idle_before.get(name)) for name in draws.like}
+    blocks: dict[str, dict[str, Tensor]] = {plane: {} for plane in old}
     shares: dict[str, Share] = {}
-    pieces: list[list[Tensor]] = [[] for _ in range(draws.n_workers)]
-    expected = [0] * draws.n_workers
+    parcels = _Parcels([[] for _ in range(draws.n_workers)], [[] for _ in range(draws.n_workers)])
     for name, way in routes.items():
+        before = idle_before.pop(name, None)
         idle, values = Idle(way.starts, np.empty(way.starts[-1], col_type(way.grid))), {}
-        for plane, how in _tensors(draws, held, name, wire):
-            moved = _moved(way, draws.like[name].dtype, _have(held, plane, name, way), idle, how)
+        for plane, how in _tensors(draws, old, name, wire):
+            have = old[plane].pop(name, None), None if before is None else before.values[plane]
+            moved = _moved(way, draws.like[name].dtype, have, idle, how)
             blocks[plane][name], values[plane] = moved.block, moved.idle
-            for j, parcel in enumerate(moved.parcels):
-                pieces[j].append(parcel)
-                expected[j] += _expected(way, j, draws.like[name], how)
+            parcels.add(way, moved.parcels, draws.like[name], (plane, name, how))
         if len(idle.cols):
             shares[name] = Share(idle, values)
-    arrived = yield Post(pieces, expected)
-    offsets = [0] * draws.n_workers
-    for name, way in routes.items():
-        for plane, how in _tensors(draws, held, name, wire):
-            _settle(way, blocks[plane][name], arrived, offsets, how)
-    return with_x(draws, rank, Held(held.k + 1, submodel_of(_shaped(routes, blocks)), shares))
+        routes[name] = replace(way, kept=way.kept._replace(idle=no_lines(way.grid)))
+    yield Post(parcels.leaving, parcels.into)
+    for (plane, name, how), arrived in parcels.arrived.items():
+        _settle(routes[name], blocks[plane][name], arrived, how)
+    return with_x(draws, rank, Held(k + 1, submodel_of(_shaped(routes, blocks)), shares))
 
 
-def _tensors(draws: Draws, held: Held, name: str, wire: Wire) -> list[tuple[str, Wire]]:
+def _by_plane(submodel: Submodel) -> dict[str, dict[str, Tensor]]:
+    return {plane: dict(tensors) for plane, tensors in planes(submodel).items()}
+
+
+def _tensors(
+    draws: Draws, of_planes: Mapping[str, object], name: str, wire: Wire
+) -> list[tuple[str, Wire]]:
     """The planes that a parameter has, and how they travel: counters have no moments."""
-    own = (PARAMS,) if is_counter(name) else tuple(planes(held.submodel))
+    own = (PARAMS,) if is_counter(name) else tuple(of_planes)
     return [(plane, of_tensor(wire, plane, name, draws.like[name])) for plane in own]
+
+
+@dataclass(frozen=True)
+class _Parcels:
+    """All tensors' bytes for each worker, and memory for what each sends."""
+
+    leaving: list[list[Tensor]]
+    into: list[list[Tensor]]
+    arrived: dict[tuple[str, str, Wire], Tensor] = field(default_factory=dict)
+
+    def add(
+        self, way: Route, parcels: Sequence[Tensor], like: Tensor, path: tuple[str, str, Wire]
+    ) -> None:
+        """One tensor's; the memory of all senders is one buffer."""
+        sizes = [_expected(way, j, like, path[2]) for j in range(len(parcels))]
+        self.arrived[path] = torch.empty(sum(sizes), dtype=torch.uint8)
+        for j, part in enumerate(torch.split(self.arrived[path], sizes)):
+            self.leaving[j].append(parcels[j])
+            self.into[j].append(part)
 
 
 @dataclass(frozen=True)
@@ -178,15 +208,6 @@ class _Moved:
     block: Tensor  # (lines, length); the lines that others send are not there yet
     idle: Tensor
     parcels: Sequence[Tensor]
-
-
-def _have(held: Held, plane: str, name: str, way: Route) -> tuple[Tensor | None, Tensor | None]:
-    block = planes(held.submodel)[plane].get(name)
-    share = held.shares.get(name)
-    return (
-        None if block is None else as_lines(block, way.grid),
-        None if share is None else share.values[plane],
-    )
 
 
 def _moved(
@@ -206,39 +227,40 @@ def _moved(
     block, waiting, leaving = lines(n_block), lines(n_idle), lines(way.lines_sent)
     rows = np.empty(way.lines_sent if how == "int8" else 0, np.int64)
     echoes = np.empty(way.n_echoes, np.int64), np.empty(way.n_echoes, np.int64)
-    sent = Sent(bits(leaving), rows, *echoes)
-    source = Lines(*(bits(lines(0) if t is None else t) for t in have))
+    out = bits(leaving)
+    sent = Sent(out.reshape(-1), rows, *echoes)
+    source = Lines(*(bits(lines(0) if t is None else as_lines(t, way.grid)) for t in have))
     target = Next(Lines(bits(block), bits(waiting)), idle.cols, _places(way))
-    offsets = np.cumsum(way.leaving) - way.leaving
+    offsets = (np.cumsum(way.leaving) - way.leaving) * out.shape[1]
     deal_out(way.kept, _space(way.grid), source, sent, offsets, target)
     groups = scale_groups(torch.as_tensor(rows), way.grid)
     coded = encoded(how, leaving, groups, way.leaving.tolist())
     if way.n_echoes:
-        block[torch.as_tensor(echoes[1])] = coded.values[torch.as_tensor(echoes[0])]
+        block[torch.as_tensor(echoes[1])] = coded.values[torch.as_tensor(echoes[0] // out.shape[1])]
     return _Moved(block, waiting, coded.parcels)
 
 
 def _expected(way: Route, worker: int, like: Tensor, how: Wire) -> int:
-    scales = (
-        len(torch.unique(way.groups_from(worker))) if how == "int8" and way.arriving[worker] else 0
-    )
-    entries = int(way.arriving[worker]) * way.grid.length
-    return n_bytes(how, entries, scales, like.element_size())
+    n = int(way.arriving[worker])
+    scales = len(torch.unique(way.groups_from(worker))) if how == "int8" and n else 0
+    return n_bytes(how, n * way.grid.length, scales, like.element_size())
 
 
-def _settle(
-    way: Route, block: Tensor, arrived: Sequence[Tensor], offsets: list[int], how: Wire
-) -> None:
-    """Put what the others sent of one tensor into the block."""
-    parts = []
-    for i, parcel in enumerate(arrived):
-        size = _expected(way, i, block, how)
-        groups = way.groups_from(i) if how == "int8" and size else torch.empty(0, dtype=torch.int64)
-        parts.append(decoded(how, parcel[offsets[i] : offsets[i] + size], groups, block))
-        offsets[i] += size
-    values = torch.cat(parts)
-    starts = np.cumsum(way.arriving) - way.arriving
-    take_in(way.keepers, way.kept.me, bits(values), starts, bits(block))
+def _settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
+    """Put what the others sent of one tensor, one after another, into the block."""
+    values = arrived
+    if how != "float32":
+        sizes = [_expected(way, i, block, how) for i in range(len(way.arriving))]
+        values = torch.cat(
+            [
+                decoded(how, parcel, way.groups_from(i)[: int(way.arriving[i])], block)
+                for i, parcel in enumerate(torch.split(arrived, sizes))
+            ]
+        ).view(-1)
+    inside = bits(block)
+    starts = (np.cumsum(way.arriving) - way.arriving) * inside.shape[1]
+    flat = bits(values.view(block.dtype).view(-1, way.grid.length)).reshape(-1)
+    take_in(way.keepers, way.kept.me, flat, starts, inside)
 
 
 def _shaped(
@@ -290,17 +312,14 @@ def gathered(
     goal = Masks(np.full(grid.n_rows, word), np.full(grid.n_cols, word))
     way = _route(draws, name, held.k, kept(draws, name, held.k, rank, share, goal), grid.shape)
     idle = Idle(way.starts, np.empty(way.starts[-1], col_type(grid)))
-    pieces: list[list[Tensor]] = [[] for _ in range(draws.n_workers)]
-    expected = [0] * draws.n_workers
-    whole, like = {}, draws.like[name]
-    for plane, how in _tensors(draws, held, name, "float32"):
-        moved = _moved(way, like.dtype, _have(held, plane, name, way), idle, how)
+    parcels = _Parcels([[] for _ in range(draws.n_workers)], [[] for _ in range(draws.n_workers)])
+    whole, old = {}, planes(held.submodel)
+    for plane, how in _tensors(draws, old, name, "float32"):
+        have = old[plane].get(name), None if share is None else share.values[plane]
+        moved = _moved(way, draws.like[name].dtype, have, idle, how)
         whole[plane] = moved.block
-        for j, parcel in enumerate(moved.parcels):
-            pieces[j].append(parcel)
-            expected[j] += _expected(way, j, like, how)
-    arrived = yield Post(pieces, expected)
-    offsets = [0] * draws.n_workers
-    for block in whole.values():
-        _settle(way, block, arrived, offsets, "float32")
+        parcels.add(way, moved.parcels, draws.like[name], (plane, name, how))
+    yield Post(parcels.leaving, parcels.into)
+    for (plane, _, how), arrived in parcels.arrived.items():
+        _settle(way, whole[plane], arrived, how)
     return {p: block.view(grid.shape) for p, block in whole.items()} if rank in to else {}

@@ -64,11 +64,11 @@ class Lines(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """Lines that leave a rank, ordered by destination."""
+    """Lines that leave a rank, for every destination one after another."""
 
-    values: Array  # (lines, length)
-    rows: Array  # their rows; empty where nobody asks
-    echo_from: Array  # a line that leaves and is needed here too: its place in `values`,
+    values: Array  # flat
+    rows: Array  # the row of every line; empty where nobody asks
+    echo_from: Array  # a line that leaves and is needed here too: where it starts in `values`,
     echo_to: Array  # and in the next block
 
 
@@ -110,6 +110,13 @@ def copy_line(target: Array, t: int, source: Array, s: int) -> None:
     """Line s of one table becomes line t of another."""
     for e in range(source.shape[1]):
         target[t, e] = source[s, e]
+
+
+@inlined
+def lay_out(target: Array, start: int, source: Array, s: int) -> None:
+    """Line s of a table goes to a flat buffer."""
+    for e in range(source.shape[1]):
+        target[start + e] = source[s, e]
 
 
 @inlined
@@ -164,7 +171,7 @@ def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, targ
         row: space for a row.
         have: the values of this round.
         sent: is filled.
-        offsets: where the lines for each worker start in `sent`; moved to their ends.
+        offsets: where the entries for each worker start in `sent`; moved to their ends.
         target: is filled, but for the lines of the block that others send.
     """
     then = kept.goal
@@ -189,10 +196,10 @@ def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, targ
             others = holders & ~bit
             while others != 0:
                 t = offsets[lowest(others)]
-                copy_line(sent.values, t, source, s)
+                lay_out(sent.values, t, source, s)
                 if len(sent.rows):
-                    sent.rows[t] = u
-                offsets[lowest(others)] = t + 1
+                    sent.rows[t // source.shape[1]] = u
+                offsets[lowest(others)] = t + source.shape[1]
                 others &= others - np.uint64(1)
         base += n_cols if kept.now.rows[u] & bit != 0 else 0
         next_base += width if then.rows[u] & bit != 0 else 0
@@ -247,8 +254,18 @@ def look_back(history: Masks, rows: Array, cols: Array, keepers: Array) -> int:
 
 @bare
 def take_in(keepers: Array, me: int, values: Array, offsets: Array, block: Array) -> None:
-    """Put the lines that others sent, `values` by sender, where they belong in the block."""
+    """Put the lines that others sent where they belong in the block.
+
+    Args:
+        keepers: who keeps each line of the block, and so has sent it.
+        me: this rank, whose own lines are there already.
+        values: the lines of every sender one after another, flat.
+        offsets: where those of each sender start; moved to their ends.
+        block: (lines, length).
+    """
     for q in range(len(keepers)):
         if keepers[q] != me:
-            copy_line(block, q, values, offsets[keepers[q]])
-            offsets[keepers[q]] += 1
+            start = offsets[keepers[q]]
+            for e in range(block.shape[1]):
+                block[q, e] = values[start + e]
+            offsets[keepers[q]] = start + block.shape[1]

@@ -12,13 +12,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Post:
-    """What one rank sends to each rank, in pieces of bytes, and how many bytes it gets from each.
+    """What one rank sends to each rank, in pieces of bytes, and memory for what it gets from each.
 
-    Every rank works both out by itself: nothing but the bytes travels.
+    Every rank works out by itself how many bytes each piece has: nothing else travels.
     """
 
     pieces: Sequence[Sequence[Tensor]]  # uint8, one sequence a rank
-    expected: Sequence[int]
+    into: Sequence[Sequence[Tensor]]  # uint8, is filled
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes for each rank."""
+        return [sum(len(piece) for piece in pieces) for pieces in self.pieces]
 
     @property
     def n_bytes(self) -> int:
@@ -26,15 +31,15 @@ class Post:
         return sum(self.sizes)
 
     @property
-    def sizes(self) -> list[int]:
-        """Bytes for each rank."""
-        return [sum(len(piece) for piece in pieces) for pieces in self.pieces]
+    def n_bytes_in(self) -> int:
+        """Payload that arrives."""
+        return sum(len(piece) for pieces in self.into for piece in pieces)
 
 
-Exchange: TypeAlias = Generator[Post, Sequence[Tensor], T]
-"""Yields posts, is sent the bytes that came from each rank for them, returns its result."""
+Exchange: TypeAlias = Generator[Post, None, T]
+"""Yields posts, goes on when what they wait for has come, returns its result."""
 
-Links: TypeAlias = Callable[[Post], Sequence[Tensor]]
+Links: TypeAlias = Callable[[Post], None]
 """One round trip with all other ranks."""
 
 
@@ -53,32 +58,33 @@ def carried(exchange: Exchange[T], links: Links) -> Carried[T]:
     try:
         post = next(exchange)
         while True:
-            sent, received = sent + post.n_bytes, received + sum(post.expected)
-            post = exchange.send(links(post))
+            sent, received = sent + post.n_bytes, received + post.n_bytes_in
+            links(post)
+            post = next(exchange)
     except StopIteration as end:
         return Carried(end.value, sent, received)
 
 
 def together(exchanges: Sequence[Exchange[T]]) -> list[T]:
     """Run all sides of an exchange in this process: ranks in lockstep, bytes handed across."""
-    arrived: list[Sequence[Tensor] | None] = [None] * len(exchanges)
     results: list[T] = []
     while True:
         posts: list[Post] = []
-        for exchange, parcels in zip(exchanges, arrived, strict=True):
+        for exchange in exchanges:
             try:
-                posts.append(next(exchange) if parcels is None else exchange.send(parcels))
+                posts.append(next(exchange))
             except StopIteration as end:
                 results.append(end.value)
         if results:
             assert len(results) == len(exchanges), "some ranks go on where others have ended"
             return results
         for i, post in enumerate(posts):
-            sizes = [other.sizes[i] for other in posts]
-            assert sizes == list(post.expected), "ranks disagree on what is sent"
-        arrived = [[joined(post.pieces[i]) for post in posts] for i in range(len(posts))]
+            for j, other in enumerate(posts):
+                for piece, memory in zip(other.pieces[i], post.into[j], strict=True):
+                    assert len(piece) == len(memory), "ranks disagree on what is sent"
+                    memory.copy_(piece)
 
 
-def joined(pieces: Sequence[Tensor]) -> Tensor:
-    """Pieces of bytes as one."""
-    return torch.cat(list(pieces)) if pieces else torch.empty(0, dtype=torch.uint8)
+def whole(sizes: Sequence[int]) -> list[list[Tensor]]:
+    """Memory for one piece of so many bytes from each rank; none where there are none."""
+    return [[torch.empty(n, dtype=torch.uint8)] if n else [] for n in sizes]

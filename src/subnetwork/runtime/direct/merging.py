@@ -101,9 +101,10 @@ def merged(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Excha
         for name in names
         if name in tensors and len(shared[name].places)
     }
-    arrived = yield _post(draws.n_workers, shared, changes, wire)
+    post = _post(draws.n_workers, shared, changes, wire)
+    yield post
+    arrived = [iter(pieces) for pieces in post.into]
     tensors = {plane: dict(of) for plane, of in planes(held.submodel).items()}
-    offsets = [0] * draws.n_workers
     for (plane, name), change in changes.items():
         of = shared[name]
         total = torch.zeros_like(change[of.mine])
@@ -111,17 +112,19 @@ def merged(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Excha
             which = of.held_by(i)
             if i == rank:
                 total[which] += change[of.mine]
-                continue
-            size, groups = _size(of, which, change, of_tensor(wire, plane, name, change))
-            parcel = arrived[i][offsets[i] : offsets[i] + size]
-            offsets[i] += size
-            total[which] += decoded(of_tensor(wire, plane, name, change), parcel, groups, change)
-        count = torch.as_tensor(np.bitwise_count(of.holders[of.mine.numpy()]), dtype=change.dtype)
-        block = tensors[plane][name].clone(memory_format=torch.contiguous_format)
-        mean = held.x[plane][name][of.mine] + total / count[:, None]
-        as_lines(block, of.grid)[of.places[of.mine]] = mean
-        tensors[plane][name] = block
+            elif len(which):
+                how, groups = of_tensor(wire, plane, name, change), of.groups(of.mine[which])
+                total[which] += decoded(how, next(arrived[i]), groups, change)
+        tensors[plane][name] = _with_mean(of, tensors[plane][name], held.x[plane][name], total)
     return replace(held, submodel=submodel_of(tensors))
+
+
+def _with_mean(of: Shared, block: Tensor, x: Tensor, total: Tensor) -> Tensor:
+    """The block, with x + total / holders in the lines that this rank keeps."""
+    count = torch.as_tensor(np.bitwise_count(of.holders[of.mine.numpy()]), dtype=x.dtype)
+    merged = block.clone(memory_format=torch.contiguous_format)
+    as_lines(merged, of.grid)[of.places[of.mine]] = x[of.mine] + total / count[:, None]
+    return merged
 
 
 def _lines(held: Held, plane: str, name: str, of: Shared) -> Tensor:
@@ -133,22 +136,21 @@ def _post(
 ) -> Post:
     """The changes of every line for its keeper."""
     pieces: list[list[Tensor]] = [[] for _ in range(n_workers)]
-    expected = [0] * n_workers
+    into: list[list[Tensor]] = [[] for _ in range(n_workers)]
     for (plane, name), change in changes.items():
         of, how = shared[name], of_tensor(wire, plane, name, change)
         leaving = [of.for_keeper(j) for j in range(n_workers)]
         order = torch.cat(leaving)
         coded = encoded(how, change[order], of.groups(order), [len(part) for part in leaving])
         for j in range(n_workers):
-            pieces[j].append(coded.parcels[j])
-            if j != of.rank:
-                expected[j] += _size(of, of.held_by(j), change, how)[0]
-    return Post(pieces, expected)
+            if len(leaving[j]):
+                pieces[j].append(coded.parcels[j])
+            if j != of.rank and len(which := of.held_by(j)):
+                into[j].append(torch.empty(_size(of, which, change, how), dtype=torch.uint8))
+    return Post(pieces, into)
 
 
-def _size(of: Shared, which: Tensor, change: Tensor, how: Wire) -> tuple[int, Tensor]:
-    """Bytes of these of a rank's own lines, and which of them share a scale."""
-    groups = of.groups(of.mine[which])
-    return n_bytes(
-        how, len(which) * of.grid.length, len(torch.unique(groups)), change.element_size()
-    ), groups
+def _size(of: Shared, which: Tensor, change: Tensor, how: Wire) -> int:
+    """Bytes of these of a rank's own lines."""
+    n_scales = len(torch.unique(of.groups(of.mine[which])))
+    return n_bytes(how, len(which) * of.grid.length, n_scales, change.element_size())
