@@ -1,9 +1,9 @@
 """Lines 5-6 for networks: what one worker does with its submodel."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,10 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from subnetwork.keys import NOISE, key
 from subnetwork.nets.architecture import Architecture, runnable
-from subnetwork.nets.data import Batches
+from subnetwork.nets.data import Feed
+from subnetwork.nets.losses import Loss
+from subnetwork.nets.scores import called
 from subnetwork.nets.state import Submodel, Tensors
 
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 MOMENTUM = "momentum_buffer"  # torch.optim.SGD's own name for it
 
 
@@ -35,7 +36,7 @@ class LocalSteps:
     """
 
     architecture: Architecture
-    batches: Batches
+    batches: Feed
     step_size: float
     n_steps: int
     momentum: float = 0.0
@@ -71,7 +72,7 @@ class LocalSteps:
             for step in self.steps(k):
                 optimizer.zero_grad(set_to_none=True)
                 inputs, targets = self.batches.batch(worker, step)
-                loss = self.loss(module(inputs), targets)
+                loss = self.loss(called(module, inputs), targets)
                 torch.autograd.backward(loss)
                 optimizer.step()
                 losses.append(loss.item())
@@ -95,7 +96,7 @@ class Gradients:
     """One gradient on the worker's own batch, returned instead of a trained submodel."""
 
     architecture: Architecture
-    batches: Batches
+    batches: Feed
     loss: Loss = cross_entropy
 
     def __call__(self, k: int, worker: int, submodel: Submodel, /) -> Submodel:
@@ -103,7 +104,7 @@ class Gradients:
         module = runnable(self.architecture, submodel).train()
         inputs, targets = self.batches.batch(worker, k)
         with _keyed_noise(self.batches, worker, k):
-            loss = self.loss(module(inputs), targets)
+            loss = self.loss(called(module, inputs), targets)
         torch.autograd.backward(loss)
         gradients = {
             name: torch.zeros_like(p) if p.grad is None else p.grad
@@ -113,7 +114,7 @@ class Gradients:
 
 
 @contextmanager
-def _keyed_noise(batches: Batches, worker: int, k: int) -> Iterator[None]:
+def _keyed_noise(batches: Feed, worker: int, k: int) -> Iterator[None]:
     """Dropout and the like draw from (seed, worker, round), wherever the worker lives."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(batches.seed, NOISE, worker, k))

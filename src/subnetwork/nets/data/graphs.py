@@ -17,12 +17,12 @@ from subnetwork.deals import Hands
 from subnetwork.keys import key, shuffled, words
 from subnetwork.nets.data.batches import Inputs, in_epochs
 from subnetwork.nets.data.sets import Pairs
+from subnetwork.nets.losses import IGNORED
 from subnetwork.splits import Parts, consecutive
 
 WITHOUT = "digits, which comes with scikit-learn"
 PLANETOID = {"cora": (2_708, 140), "citeseer": (3_327, 120)}  # nodes, training nodes
 SHCHUR = {"amazon_computers": 13_752, "coauthor_physics": 34_493}
-IGNORED = -100  # the target of a node that does not count
 
 
 @dataclass(frozen=True, eq=False)
