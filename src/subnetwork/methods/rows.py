@@ -9,6 +9,7 @@ from subnetwork.deals import Bernoulli, Deal, Full, Lazy, Ordered, Perm, Rolling
 from subnetwork.keys import INIT, PARTITION
 from subnetwork.methods.narrowed import narrowed
 from subnetwork.methods.tasks import Task, task
+from subnetwork.methods.training import Training
 from subnetwork.nets import (
     Architecture,
     Gradients,
@@ -23,7 +24,8 @@ from subnetwork.nets import (
     initial_state,
 )
 from subnetwork.nets.data import GraphSet
-from subnetwork.nets.local import MOMENTUM, Local
+from subnetwork.nets.local import Local, Supervised
+from subnetwork.nets.optimizers import SGD, Adam, AdamW, Optimizer
 
 __all__ = ["METHODS", "Method", "Task", "method", "task"]
 
@@ -87,7 +89,7 @@ def diloco(t: Task) -> Method:
 def synchronous_sgd(t: Task) -> Method:
     """Synchronous data-parallel SGD: one gradient a round, averaged; the merge steps."""
     sketch = NetSketch(t.architecture.layout, Full(t.run.workers))
-    local = Gradients(t.architecture, t.batches, t.loss)
+    local = Gradients(t.architecture, t.batches, Supervised(t.loss))
     merge = StepOnGradients(t.run.step_size, t.run.momentum)
     return Method(t.start(), sketch, local, merge, t.run.stream(PARTITION), t.run.total_steps, 1)
 
@@ -162,14 +164,23 @@ def _with_local_steps(
     t: Task, deal: Deal, merge: NetMerge, architecture: Architecture | None = None
 ) -> Method:
     run, built = t.run, architecture or t.architecture
+    loss = Supervised(t.loss)
     local = LocalSteps(
-        built, t.batches, run.step_size, run.local_steps, run.momentum, run.total_steps, t.loss
+        built, t.batches, _optimizer(run), run.local_steps, run.total_steps, loss=loss
     )
-    moments = (MOMENTUM,) if run.momentum else ()
-    x = initial_state(built, seed=run.stream(INIT), moments=moments)
+    x = initial_state(built, seed=run.stream(INIT), moments=local.moments)
     n_rounds = math.ceil(run.total_steps / run.local_steps)
     sketch = NetSketch(built.layout, deal)
     return Method(x, sketch, local, merge, run.stream(PARTITION), n_rounds, run.local_steps)
+
+
+def _optimizer(run: Training) -> Optimizer:
+    match run.optimizer:
+        case "adam":
+            return Adam(run.step_size, weight_decay=run.weight_decay)
+        case "adamw":
+            return AdamW(run.step_size, weight_decay=run.weight_decay)
+    return SGD(run.step_size, run.momentum, weight_decay=run.weight_decay)
 
 
 def _capacities(t: Task) -> tuple[float, ...]:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, nn
 
 from subnetwork.deals import Deal, Hands
 from subnetwork.nets.axes import Axis
 from subnetwork.nets.builders import Builder
+from subnetwork.nets.counters import no_moments
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.state import ModelState
@@ -69,8 +69,7 @@ class Plan:
         named = (model or self.model).named_parameters()
         params = {name: p.detach().clone() for name, p in named}
         self.layout.check(params)
-        zeros = {m: {name: torch.zeros_like(p) for name, p in params.items()} for m in moments}
-        return ModelState(params, zeros)
+        return ModelState(params, no_moments(self.layout, params, moments))
 
     def cut(
         self, model: nn.Module, *, deal: Deal, seed: int = 0, round: int = 0
