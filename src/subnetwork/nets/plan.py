@@ -73,13 +73,18 @@ class Plan:
         return ModelState(params, zeros)
 
     def cut(
-        self, model: nn.Module, *, deal: Deal, seed: int = 0, round: int = 0
+        self,
+        model: nn.Module,
+        *,
+        deal: Deal | Mapping[str, Deal],
+        seed: int = 0,
+        round: int = 0,
     ) -> list[nn.Module]:
         """One smaller module for each worker, with copies of the model's values.
 
         Args:
             model: the one of the plan, or another of the same architecture.
-            deal: who gets which units of each axis.
+            deal: who gets which units of each axis; one for all, or one for each pattern of names.
             seed: of the deal; the same seed and round give the same cut anywhere.
             round: number of the round.
 
