@@ -17,7 +17,16 @@ def blocks(model: nn.Module, layout: Layout, units: Mapping[str, Tensor]) -> dic
     for name, p in model.named_parameters():
         block = block_of(layout, layout.dims[name], p, units)
         found[id(p)] = nn.Parameter(p.detach()[block].clone(), p.requires_grad)
+    buffers = dict(model.named_buffers())
+    for name, values in buffers_of(model, layout, units).items():
+        found[id(buffers[name])] = values
+    return found
+
+
+def buffers_of(model: nn.Module, layout: Layout, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the entries of the model's buffers that belong to these units, by name."""
+    found = {}
     for name, b in model.named_buffers():
         dims = layout.buffers.get(name, ())
-        found[id(b)] = b.detach()[block_of(layout, dims, b, units)].clone() if dims else b.clone()
+        found[name] = b.detach()[block_of(layout, dims, b, units)].clone() if dims else b.clone()
     return found
