@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subnetwork import deals
-from subnetwork.deals import Bernoulli, Full, Lazy, Ordered, Perm, RandQ, Rolling
+from subnetwork.deals import AtLeast, Bernoulli, Full, Lazy, Ordered, Perm, RandQ, Rolling, WarmUp
 
 DEALS = [
     Full(3),
@@ -25,6 +25,9 @@ DEALS = [
     Lazy(2, period=None),
     Ordered((1.0, 0.5, 0.1)),
     Rolling((0.5, 0.3)),
+    AtLeast(3, least=2),
+    AtLeast(3, least=7),
+    WarmUp(2, Perm(3)),
 ]
 seeds = st.integers(0, 2**64 - 1)
 
@@ -225,3 +228,37 @@ def test_refusals_of_lazy_ordered_and_rolling():
     for law in (Ordered, Rolling):
         with pytest.raises(ValueError, match=r"shares of the units in \(0, 1\]"):
             law((0.5, 1.5))
+
+
+@given(n=st.integers(1, 9), size=st.integers(1, 12), least=st.integers(1, 12), seed=seeds)
+def test_with_a_minimum_everyone_has_it_and_holders_differ_by_one_at_most(n, size, least, seed):
+    if least > size:
+        with pytest.raises(ValueError, match=rf"least={least} of {size} units.*least <= {size}"):
+            AtLeast(n, least).hands(size, seed=seed, k=1)
+        return
+    rows = masks(AtLeast(n, least), size, seed, 1)
+    if n * least <= size:
+        assert (rows == masks(Perm(n), size, seed, 1)).all()
+        assert rows.sum(axis=1).min() >= least
+    else:
+        assert (rows.sum(axis=1) == least).all()
+        assert set(rows.sum(axis=0)) <= {n * least // size, -(-n * least // size)}
+
+
+def test_with_a_minimum_every_worker_and_unit_are_treated_alike():
+    n, size, least, draws = 3, 4, 2, 4000
+    held = sum(masks(AtLeast(n, least), size, 0, k) for k in range(draws)) / draws
+    share = least / size
+    assert np.abs(held - share).max() < 4.5 * np.sqrt(share * (1 - share) / draws)
+
+
+def test_a_warm_up_holds_everything_and_then_deals():
+    deal = WarmUp(2, Perm(2))
+    assert all(masks(deal, 6, 0, k).all() for k in range(2))
+    assert all((masks(deal, 6, 0, k) == masks(Perm(2), 6, 0, k)).all() for k in (2, 3))
+    with pytest.raises(ValueError, match="at most 3 workers"):
+        WarmUp(2, Perm(4)).hands(3, seed=0, k=0)
+    with pytest.raises(ValueError, match=r"n_rounds >= 0 rounds, not -1"):
+        WarmUp(-1, Perm(4))
+    with pytest.raises(ValueError, match=r"least >= 1 units, not least=0"):
+        AtLeast(2, 0)

@@ -123,7 +123,8 @@ class Perm:
         if size < self.n_workers:
             raise ValueError(
                 f"Perm deals at least one unit to every worker, but there are {size} units for "
-                f"n_workers={self.n_workers}. Use at most {size} workers, or more units."
+                f"n_workers={self.n_workers}. Use at most {size} workers, or more units, or "
+                "AtLeast, which lets workers share units."
             )
         least = min(range(self.n_workers), key=self._weights.__getitem__)
         weight, total = self._weights[least], sum(self._weights)
@@ -133,6 +134,72 @@ class Perm:
                 f"{weight} in {total}, gets less than one of {size} units. Raise its weight to "
                 f"{-(-(total - weight) // (size - 1))} or more."
             )
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A Perm in which nobody holds fewer than `least` units: where they do not suffice, shared.
+
+    ResIST's minimum depth (Dun et al. 2022), for units that are blocks. With n least <= size it is
+    `Perm(n)`, draw for draw. Otherwise every worker holds exactly `least` units, windows on a
+    circle of all of them in random order, so that each unit has n least / size holders, rounded up
+    or down.
+
+    >>> [hand.tolist() for hand in AtLeast(3, least=2).hands(4, seed=0, k=0)]
+    [[0, 3], [1, 2], [1, 2]]
+    """
+
+    n_workers: int
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        _check_workers(self.n_workers)
+        if self.least < 1:
+            raise ValueError(f"AtLeast deals everyone least >= 1 units, not least={self.least}.")
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """Sorted hands that cover every unit; raises ValueError if least > size."""
+        if self.least > size:
+            raise ValueError(
+                f"AtLeast cannot deal everyone least={self.least} of {size} units. "
+                f"Use least <= {size}."
+            )
+        if self.n_workers * self.least <= size:
+            return Perm(self.n_workers).hands(size, seed=seed, k=k, axis=axis)
+        stream = words(key(seed, k, axis))
+        circle = np.asarray(shuffled(size, stream), dtype=np.int64)
+        starts = [place * self.least for place in shuffled(self.n_workers, stream)]
+        window = np.arange(self.least)
+        return tuple(np.sort(circle[(start + window) % size]) for start in starts)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Everyone holds everything for `n_rounds` rounds, then another deal takes over.
+
+    The warm-up by Local SGD of ResIST (Dun et al. 2022), as a matter of the deal alone.
+
+    >>> deal = WarmUp(1, Perm(2))
+    >>> [deal.hands(3, seed=0, k=k)[0].tolist() for k in (0, 1)]
+    [[0, 1, 2], [0]]
+    """
+
+    n_rounds: int
+    deal: Deal
+
+    def __post_init__(self) -> None:
+        if self.n_rounds < 0:
+            raise ValueError(f"A warm-up takes n_rounds >= 0 rounds, not {self.n_rounds}.")
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        return self.deal.n_workers
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """All units in the first rounds; the other deal's hands of round k after them."""
+        dealt = self.deal.hands(size, seed=seed, k=k, axis=axis)  # refuses from round 0 on
+        return Full(self.n_workers).hands(size, seed=seed, k=k) if k < self.n_rounds else dealt
 
 
 @dataclass(frozen=True)

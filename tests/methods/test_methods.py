@@ -227,7 +227,7 @@ def test_mistakes_are_refused_where_they_are_made(mistake, message):
 
 
 def test_an_unknown_method_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no method 'dist'\. Known are: ist, local_sgd"):
+    with pytest.raises(ValueError, match=r"no method 'dist'\. Known are: ist, lazy_ist"):
         method(task(changed(SMALL, method="dist")))
 
 

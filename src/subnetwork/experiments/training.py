@@ -14,7 +14,6 @@ from subnetwork.algorithm import DivergedError, Round, rounds
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ModelState, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
-from subnetwork.nets.calibrate import accuracy
 from subnetwork.record import writing
 from subnetwork.runtime import Seat, here, seated
 
@@ -37,8 +36,9 @@ def train(t: Task, method: Method, seats: Sequence[Seat] | None = None) -> Itera
             same result to the bit.
 
     Yields:
-        Rows with `k`, `steps` and `samples` so far, the rounds' mean `loss`, test `accuracy` of
-        the recalibrated merge, payload `bytes_down` and `bytes_up` per worker, and `seconds`.
+        Rows with `k`, `steps` and `samples` so far, the rounds' mean `loss`, `accuracy` and
+        `test_loss` of the recalibrated merge, payload `bytes_down` and `bytes_up` per worker, and
+        `seconds`.
     """
     for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
         ready()
@@ -52,12 +52,14 @@ def train(t: Task, method: Method, seats: Sequence[Seat] | None = None) -> Itera
         steps = min((last.k + 1) * method.steps_a_round, t.run.total_steps)
         losses = [z.loss for one in done for z in one.trained]
         _check_finite(t.run.method, last, losses)
+        found = t.scores(merged(t, last.x))
         row = {
             "k": last.k,
             "steps": steps,
-            "samples": steps * t.run.batch_size * t.run.workers,
+            "samples": steps * t.samples_a_step,
             "loss": sum(losses) / len(losses),
-            "accuracy": accuracy(merged(t, last.x), t.data.test_inputs, t.data.test_targets),
+            "accuracy": found.accuracy,
+            "test_loss": found.loss,
             "bytes_down": _bytes([one.submodels for one in done]),
             "bytes_up": _bytes([one.trained for one in done]),
             "seconds": time.perf_counter() - started,

@@ -13,10 +13,12 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from subnetwork.keys import NOISE, key
 from subnetwork.nets.architecture import Architecture
+from subnetwork.nets.data import Inputs
 from subnetwork.nets.modules import Modules
 from subnetwork.nets.optimizers import MOMENTUM, Optimizer, check_step_size
 from subnetwork.nets.scale import Scale, scaled, unscaled
 from subnetwork.nets.schedules import Schedule
+from subnetwork.nets.scores import called
 from subnetwork.nets.state import Submodel, copied
 from subnetwork.nets.stepping import Stepping
 
@@ -53,10 +55,10 @@ class Supervised:
 
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
-    def __call__(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """loss(module(inputs), targets)."""
+    def __call__(self, module: nn.Module, batch: tuple[Inputs, Tensor]) -> Tensor:
+        """loss(module(inputs), targets); a tuple of inputs is positional arguments."""
         inputs, targets = batch
-        return self.loss(module(inputs), targets)
+        return self.loss(called(module, inputs), targets)
 
 
 @dataclass(frozen=True)

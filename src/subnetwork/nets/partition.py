@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 
 import numpy as np
@@ -159,25 +160,60 @@ class NetPartition:
 
 @dataclass(frozen=True)
 class NetSketch:
-    """The law of the cut: one deal, drawn afresh for every axis and round, keyed by both."""
+    """The law of the cut: one deal, drawn afresh for every axis and round, keyed by both.
+
+    Different axes may have different deals: ``{"blocks": AtLeast(4, least=3), "*": Full(4)}``. An
+    axis takes the deal of the first pattern that names it.
+    """
 
     layout: Layout
-    deal: Deal
+    deal: Deal | Mapping[str, Deal]
     buffers: Buffers | None = None
     """Standing buffers for the submodels: each round overwrites those of the last. None: every
     submodel has memory of its own, and rounds stay as they were for as long as they are kept."""
 
     def __post_init__(self) -> None:
+        deals = self.deals
         for axis, size in self.layout.sizes.items():
             try:
-                self.deal.hands(size, seed=0, k=0)  # refuses here what it would refuse in round 0
+                deals[axis].hands(size, seed=0, k=0)  # refuses here what it would refuse in round 0
             except ValueError as mistake:
                 raise ValueError(f"Axis {axis}: {mistake}") from None
+        if len({deal.n_workers for deal in deals.values()}) > 1:
+            counts = {axis: deal.n_workers for axis, deal in deals.items()}
+            raise ValueError(
+                f"All axes of a model are dealt to the same workers, not to {counts} of them. "
+                "Give every deal the same n_workers."
+            )
+
+    @property
+    def deals(self) -> dict[str, Deal]:
+        """The deal of every axis; raises ValueError where patterns and axes do not match."""
+        axes = list(self.layout.sizes)
+        if not isinstance(self.deal, Mapping):
+            return dict.fromkeys(axes, self.deal)
+        for pattern in self.deal:
+            if not any(fnmatch(axis, pattern) for axis in axes):
+                raise ValueError(
+                    f"No axis that is cut is called {pattern!r}, for which a deal is given. "
+                    f"The axes are: {', '.join(axes)}."
+                )
+        found = {
+            axis: next((d for pattern, d in self.deal.items() if fnmatch(axis, pattern)), None)
+            for axis in axes
+        }
+        if left := [axis for axis, deal in found.items() if deal is None]:
+            raise ValueError(
+                f"No deal is given for the axes {left}: the patterns {list(self.deal)} do not name "
+                'them. Add one under "*" for all others.'
+            )
+        return {axis: deal for axis, deal in found.items() if deal is not None}
 
     def sample(self, seed: int, k: int, /) -> NetPartition:
         """The cut of round k."""
+        deals = self.deals
         hands = {
-            axis: self.deal.hands(size, seed=seed, k=k, axis=number)
+            axis: deals[axis].hands(size, seed=seed, k=k, axis=number)
             for number, (axis, size) in enumerate(self.layout.sizes.items())
         }
         return NetPartition(self.layout, hands, self.buffers)

@@ -41,6 +41,7 @@ class Plan:
     builder: Builder
     axes: tuple[Axis, ...]  # all that the model has
     whole: Mapping[str, str]  # axis that is not cut -> why
+    kept: Mapping[str, str] = field(default_factory=dict)  # block that cannot be left out -> why
     fixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # why -> dims without axis
     notes: tuple[str, ...] = ()
     evidence: Evidence | None = None  # None: never measured
@@ -57,7 +58,8 @@ class Plan:
             ValueError: where a buffer holds a value a unit, so that numbers do not determine it.
         """
         odd = [name for name in self.layout.buffers if not _is_statistic(self.model, name)]
-        if odd and any(len(units[axis]) < n for axis, n in self.layout.sizes.items()):
+        sizes = {a: n for a, n in self.layout.sizes.items() if a not in self.layout.depth}
+        if odd and any(len(units[axis]) < n for axis, n in sizes.items()):
             raise ValueError(
                 f"The buffer {odd[0]} holds values of single units, and their number does not "
                 "say which ones a module holds. Build it with plan.cut(model, deal=...) instead."
@@ -72,13 +74,18 @@ class Plan:
         return ModelState(params, no_moments(self.layout, params, moments))
 
     def cut(
-        self, model: nn.Module, *, deal: Deal, seed: int = 0, round: int = 0
+        self,
+        model: nn.Module,
+        *,
+        deal: Deal | Mapping[str, Deal],
+        seed: int = 0,
+        round: int = 0,
     ) -> list[nn.Module]:
         """One smaller module for each worker, with copies of the model's values.
 
         Args:
             model: the one of the plan, or another of the same architecture.
-            deal: who gets which units of each axis.
+            deal: who gets which units of each axis; one for all, or one for each pattern of names.
             seed: of the deal; the same seed and round give the same cut anywhere.
             round: number of the round.
 
