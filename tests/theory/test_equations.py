@@ -114,7 +114,7 @@ def test_traffic_counts_numbers_sent_and_gives_up_at_the_most():
 @pytest.mark.slow
 def test_total_traffic_is_not_better_than_that_of_gradient_descent():
     """Published: 1.1 to 3 times as much, SAG up to 5, from n = 4 on; here the same on gaussian."""
-    found = traffic.run()
+    found = traffic.run(workers=(4, 16))
     sent = {(row["curve"], row["n"]): row["measured"] for row in found.rows}
     for (curve, n), much in sent.items():
         if curve != traffic.GD and n >= 4:
