@@ -15,6 +15,7 @@ from subnetwork.nets.plan import Plan
 from subnetwork.nets.scale import Scale
 from subnetwork.nets.schedules import WarmupCosine
 from subnetwork.nets.state import ModelState, Submodel
+from subnetwork.nets.unit_scores import changes
 
 __all__ = [
     "MLP",
@@ -40,6 +41,7 @@ __all__ = [
     "Supervised",
     "WarmupCosine",
     "accuracy",
+    "changes",
     "decompose",
     "holders",
     "holders_in_place",
