@@ -113,18 +113,20 @@ def test_merging_gives_the_model_back_to_the_bit_and_writes_what_was_held(planne
         torch.testing.assert_close(p.detach(), before[name] + (name in held))
 
 
-def test_an_exported_graph_leaves_blocks_out_as_well():
-    for name in ("resnet", "vit"):
-        model, x = zoo(name)
-        plan = decompose(model, x, depth=True, builder="export")
-        assert plan.layout.unit_names["blocks"] == FOUND[name]
-        assert plan.verify(gradients=True).evidence.gradients < 1e-9
-        (none,) = parts_of(plan, model, [[]])
-        inside = tuple(f"{path}." for path in FOUND[name])
-        assert not any(n.startswith(inside) for n, _ in none.named_parameters())
-        assert not any(n.startswith(inside) for n, _ in none.named_buffers())
-        targets = [str(node.target) for node in none.graph.nodes if node.op == "get_attr"]
-        assert not any(target.startswith(inside) for target in targets)
+@pytest.mark.parametrize(
+    "name", ["mobilenet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet", "vit"))]
+)
+def test_an_exported_graph_leaves_blocks_out_as_well(name):
+    model, x = zoo(name)
+    plan = decompose(model, x, depth=True, builder="export")
+    assert plan.layout.unit_names["blocks"] == FOUND[name]
+    assert plan.verify(gradients=True).evidence.gradients < 1e-9
+    (none,) = parts_of(plan, model, [[]])
+    inside = tuple(f"{path}." for path in FOUND[name])
+    assert not any(n.startswith(inside) for n, _ in none.named_parameters())
+    assert not any(n.startswith(inside) for n, _ in none.named_buffers())
+    targets = [str(node.target) for node in none.graph.nodes if node.op == "get_attr"]
+    assert not any(target.startswith(inside) for target in targets)
 
 
 @pytest.mark.parametrize("builder", ["copy", "export"])
