@@ -44,7 +44,7 @@ class Draws:
     @property
     def n_workers(self) -> int:
         """Number of workers n."""
-        return self.sketch.deal.n_workers
+        return next(iter(self.sketch.deals.values())).n_workers
 
     @property
     def grids(self) -> Mapping[str, Grid]:
