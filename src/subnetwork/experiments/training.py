@@ -89,7 +89,7 @@ def record(
 
 def merged(t: Task, x: ModelState) -> torch.nn.Module:
     """The plain module of a merged model, with batch statistics of all training rows."""
-    return recalibrate(runnable(t.architecture, x), t.batches.stream)
+    return recalibrate(runnable(t.architecture, x), t.stream)
 
 
 def _check_finite(name: str, last: Round[ModelState, Submodel, Any], losses: list[float]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from subnetwork.algorithm import Merge
-from subnetwork.deals import Bernoulli, Deal, Full, Lazy, Ordered, Perm, Rolling
+from subnetwork.deals import AtLeast, Bernoulli, Deal, Full, Lazy, Ordered, Perm, Rolling
 from subnetwork.keys import INIT, PARTITION
 from subnetwork.methods.narrowed import narrowed
 from subnetwork.methods.tasks import Task, task
@@ -137,6 +137,14 @@ def gist(t: Task) -> Method:
     return _with_local_steps(t, Perm(t.run.workers), holders)
 
 
+def resist(t: Task) -> Method:
+    """ResIST (Dun et al. 2022): blocks are dealt out and left out; width stays whole.
+
+    On gpt it is IST by blocks. Every worker holds `least_blocks` of them or more.
+    """
+    return _with_local_steps(t, AtLeast(t.run.workers, t.run.least_blocks), holders)
+
+
 METHODS: Mapping[str, Callable[[Task], Method]] = {
     "ist": ist,
     "lazy_ist": lazy_ist,
@@ -150,6 +158,7 @@ METHODS: Mapping[str, Callable[[Task], Method]] = {
     "federated_dropout": federated_dropout,
     "masked_relu": masked_relu,
     "gist": gist,
+    "resist": resist,
 }
 
 

@@ -1,6 +1,6 @@
 """A run with its data and its network: what every method of one seed shares."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,15 +19,17 @@ from subnetwork.nets import (
     decompose,
     initial_state,
 )
-from subnetwork.nets.data import Feed, GraphBatches, GraphSet, graph, load
+from subnetwork.nets.data import Feed, GraphBatches, GraphSet, Inputs, graph, load
 from subnetwork.nets.data.graphs import GRAPHS
 from subnetwork.nets.losses import Loss
 from subnetwork.nets.models import Network, Sizes, network
 from subnetwork.nets.scores import Scores, scores
 from subnetwork.splits import Parts
 
+ENOUGH = 4096  # rows give batch statistics to a percent; every layer takes a pass over them
+
 AnyData: TypeAlias = DataSet | GraphSet
-OPTIONS: Mapping[str, Mapping[str, Any]] = {}
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"resist": {"width": (), "depth": True}}
 """Methods that cut something else than width: what they hand to `decompose`."""
 
 
@@ -45,6 +47,12 @@ class Task:
     def start(self, moments: tuple[str, ...] = ()) -> ModelState:
         """x^0, the same for all methods of one seed."""
         return initial_state(self.architecture, seed=self.run.stream(INIT), moments=moments)
+
+    def stream(self) -> Iterator[Inputs]:
+        """Training inputs for batch statistics: all, or evenly spaced ones of a large set."""
+        if isinstance(self.batches, Batches):
+            return self.batches.stream(every=max(1, self.batches.n_rows // ENOUGH))
+        return self.batches.stream()
 
     def scores(self, model: nn.Module) -> Scores:
         """Accuracy and loss of the merged model on the test rows (or those that validate)."""

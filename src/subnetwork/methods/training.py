@@ -16,7 +16,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 COUNTS = (
     *("workers", "rounds", "local_steps", "batch_size", "width", "blocks", "heads"),
-    *("period", "share", "clusters", "clusters_per_batch"),
+    *("period", "share", "least_blocks", "clusters", "clusters_per_batch"),
 )
 
 
@@ -79,6 +79,8 @@ class Training:
     """lazy_ist: rounds in which every unit is dealt anew once."""
     capacities: tuple[float, ...] = ()
     """heterofl, fedrolex: each worker's share of the units; none: 1, 1/2, 1/4, 1, .."""
+    least_blocks: int = 1
+    """resist: blocks that every worker holds at least."""
     keep: float = 0.5
     """federated_dropout, masked_relu: the probability that a worker holds a unit."""
     share: int = 4

@@ -106,10 +106,10 @@ class Batches:
         """Inputs and targets of batch `step` of the worker."""
         return self._read(self.rows(worker, step))
 
-    def stream(self, batch_size: int = 1024) -> Iterator[Tensor]:
-        """All training inputs once, in order: what `recalibrate` reads."""
-        for first in range(0, self.n_rows, batch_size):
-            yield self._read(torch.arange(first, min(first + batch_size, self.n_rows)))[0]
+    def stream(self, batch_size: int = 1024, every: int = 1) -> Iterator[Tensor]:
+        """All training inputs once, in order, or one row in `every`: what `recalibrate` reads."""
+        for rows in torch.arange(0, self.n_rows, every).split(batch_size):
+            yield self._read(rows)[0]
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.inputs, Tensor):
