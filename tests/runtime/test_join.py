@@ -217,3 +217,22 @@ def test_the_example_runs_under_torchrun(tmp_path):
     assert first.startswith("round 0: loss 2.3")
     assert float(last.split()[1].rstrip("%,")) > 85
     assert (tmp_path / "model.pt").exists()
+
+
+def test_the_loop_of_the_page_runs():
+    """docs/join.md, in one process."""
+    page = (ROOT / "docs" / "join.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    torch.manual_seed(0)
+    names = {
+        "torch": torch,
+        "cross_entropy": nn.functional.cross_entropy,
+        "model": nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
+        "inputs": torch.randn(16, 4),
+        "targets": torch.randint(2, (16,)),
+        "world": 1,
+    }
+    names |= {"example_batch": names["inputs"], "batches_of_inputs": lambda: [names["inputs"]]}
+    exec(code, names)
+    assert names["session"].k == 20
+    assert nn.functional.cross_entropy(names["whole"](names["inputs"]), names["targets"]) < 0.1

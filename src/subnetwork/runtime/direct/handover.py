@@ -15,6 +15,7 @@ from subnetwork.runtime.direct.held import (
     PARAMS,
     Held,
     Share,
+    apart,
     as_lines,
     bits,
     block_shape,
@@ -29,6 +30,7 @@ from subnetwork.runtime.direct.held import (
 from subnetwork.runtime.direct.kernels import (
     UNKNOWN,
     Array,
+    Dense,
     Idle,
     Kept,
     Lines,
@@ -37,10 +39,12 @@ from subnetwork.runtime.direct.kernels import (
     Row,
     Sent,
     deal_out,
+    deal_out_apart,
     last_keepers,
     look_back,
     take_in,
     tally,
+    tally_apart,
 )
 from subnetwork.runtime.direct.links import Exchange, Post
 from subnetwork.runtime.direct.wire import (
@@ -104,7 +108,11 @@ def route(draws: Draws, name: str, k: int, rank: int, share: Share | None = None
 def _route(draws: Draws, name: str, k: int, here: Kept, shape: Sequence[int] | None) -> Route:
     grid = draws.grids[name]
     leaving, starts = np.zeros(draws.n_workers, np.int64), np.zeros(grid.n_rows + 1, np.int64)
-    echoes = tally(here, _space(grid), leaving, starts)
+    if apart(here.now) and apart(here.goal):
+        echoes = 0
+        tally_apart(here, _per_worker(here, draws.n_workers), leaving, starts)
+    else:
+        echoes = tally(here, _space(grid), leaving, starts)
     rows, cols = held_rows(here.goal, here.me)
     keepers = keepers_of(draws, name, k, rows, cols)
     arriving = np.bincount(keepers, minlength=draws.n_workers)
@@ -132,9 +140,10 @@ def keepers_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Arr
             return keepers
         unknown = look_back(draws.history(name, k, word), rows, cols, keepers)
     if unknown:
-        lines = (rows[:, None] * draws.grids[name].n_cols + cols).reshape(-1)
-        keepers = np.where(keepers == UNKNOWN, lines % draws.n_workers, keepers)
-    return keepers.astype(np.uint8, copy=False)
+        (places,) = np.nonzero(keepers == UNKNOWN)
+        lines = rows[places // len(cols)] * draws.grids[name].n_cols + cols[places % len(cols)]
+        keepers[places] = lines % draws.n_workers
+    return keepers
 
 
 def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Exchange[Held]:
@@ -232,7 +241,10 @@ def _moved(
     source = Lines(*(bits(lines(0) if t is None else as_lines(t, way.grid)) for t in have))
     target = Next(Lines(bits(block), bits(waiting)), idle.cols, _places(way))
     offsets = (np.cumsum(way.leaving) - way.leaving) * out.shape[1]
-    deal_out(way.kept, _space(way.grid), source, sent, offsets, target)
+    if out.shape[1] == 1 and apart(way.kept.now) and apart(way.kept.goal):
+        deal_out_apart(way.kept, _dense(way, out.dtype), source, sent, offsets, target)
+    else:
+        deal_out(way.kept, _space(way.grid), source, sent, offsets, target)
     groups = scale_groups(torch.as_tensor(rows), way.grid)
     coded = encoded(how, leaving, groups, way.leaving.tolist())
     if way.n_echoes:
@@ -283,6 +295,22 @@ def _places(way: Route) -> Array:
     places[cols] = np.arange(len(cols))
     places[-1] = len(cols)
     return places
+
+
+def _per_worker(here: Kept, n_workers: int) -> Array:
+    """How many of a rank's columns each worker gets."""
+    words = here.goal.cols[here.mine]
+    return np.array([int((words >> np.uint64(j) & np.uint64(1)).sum()) for j in range(n_workers)])
+
+
+def _dense(way: Route, dtype: np.dtype[np.generic]) -> Dense:
+    words, n_workers = way.kept.goal.cols, len(way.leaving)
+    cols = [np.flatnonzero(words & np.uint64(1 << j)) for j in range(n_workers)]
+    every = np.arange(way.grid.n_cols)
+    ends = np.cumsum([0, *map(len, cols)])
+    room = np.empty(len(every) + 1, dtype), np.empty(len(every) + 1, np.int64)
+    here = np.zeros(len(every), np.int64)
+    return Dense(np.zeros(len(every), dtype), here, *room, ends, np.concatenate([*cols, every]))
 
 
 def _space(grid: Grid) -> Row:

@@ -206,6 +206,107 @@ def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, targ
 
 
 @bare
+def tally_apart(kept: Kept, per_worker: Array, counts: Array, starts: Array) -> None:
+    """`tally` where no line has two holders, now or next: no look at every line of the block.
+
+    Args:
+        kept: what this rank keeps.
+        per_worker: how many of its columns each worker holds next.
+        counts: lines that leave for each worker, are added.
+        starts: where the rows of the next idle lines start, is filled.
+    """
+    goal, me = kept.goal, np.uint64(kept.me)
+    for u in range(len(goal.rows)):
+        begin, end = kept.idle.starts[u], kept.idle.starts[u + 1]
+        held = kept.now.rows[u] >> me & np.uint64(1) != 0
+        waiting = end - begin + (len(kept.mine) if held else 0)
+        others = goal.rows[u]
+        while others != 0:
+            j = lowest(others)
+            found = per_worker[j] if held else 0
+            for p in range(begin, end):
+                found += np.int64(goal.cols[kept.idle.cols[p]] >> np.uint64(j) & np.uint64(1))
+            waiting -= found
+            counts[j] += found
+            others &= others - np.uint64(1)
+        starts[u + 1] = starts[u] + waiting
+    counts[kept.me] = 0
+
+
+class Dense(NamedTuple):
+    """Space for a row with all its columns, and which columns each worker holds next."""
+
+    values: Array
+    here: Array  # 1 where this rank keeps the line, of the row at hand
+    stage: Array  # one place more than columns
+    stage_cols: Array
+    ends: Array  # worker j holds columns cols[ends[j] : ends[j + 1]]
+    cols: Array
+
+
+@inlined
+def pick(dense: Dense, cols: Array) -> int:
+    """Gather what is here of these columns, in order, on the stage; returns how much that is."""
+    m = 0
+    for v in cols:
+        dense.stage[m], dense.stage_cols[m] = dense.values[v], v
+        m += dense.here[v]  # no branch: which lines are here is as good as random
+    return m
+
+
+@inlined
+def spread_row(kept: Kept, u: int, base: int, have: Lines, dense: Dense) -> None:
+    """Put the lines of row u that this rank keeps into the dense row."""
+    dense.here[:] = 0
+    for p in range(kept.idle.starts[u], kept.idle.starts[u + 1]):
+        v = kept.idle.cols[p]
+        dense.values[v], dense.here[v] = have.idle[p, 0], 1
+    if kept.now.rows[u] >> np.uint64(kept.me) & np.uint64(1):
+        for q in range(len(kept.mine)):
+            dense.values[kept.mine[q]], dense.here[kept.mine[q]] = have.block[base + q, 0], 1
+
+
+@inlined
+def send_stage(dense: Dense, m: int, u: int, sent: Sent, start: int) -> int:
+    """Send what is on the stage; returns where the next line goes."""
+    for i in range(m):
+        sent.values[start + i] = dense.stage[i]
+    if len(sent.rows):
+        sent.rows[start : start + m] = u
+    return start + m
+
+
+@bare
+def deal_out_apart(
+    kept: Kept, dense: Dense, have: Lines, sent: Sent, offsets: Array, target: Next
+) -> None:
+    """`deal_out` for lines of one entry of which none has two holders, now or next."""
+    bit, base, next_base, w = np.uint64(1) << np.uint64(kept.me), 0, 0, 0
+    for u in range(len(kept.goal.rows)):
+        spread_row(kept, u, base, have, dense)
+        others = kept.goal.rows[u]
+        while others != 0:
+            j = lowest(others)
+            m = pick(dense, dense.cols[dense.ends[j] : dense.ends[j + 1]])
+            for i in range(m):
+                dense.here[dense.stage_cols[i]] = 0
+            if j == kept.me:
+                for i in range(m):
+                    place = next_base + target.places[dense.stage_cols[i]]
+                    target.lines.block[place, 0] = dense.stage[i]
+            else:
+                offsets[j] = send_stage(dense, m, u, sent, offsets[j])
+            others &= others - np.uint64(1)
+        m = pick(dense, dense.cols[dense.ends[-1] :])
+        for i in range(m):
+            target.lines.idle[w + i, 0] = dense.stage[i]
+            target.cols[w + i] = dense.stage_cols[i]
+        w += m
+        base += len(kept.mine) if kept.now.rows[u] & bit != 0 else 0
+        next_base += target.places[-1] if kept.goal.rows[u] & bit != 0 else 0
+
+
+@bare
 def last_keepers(now: Masks, then: Masks, rows: Array, cols: Array, keepers: Array) -> int:
     """Keepers of these lines after a round in which somebody held them; else UNKNOWN.
 
