@@ -39,7 +39,7 @@ def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
         n_cut = len({dim for dim in plan.layout.dims[name] if dim is not None and axes_of(dim)})
         by_axes += [0] * (n_cut + 1 - len(by_axes))
         by_axes[n_cut] += p.numel()
-    whole = cost(plan.build(plan.layout.sizes), plan.inputs)
+    whole = cost(plan.build(plan.layout.all_units), plan.inputs)
     return Sizes(
         whole=whole.parameters,
         part=tuple(by_axes),
@@ -55,7 +55,7 @@ def calibrate(plan: Plan, n_workers: int, *, budget: float = 5.0) -> Pace:
     Measured on one thread, one after the other in turns, for about `budget` seconds; the median
     of each. The loss is the mean square of the outputs, which stands for the user's own.
     """
-    whole, part = plan.build(plan.layout.sizes), _part(plan, n_workers)
+    whole, part = plan.build(plan.layout.all_units), _part(plan, n_workers)
     with _one_thread(), torch.random.fork_rng(devices=[]):
         work = {
             "whole": _step(whole, plan.inputs),
