@@ -2,7 +2,7 @@
 
 Started by race.py in every host: ``python race_worker.py SPECS.json``, with RANK, WORLD_SIZE and
 MASTER_ADDR in the environment. Rank r writes SPECS.r.json: for every run of the list a row a round,
-accuracies, and the bytes that the kernel counted.
+with the bytes that the kernel counted, and accuracies.
 """
 
 import json
@@ -86,9 +86,11 @@ class Clock:
         """The block is a round."""
         names = [f"{what}_{kind}" for what in ("compute", "handling") for kind in ("wall", "cpu")]
         self.now = dict.fromkeys(names, 0.0)
-        started = time.monotonic()
+        counted, started = counters(), time.monotonic()
         yield
         self.now["wall"] = time.monotonic() - started
+        for name, before, after in zip(("received", "sent"), counted, counters(), strict=True):
+            self.now[name] = after - before
         self.rows.append(self.now)
 
     def timed(self, what: str, action: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -306,15 +308,12 @@ def main() -> None:
 
 
 def one_run(spec: Spec, data: Data) -> dict[str, Any]:
-    """Rows, accuracies and wire bytes of one run."""
+    """Rows and accuracies of one run."""
     run = Run(spec, data)
     dist.barrier()
-    before = counters()
     accuracies = train(run)
     dist.barrier()
-    received, sent = (b - a for a, b in zip(before, counters(), strict=True))
-    rows = run.clock.rows
-    return {"rows": rows, "accuracies": accuracies, "received": received, "sent": sent}
+    return {"rows": run.clock.rows, "accuracies": accuracies}
 
 
 if __name__ == "__main__":
