@@ -108,7 +108,7 @@ class Batches:
 
     def stream(self, batch_size: int = 1024, every: int = 1) -> Iterator[Tensor]:
         """All training inputs once, in order, or one row in `every`: what `recalibrate` reads."""
-        for rows in torch.arange(0, self.n_rows, every).split(batch_size):
+        for rows in torch.split(torch.arange(0, self.n_rows, every), batch_size):
             yield self._read(rows)[0]
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
