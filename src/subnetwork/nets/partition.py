@@ -262,7 +262,7 @@ def _are_disjoint(hands: Hands) -> bool:
 
 def _mean_over_all(entry: Tensor, values: Sequence[Tensor]) -> None:
     """What `_mean_over_holders` does where several workers hold every entry, in fewer passes."""
-    change = (values[0] - entry).add_(0.0)  # 0 + (-0) = 0, as a sum from zero would give
+    change = values[0] - entry
     for value in values[1:]:
         change += value - entry
     entry += change.div_(len(values))
