@@ -37,7 +37,7 @@ def marked(name):
     return pytest.param(name, marks=[pytest.mark.filterwarnings("ignore")] * foreign)
 
 
-@pytest.mark.parametrize("name", map(marked, EXAMPLES))
+@pytest.mark.parametrize("name", [marked(name) for name in EXAMPLES])
 def test_an_example_runs(name, capsys):
     names = run(name)
     assert "plan" not in names or names["plan"].exact or "inexact=True" in EXAMPLES[name]
