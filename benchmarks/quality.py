@@ -252,13 +252,15 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", help="only these numbers of workers")
     parser.add_argument("--splits", nargs="+", help="only these splits")
+    parser.add_argument("--rows", nargs="+", choices=WORDS, help="only these rows")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     began, left_out = time.monotonic(), 0
     found: dict[tuple[str, int, str], dict[str, list[Record]]] = {}
     for name, n, split, row, seed in units(args.only, args.seeds):
-        if n not in (args.workers or [n]) or split not in (args.splits or [split]):
+        asked = ((n, args.workers), (split, args.splits), (row, args.rows))
+        if any(only and one not in only for one, only in asked):
             continue
         run = run_of(SECTIONS[name], row, n, split, seed)
         if not path_of(run, args.out).exists() and time.monotonic() - began > 60 * args.minutes:
