@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, pairwise
-from math import ceil
+from math import ceil, isnan
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -371,6 +371,63 @@ class Rolling:
         """The window of round k; it depends on nothing but k."""
         del seed, axis
         return tuple(np.sort((k + np.arange(_share(c, size))) % size) for c in self.capacities)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The units by their score, highest first, in windows: worker 0 holds those of high score.
+
+    AsyncDrop (Dun et al. 2023; its released code): the score is how far a unit has come since the
+    start (`subnetwork.nets.changes`), workers are numbered from the fastest, and worker i holds
+    ceil(c_i size) units from place i floor(size / n) on, moved back from the end where they would
+    reach over it. Windows overlap where c_i > 1/n and leave units out where c_i < 1/n.
+
+    Scores are data of the deal, so a draw still depends on nothing but the deal and its key. To
+    score anew, go on with another deal: `rounds(..., start=k)`. Equal scores are put in random
+    order, anew each round; with no scores at all the windows are random.
+
+    >>> deal = Scored((0.5, 0.5), ((0.1, 3.0, 0.2, 2.0),))
+    >>> [hand.tolist() for hand in deal.hands(4, seed=0, k=0)]
+    [[1, 3], [0, 2]]
+
+    Attributes:
+        capacities: share of the units of each worker, in (0, 1].
+        scores: the scores of the units of each axis, in the order of the axes.
+    """
+
+    capacities: tuple[float, ...]
+    scores: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_capacities(self.capacities)
+        if any(isnan(score) for axis in self.scores for score in axis):
+            raise ValueError(
+                "Units cannot be put in order by scores that are NaN. Score a model that has not "
+                "diverged, or give the unit a number."
+            )
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        return len(self.capacities)
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """Windows of the order by score; raises ValueError where the axis has other units."""
+        scores = self.scores[axis] if self.scores and axis < len(self.scores) else ()
+        if self.scores and len(scores) != size:
+            raise ValueError(
+                f"Scored has {len(scores)} scores for axis number {axis}, which has {size} units. "
+                "Give one score for each unit of each axis, in the order of the axes."
+            )
+        order = shuffled(size, words(key(seed, k, axis)))
+        if self.scores:
+            order.sort(key=lambda unit: -scores[unit])  # stable: equal scores stay shuffled
+        hands = []
+        for i, capacity in enumerate(self.capacities):
+            share = _share(capacity, size)
+            start = min(i * (size // self.n_workers), size - share)
+            hands.append(np.sort(np.asarray(order[start : start + share], dtype=np.int64)))
+        return tuple(hands)
 
 
 def _share(capacity: float, size: int) -> int:

@@ -26,7 +26,7 @@ from subnetwork.nets import (
     initial_state,
 )
 from subnetwork.nets.architecture import runnable
-from subnetwork.nets.counters import COUNTER
+from subnetwork.nets.counters import COUNTER, no_moments
 from subnetwork.nets.optimizers import FIRST, SECOND
 from subnetwork.nets.state import Submodel
 from subnetwork.runtime import here
@@ -423,3 +423,13 @@ def test_a_submodel_is_trained_in_whatever_memory_it_comes():
     scattered = Submodel({n: p.clone() for n, p in w.params.items()})
     local = LocalSteps(NETWORK, Rows(), SGD(0.1), 2)
     assert torch.equal(pack(local(0, 0, scattered)), pack(local(0, 0, w)))
+
+
+def test_counts_in_sixteen_bits_are_refused():
+    local = LocalSteps(NETWORK, Rows(), Adam(), 1)
+    x = initial_state(NETWORK, seed=0)
+    half = ModelState({n: p.bfloat16() for n, p in x.params.items()})
+    moments = no_moments(NETWORK.layout, half.params, local.moments)
+    w = NetSketch(NETWORK.layout, Perm(2)).sample(0, 0).select(ModelState(half.params, moments), 0)
+    with pytest.raises(ValueError, match="it would stop at 256"):
+        local(0, 0, w)

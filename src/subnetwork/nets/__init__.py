@@ -14,6 +14,7 @@ from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.scale import Scale
 from subnetwork.nets.schedules import WarmupCosine
+from subnetwork.nets.scores import changes
 from subnetwork.nets.state import ModelState, Submodel
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Supervised",
     "WarmupCosine",
     "accuracy",
+    "changes",
     "decompose",
     "holders",
     "holders_in_place",

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from subnetwork.keys import NOISE, key
 from subnetwork.nets.architecture import Architecture
+from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.data import Inputs
 from subnetwork.nets.evaluate import called
 from subnetwork.nets.modules import Modules
@@ -171,6 +172,12 @@ class LocalSteps:
                 f"{self.optimizer} with state={self.state!r} needs the moments {needed}, but the "
                 f"model carries {list(submodel.moments)}. "
                 f"Start from initial_state(..., moments={needed}), or plan.state(moments={needed})."
+            )
+        counters = submodel.moments.get(COUNTER, {}).values()
+        if any(counter.element_size() < 4 for counter in counters):
+            raise ValueError(
+                f"{self.optimizer} counts steps in the parameters' dtype, which has 16 bits: it "
+                "would stop at 256. Keep parameters in float32 under autocast, or state='reset'."
             )
 
 

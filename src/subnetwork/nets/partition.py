@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from subnetwork.deals import Deal, Hands
+from subnetwork.keys import key, shuffled, words
 from subnetwork.nets.buffers import Buffers
 from subnetwork.nets.counters import at_size
 from subnetwork.nets.entries import Entries, Key
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import ModelState, Submodel, Tensors, views
 from subnetwork.nets.terms import Dim, apart, places
+
+_LEFT_OUT = 1  # a stream of its own beside that of the deal
 
 
 @dataclass(frozen=True)
@@ -171,14 +174,26 @@ class NetSketch:
     buffers: Buffers | None = None
     """Standing buffers for the submodels: each round overwrites those of the last. None: every
     submodel has memory of its own, and rounds stay as they were for as long as they are kept."""
+    width: int = 1
+    """Hands on the axes of width are cut down to a multiple of so many units, so that submodels
+    come in few shapes and `torch.compile` makes few graphs. The units left over, other ones each
+    round, sit it out."""
 
     def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"Hands are multiples of width={self.width} units; use 1 or more.")
         deals = self.deals
-        for axis, size in self.layout.sizes.items():
-            try:
-                deals[axis].hands(size, seed=0, k=0)  # refuses here what it would refuse in round 0
+        for number, (axis, size) in enumerate(self.layout.sizes.items()):
+            try:  # refuses here what it would refuse in round 0
+                hands = deals[axis].hands(size, seed=0, k=0, axis=number)
             except ValueError as mistake:
                 raise ValueError(f"Axis {axis}: {mistake}") from None
+            least = min(map(len, hands))
+            if axis not in self.layout.depth and 0 < least < self.width:
+                raise ValueError(
+                    f"Axis {axis}: a hand of {least} units has no multiple of width={self.width}. "
+                    f"Use width={least} or less."
+                )
         if len({deal.n_workers for deal in deals.values()}) > 1:
             counts = {axis: deal.n_workers for axis, deal in deals.items()}
             raise ValueError(
@@ -216,7 +231,20 @@ class NetSketch:
             axis: deals[axis].hands(size, seed=seed, k=k, axis=number)
             for number, (axis, size) in enumerate(self.layout.sizes.items())
         }
+        if self.width > 1:
+            for number, axis in enumerate(hands):
+                if axis not in self.layout.depth:
+                    hands[axis] = self._cut_down(hands[axis], (seed, k, number))
         return NetPartition(self.layout, hands, self.buffers)
+
+    def _cut_down(self, hands: Hands, path: tuple[int, int, int]) -> Hands:
+        """Leave random units out of each hand, keyed like the draw itself."""
+        kept = []
+        for i, hand in enumerate(hands):
+            stream = words(key(*path, i, _LEFT_OUT))
+            places = shuffled(len(hand), stream)[: len(hand) - len(hand) % self.width]
+            kept.append(hand[np.sort(np.asarray(places, dtype=np.int64))])
+        return tuple(kept)
 
 
 def block_of(
@@ -234,7 +262,7 @@ def _are_disjoint(hands: Hands) -> bool:
 
 def _mean_over_all(entry: Tensor, values: Sequence[Tensor]) -> None:
     """What `_mean_over_holders` does where several workers hold every entry, in fewer passes."""
-    change = (values[0] - entry).add_(0.0)  # 0 + (-0) = 0, as a sum from zero would give
+    change = values[0] - entry
     for value in values[1:]:
         change += value - entry
     entry += change.div_(len(values))

@@ -41,10 +41,11 @@ class Scale:
 
     def __post_init__(self) -> None:
         for axis, s in self.factors.items():
-            if s != "inverted" and not 0 < float(s) < float("inf"):
-                raise ValueError(
-                    f"The scale of axis {axis} is a positive number or 'inverted', not {s!r}."
-                )
+            if s == "inverted" or (isinstance(s, int | float) and 0 < s < float("inf")):
+                continue
+            raise ValueError(
+                f"The scale of axis {axis} is a positive number or 'inverted', not {s!r}."
+            )
 
     def of(self, layout: Layout, module: nn.Module, submodel: Submodel) -> dict[str, float]:
         """Parameter -> factor, for the parameters that have one other than 1.
@@ -89,7 +90,8 @@ class Scale:
             cut = [d for d, dim in enumerate(dims) if axes_of(dim) & set(self.factors)]
             if not cut or (len(dims) == 1 and name not in self.consuming):
                 continue  # a bias or a factor of the normalisation belongs to the unit itself
-            dim = self.consuming.get(name, _consuming_dim(module, name))
+            known = name in self.consuming
+            dim = self.consuming[name] if known else _consuming_dim(module, name)
             if dim is not None and dim in cut:
                 yield name, dim
 
