@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from subnetwork.nets.axes import Axis, Found, chosen, found, restricted
+from subnetwork.nets.axes import NOT_NAMED, Axis, Found, chosen, found, restricted
 from subnetwork.nets.builders import Builder, CannotBuildError
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.builders.copy import Copy
@@ -140,6 +140,7 @@ class _Attempt:
     builder: Builder | None
     evidence: Evidence | None
     problems: tuple[str, ...]
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class _Search:
                 problems.append(f"{kind}: {problem}")
                 continue
             if evidence.problem is None:
-                return _Attempt(layout, made, evidence, tuple(problems))
+                return _Attempt(layout, made, evidence, tuple(problems), tuple(blocks))
             problems.append(f"{kind}: {evidence.problem}")
         return _Attempt(layout, None, None, tuple(problems))
 
@@ -215,6 +216,7 @@ class _Search:
             builder=attempt.builder,
             axes=self.found.axes,
             whole=whole,
+            blocks=attempt.blocks,
             kept=kept,
             fixed=self.found.fixed,
             notes=(*notes, *(f"not built by {p}" for p in attempt.problems), *self.found.unknown),
@@ -243,6 +245,8 @@ def _nothing_to_cut(
     reasons += [f"{where[0]}: {why}" for why, where in everything.fixed.items()]
     told = "; ".join(reasons[:4]) + ("; ..." if len(reasons) > 4 else "")
     advice = "Give it a hidden layer"
+    if any(why == NOT_NAMED for why in whole.values()):
+        advice = "Name an axis in width=, or leave out blocks with depth=True"
     if everything.unknown:
         advice = "Pass rules=[...] for the operations that are not understood"
     if any(axis.flags for axis in everything.axes):

@@ -71,7 +71,7 @@ def chosen_blocks(all_blocks: Skippable, depth: bool | Sequence[str]) -> tuple[B
     for pattern in patterns if depth is not True else ():
         if not any(fnmatch(path, pattern) for path in all_blocks.blocks):
             reason = next(
-                (f" ({p} is {why})" for p, why in all_blocks.kept.items() if fnmatch(p, pattern)),
+                (f" ({p}: {why})" for p, why in all_blocks.kept.items() if fnmatch(p, pattern)),
                 "",
             )
             raise ValueError(

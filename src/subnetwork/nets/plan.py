@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from subnetwork.deals import Deal, Hands
 from subnetwork.nets.axes import Axis
 from subnetwork.nets.builders import Builder
+from subnetwork.nets.builders.block import Block
 from subnetwork.nets.counters import no_moments
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, NetSketch
@@ -41,6 +42,7 @@ class Plan:
     builder: Builder
     axes: tuple[Axis, ...]  # all that the model has
     whole: Mapping[str, str]  # axis that is not cut -> why
+    blocks: tuple[Block, ...] = ()  # the units of its axis of depth
     kept: Mapping[str, str] = field(default_factory=dict)  # block that cannot be left out -> why
     fixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # why -> dims without axis
     notes: tuple[str, ...] = ()
