@@ -25,6 +25,7 @@ from subnetwork.nets.calibrate import accuracy
 from subnetwork.nets.local import MOMENTUM
 from subnetwork.runtime import here
 
+ANYWHERE = [m for m in METHODS if m not in ("narrow", "masked_relu", "gist", "resist")]
 SMALL = Training(hidden=(24, 16), workers=3, rounds=4, local_steps=3, batch_size=16, seed=1)
 
 
@@ -169,7 +170,7 @@ def test_payload_is_counted_by_hand():
         assert progress.row["bytes_up"] == [10 * 4 * entries] * 4
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ANYWHERE)
 def test_all_methods_see_the_same_number_of_samples(name):
     t = task(changed(SMALL, method=name))
     rows = [progress.row for progress in train(t, method(t))]

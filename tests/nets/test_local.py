@@ -70,7 +70,11 @@ def run(local, deal, n_rounds, *, merge=holders, x=None):
     return list(rounds(x, sketch, here(local), merge, seed=3, n_rounds=n_rounds))
 
 
-@pytest.mark.parametrize(("optimizer", "torchs"), OPTIMIZERS, ids=lambda value: str(value) if isinstance(value, (SGD, Adam)) else "")
+@pytest.mark.parametrize(
+    ("optimizer", "torchs"),
+    OPTIMIZERS,
+    ids=lambda value: str(value) if isinstance(value, (SGD, Adam)) else "",
+)
 @pytest.mark.parametrize("extras", [False, True], ids=["", "schedule and clipping"])
 def test_one_worker_that_holds_everything_is_torchs_optimizer_to_the_bit(optimizer, torchs, extras):
     schedule, clip = (WarmupCosine(12, 3, 0.1), 0.3) if extras else (None, None)

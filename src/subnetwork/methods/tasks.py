@@ -21,9 +21,9 @@ from subnetwork.nets import (
 )
 from subnetwork.nets.data import Feed, GraphBatches, GraphSet, Inputs, graph, load
 from subnetwork.nets.data.graphs import GRAPHS
+from subnetwork.nets.evaluate import Scores, scores
 from subnetwork.nets.losses import Loss
 from subnetwork.nets.models import Network, Sizes, network
-from subnetwork.nets.scores import Scores, scores
 from subnetwork.splits import Parts
 
 ENOUGH = 4096  # rows give batch statistics to a percent; every layer takes a pass over them

@@ -14,8 +14,8 @@ from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.scale import Scale
 from subnetwork.nets.schedules import WarmupCosine
+from subnetwork.nets.scores import changes
 from subnetwork.nets.state import ModelState, Submodel
-from subnetwork.nets.unit_scores import changes
 
 __all__ = [
     "MLP",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from subnetwork.nets.data import Inputs
-from subnetwork.nets.scores import called
+from subnetwork.nets.evaluate import called
 
 
 def recalibrate(model: nn.Module, stream: Callable[[], Iterable[Inputs]]) -> nn.Module:

@@ -13,13 +13,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from subnetwork.keys import NOISE, key
 from subnetwork.nets.architecture import Architecture
-from subnetwork.nets.data import Inputs
 from subnetwork.nets.counters import COUNTER
+from subnetwork.nets.data import Inputs
+from subnetwork.nets.evaluate import called
 from subnetwork.nets.modules import Modules
 from subnetwork.nets.optimizers import MOMENTUM, Optimizer, check_step_size
 from subnetwork.nets.scale import Scale, scaled, unscaled
 from subnetwork.nets.schedules import Schedule
-from subnetwork.nets.scores import called
 from subnetwork.nets.state import Submodel, copied
 from subnetwork.nets.stepping import Stepping
 

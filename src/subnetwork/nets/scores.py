@@ -1,40 +1,57 @@
-"""How good a model is on rows that it was not trained on."""
+"""Scores of units: what the deal `Scored` puts them in order by."""
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from subnetwork.nets.data import Inputs
-from subnetwork.nets.losses import Loss, right
-from subnetwork.nets.trace.tracer import Inputs as Call
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Over all targets that count: places of a text, nodes of a graph, rows else."""
-
-    accuracy: float  # share of targets at which the largest output is, in [0, 1]
-    loss: float  # mean, in nats
+from subnetwork.nets.layout import Layout
+from subnetwork.nets.state import Tensors
+from subnetwork.nets.terms import Dim, axes_of, places
 
 
-def scores(model: nn.Module, pairs: Iterable[tuple[Inputs, Tensor]], loss: Loss) -> Scores:
-    """The model's scores in evaluation mode; every target counts once, whatever the batches."""
-    model.eval()
-    hits, lost, counted = 0, 0.0, 0
-    with torch.no_grad():
-        for inputs, targets in pairs:
-            outputs = called(model, inputs)
-            hit = right(outputs, targets)
-            hits += int(hit.sum())
-            counted += len(hit.flatten())
-            lost += float(loss(outputs, targets)) * len(hit.flatten())
-    return Scores(hits / counted, lost / counted) if counted else Scores(math.nan, math.nan)
+def changes(layout: Layout, now: Tensors, start: Tensors) -> tuple[tuple[float, ...], ...]:
+    """How far each unit has come: sum of |now - start| over all entries that belong to it.
+
+    AsyncDrop's criterion (Dun et al. 2023), whose released code adds up the filters that make a
+    channel and those that read it; here all parameters that carry the unit count, biases and
+    normalisation too.
+
+    Args:
+        layout: of the model; its axes are scored in their order.
+        now: parameters of the model.
+        start: parameters that it started from.
+
+    Returns:
+        One tuple an axis, one number a unit: the `scores` of `subnetwork.deals.Scored`.
+    """
+    totals = {axis: torch.zeros(n, dtype=torch.float64) for axis, n in layout.sizes.items()}
+    for name, p in now.items():
+        change = (p.detach() - start[name].detach()).abs().double().cpu()
+        for d, dim in enumerate(layout.dims[name]):
+            if axes_of(dim):
+                along = change.movedim(d, 0).flatten(1).sum(1) if change.dim() > 1 else change
+                _add(totals, layout, dim, along)
+        if name in layout.unit_of:
+            axis, unit = layout.unit_of[name]
+            totals[axis][unit] += change.sum()
+    return tuple(tuple(total.tolist()) for total in totals.values())
 
 
-def called(model: Callable[..., Tensor], inputs: object) -> Tensor:
-    """The model on a batch: a tensor, a tuple of positional or a dict of keyword arguments."""
-    call = Call.of(inputs)
-    return model(*call.args, **call.kwargs)
+def _add(totals: Mapping[str, Tensor], layout: Layout, dim: Dim, along: Tensor) -> None:
+    """Add what stands along a dim to the units that its entries belong to."""
+    if isinstance(dim, str):
+        totals[dim] += along
+        return
+    assert dim is not None
+    for axis in axes_of(dim):
+        every = layout.all_units
+        none = _total(along, dim, {**every, axis: every[axis][:0]}, layout)
+        for unit in range(layout.sizes[axis]):
+            one = _total(along, dim, {**every, axis: every[axis][unit : unit + 1]}, layout)
+            totals[axis][unit] += one - none  # entries that belong to no unit of the axis
+
+
+def _total(along: Tensor, dim: Dim, units: Mapping[str, Tensor], layout: Layout) -> Tensor:
+    assert dim is not None
+    return along[places(dim, units, layout.sizes)].sum()

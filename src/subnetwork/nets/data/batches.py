@@ -108,8 +108,9 @@ class Batches:
 
     def stream(self, batch_size: int = 1024, every: int = 1) -> Iterator[Tensor]:
         """All training inputs once, in order, or one row in `every`: what `recalibrate` reads."""
-        for rows in torch.split(torch.arange(0, self.n_rows, every), batch_size):
-            yield self._read(rows)[0]
+        chosen = torch.arange(0, self.n_rows, every)
+        for first in range(0, len(chosen), batch_size):
+            yield self._read(chosen[first : first + batch_size])[0]
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(self.inputs, Tensor):
