@@ -8,11 +8,15 @@ tensor by tensor; the library reads it back.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 _DTYPES = {
     torch.float64: "F64",
@@ -63,6 +67,72 @@ def write_tensors(
         file.flush()
         os.fsync(file.fileno())
     return 8 + len(text) + end, sum_.hexdigest()
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors file, or of what torch.save wrote; nothing is unpickled.
+
+    Tensors under a key ``state_dict`` or ``model``, as training scripts write them, are found;
+    the prefixes of DataParallel and torch.compile are taken off.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}. Name a state_dict: .safetensors or torch.save.")
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"{path} is no state_dict that can be read safely: {reason}. Save "
+            "model.state_dict() with safetensors or torch.save."
+        ) from None
+    for key in ("state_dict", "model"):
+        content = content.get(key, content) if isinstance(content, dict) else content
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {_plain(str(name)): tensor for name, tensor in named if isinstance(tensor, Tensor)}
+    if not tensors or len(tensors) != len(named):
+        raise ValueError(f"{path} holds no state_dict. Save model.state_dict() in it.")
+    return tensors
+
+
+def fitted(tensors: Mapping[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The parameters of a model from a state_dict; the buffers in it are left out.
+
+    Raises:
+        ValueError: names or shapes are not those of the model; says which.
+    """
+    params = dict(model.named_parameters())
+    missing = [name for name in params if name not in tensors]
+    odd = [name for name in tensors if name not in model.state_dict()]
+    if missing or odd:
+        raise ValueError(
+            f"{path} does not fit the network: it lacks {_some(missing)} and has {_some(odd)} "
+            "beside. Give the run the sizes of the network that was saved."
+        )
+    for name, p in params.items():
+        if tensors[name].shape != p.shape:
+            raise ValueError(
+                f"{path} does not fit the network: {name} has shape {tuple(tensors[name].shape)} "
+                f"there, {tuple(p.shape)} here. Give the run the sizes of the network that was "
+                "saved."
+            )
+    return {name: tensors[name].detach().to(p.dtype).clone() for name, p in params.items()}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])]) or "nothing"
+
+
+def _plain(name: str) -> str:
+    for prefix in ("module.", "_orig_mod."):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _bytes(tensor: Tensor) -> memoryview:
