@@ -1,26 +1,46 @@
 """A run that ends early goes on: to the bit, with another n, from damage, on a full disk."""
 
+import contextlib
+import io
 import json
-import os
 import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from subnetwork.cli import main
+
 SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "2", "--momentum", "0.5", "--here"]
 
 
-def train(*arguments, cwd, **more):
-    command = [sys.executable, "-m", "subnetwork", "train", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, check=False, capture_output=True, text=True, timeout=120, **more
-    )
+@dataclass
+class Result:
+    """What a command left: its status and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def train(*arguments, cwd):
+    """`subnetwork train` in this process, since torch takes seconds to import."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+            status = main(["train", *map(str, arguments)])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Result(status, out.getvalue(), err.getvalue())
 
 
 def rows(folder):
@@ -133,12 +153,13 @@ def test_training_goes_on_when_the_disk_is_full_and_the_last_checkpoint_stays(tm
     train(*SMALL, "--rounds", 2, cwd=tmp_path)
     shard = tmp_path / "runs/train/checkpoints/round-00000002/shard-0-of-1.safetensors"
     limit = shard.stat().st_size - 1
-    result = train(
-        *("--resume", "--rounds", 6, "--checkpoint-every", 1, "--here"),
-        cwd=tmp_path,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        flags = ["--resume", "--rounds", 6, "--checkpoint-every", 1, "--here"]
+        result = train(*flags, cwd=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "no checkpoint of round 3: File too large; the last is of round 2" in result.stdout
     assert "step   60" in result.stdout  # to its last round
     if result.returncode:  # the model itself did not fit either
