@@ -125,7 +125,7 @@ def test_an_earlier_run_is_replaced_only_by_a_complete_one(tmp_path):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing_behind(sent, tmp_path):
+def test_an_interrupted_run_leaves_what_it_can_go_on_from_and_no_process(sent, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "subnetwork", "train", *ENDLESS],
         cwd=tmp_path,
@@ -139,8 +139,11 @@ def test_an_interrupted_run_leaves_nothing_behind(sent, tmp_path):
     process.send_signal(sent)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors == "subnetwork: interrupted; nothing was written\n"
-    assert not list((tmp_path / "runs").iterdir())
+    assert re.fullmatch(
+        r"subnetwork: interrupted; \d+ rounds are kept; go on with: subnetwork train --resume\n",
+        errors,
+    )
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train.unfinished"]
     assert not list(tmp_path.glob("subnetwork-*"))
     time.sleep(0.1)
     assert str(tmp_path) not in subprocess.check_output(["ps", "axe"], text=True)
@@ -165,7 +168,8 @@ def test_a_killed_worker_ends_the_command_with_status_3(tmp_path):
     assert len(errors.strip().splitlines()) == 1
     assert "worker 1 was lost in round" in errors
     assert "SIGKILL" in errors
-    assert not list((tmp_path / "runs").iterdir())
+    assert "go on with: subnetwork train --resume" in errors
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train.unfinished"]
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)  # noqa: PTH110
 
 
