@@ -51,8 +51,7 @@ def train(
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
     place = None if ranks is None else place_under_torchrun()
     if place is not None and place.rank > 0:
-        place.serve(build)
-        return 0
+        return place.serve(build)
     console = Output()
     with staged(out) as folder:
         seated_workers = _seats(run.workers, place, here=here)

@@ -12,11 +12,12 @@ import torch
 
 from subnetwork.algorithm import DivergedError, Round, rounds
 from subnetwork.methods.rows import Method, Task
-from subnetwork.nets import ModelState, Submodel, recalibrate
+from subnetwork.nets import ABSENT, ModelState, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.calibrate import accuracy
 from subnetwork.record import writing
-from subnetwork.runtime import Seat, here, seated
+from subnetwork.runtime import Fault, Seat, here, seated
+from subnetwork.runtime.faults import telling
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ def train(t: Task, method: Method, seats: Sequence[Seat] | None = None) -> Itera
 
     Yields:
         Rows with `k`, `steps` and `samples` so far, the rounds' mean `loss`, test `accuracy` of
-        the recalibrated merge, payload `bytes_down` and `bytes_up` per worker, and `seconds`.
+        the recalibrated merge, payload `bytes_down` and `bytes_up` per worker, `seconds`, and
+        the `faults` of these rounds.
     """
     for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
         ready()
-    work = here(method.local) if seats is None else seated(seats)
+    faults: list[Fault] = []
+    work = here(method.local) if seats is None else seated(seats, report=telling(faults))
     started = time.perf_counter()
     run = rounds(
         method.x, method.sketch, work, method.merge, seed=method.seed, n_rounds=method.n_rounds
@@ -50,18 +53,20 @@ def train(t: Task, method: Method, seats: Sequence[Seat] | None = None) -> Itera
     for done in _chunks(run, max(1, t.run.local_steps // method.steps_a_round)):
         last = done[-1]
         steps = min((last.k + 1) * method.steps_a_round, t.run.total_steps)
-        losses = [z.loss for one in done for z in one.trained]
+        losses = [z.loss for one in done for z in one.trained if z is not ABSENT]
         _check_finite(t.run.method, last, losses)
         row = {
             "k": last.k,
             "steps": steps,
             "samples": steps * t.run.batch_size * t.run.workers,
-            "loss": sum(losses) / len(losses),
+            "loss": sum(losses) / len(losses) if losses else None,
             "accuracy": accuracy(merged(t, last.x), t.data.test_inputs, t.data.test_targets),
             "bytes_down": _bytes([one.submodels for one in done]),
             "bytes_up": _bytes([one.trained for one in done]),
             "seconds": time.perf_counter() - started,
+            "faults": [fault.to_row() for fault in faults],
         }
+        faults.clear()
         yield Progress(row, last.x)
 
 

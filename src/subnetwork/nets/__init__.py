@@ -9,9 +9,10 @@ from subnetwork.nets.local import Gradients, LocalSteps
 from subnetwork.nets.merges import Outer, StepOnGradients, holders
 from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.plan import Plan
-from subnetwork.nets.state import ModelState, Submodel
+from subnetwork.nets.state import ABSENT, ModelState, Submodel
 
 __all__ = [
+    "ABSENT",
     "MLP",
     "Architecture",
     "Batches",

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,15 @@ class Local(Protocol):
         ...
 
 
+@runtime_checkable
+class Stoppable(Local, Protocol):
+    """Local work of several steps, which may end early with what it has."""
+
+    def until(self, stop: Callable[[int], bool], /) -> Local:
+        """The same work, which ends as soon as `stop(steps taken)` is true; one step is taken."""
+        ...
+
+
 @dataclass(frozen=True)
 class LocalSteps:
     """`n_steps` steps of torch's SGD on the worker's own batches.
@@ -41,11 +50,16 @@ class LocalSteps:
     momentum: float = 0.0
     total_steps: int | None = None
     loss: Loss = cross_entropy
+    stop: Callable[[int], bool] | None = None  # asked after each step, by how many are taken
 
     def __post_init__(self) -> None:
         check_step_size(self.step_size)
         if min(self.n_steps, self.total_steps or 1) < 1:
             raise ValueError(f"A round takes at least one local step, not {self.n_steps}.")
+
+    def until(self, stop: Callable[[int], bool], /) -> "LocalSteps":
+        """The same steps, but none after `stop(steps taken)` is true."""
+        return replace(self, stop=stop)
 
     def steps(self, k: int) -> range:
         """Global numbers of the steps of round k: a batch is named by (worker, step)."""
@@ -75,11 +89,13 @@ class LocalSteps:
                 torch.autograd.backward(loss)
                 optimizer.step()
                 losses.append(loss.item())
+                if self.stop is not None and self.stop(len(losses)):
+                    break
         moments = {
             moment: {name: optimizer.state[p][moment] for name, p in named.items()}
             for moment in submodel.moments
         }
-        return Submodel(_detached(named), moments, sum(losses) / len(losses))
+        return Submodel(_detached(named), moments, sum(losses) / len(losses), len(losses))
 
     def _check(self, submodel: Submodel) -> None:
         if bool(self.momentum) != (MOMENTUM in submodel.moments):
@@ -109,7 +125,7 @@ class Gradients:
             name: torch.zeros_like(p) if p.grad is None else p.grad
             for name, p in module.named_parameters()
         }
-        return Submodel(gradients, submodel.moments, loss.item())
+        return Submodel(gradients, submodel.moments, loss.item(), 1)
 
 
 @contextmanager

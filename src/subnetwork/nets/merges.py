@@ -11,11 +11,14 @@ from subnetwork.nets.state import ModelState, Submodel, Tensors
 
 
 def holders(x: ModelState, partition: NetPartition, trained: Sequence[Submodel], /) -> ModelState:
-    """Average every entry over its holders, moments like parameters (IST, Local SGD)."""
+    """Average every entry over its holders, moments like parameters (IST, Local SGD).
+
+    Absent workers hold nothing: what only they held keeps its value.
+    """
     return ModelState(
         partition.merge(x.params, [z.params for z in trained]),
         {
-            name: partition.merge(moment, [z.moments[name] for z in trained])
+            name: partition.merge(moment, [z.moments.get(name, {}) for z in trained])
             for name, moment in x.moments.items()
         },
         x.outer,
@@ -42,7 +45,7 @@ class Outer:
         params, outer = sgd_step(
             x.params, gradients, x.outer, self.step_size, self.momentum, nesterov=self.momentum > 0
         )
-        held = partition.held(x.params)
+        held = partition.held(x.params, [z.params for z in trained])
         return ModelState(
             _where(held, params, x.params), merged.moments, _where(held, outer, x.outer)
         )
@@ -65,7 +68,7 @@ class StepOnGradients:
         zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
         gradients = partition.merge(zeros, [z.params for z in trained])
         params, outer = sgd_step(x.params, gradients, x.outer, self.step_size, self.momentum)
-        held = partition.held(x.params)
+        held = partition.held(x.params, [z.params for z in trained])
         return ModelState(_where(held, params, x.params), x.moments, _where(held, outer, x.outer))
 
 

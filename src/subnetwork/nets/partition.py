@@ -40,25 +40,31 @@ class NetPartition:
 
         One holder: its value. Several: x + mean_i (z_i - x), summed in the order of the workers,
         which leaves an entry that nobody changed as it was, to the bit. With one deal per axis a
-        matrix between two cut axes is covered by 1/n each round; the other blocks wait.
+        matrix between two cut axes is covered by 1/n each round; the other blocks wait. A worker
+        whose part lacks a parameter (`ABSENT`) is no holder of it.
         """
         disjoint = frozenset(axis for axis, hands in self.hands.items() if _are_disjoint(hands))
         merged = {}
         for name, entry in whole.items():
-            blocks = [self.block(name, entry, i) for i in range(self.n_workers)]
-            values = [part[name] for part in parts]
+            present = [i for i, part in enumerate(parts) if name in part]
+            blocks = [self.block(name, entry, i) for i in present]
+            values = [parts[i][name] for i in present]
             if any(apart(dim, disjoint) for dim in self.layout.dims[name]):
                 merged[name] = _assigned(entry, blocks, values)
             else:
                 merged[name] = _mean_over_holders(entry, blocks, values)
         return merged
 
-    def held(self, tensors: Tensors) -> dict[str, Tensor]:
-        """True at every entry that some worker holds this round, by parameter."""
+    def held(self, tensors: Tensors, parts: Sequence[Tensors] | None = None) -> dict[str, Tensor]:
+        """True at every entry that some worker holds this round, by parameter.
+
+        With `parts`, what came back: that some worker held and brought back.
+        """
         masks = {name: torch.zeros(t.shape, dtype=torch.bool) for name, t in tensors.items()}
         for name, mask in masks.items():
             for i in range(self.n_workers):
-                mask[self.block(name, mask, i)] = True
+                if parts is None or name in parts[i]:
+                    mask[self.block(name, mask, i)] = True
         return masks
 
     def block(self, name: str, entry: Tensor, worker: int) -> Block:

@@ -28,11 +28,15 @@ class ModelState:
 
 @dataclass(frozen=True)
 class Submodel:
-    """One worker's part, w_i on the way down and z_i^+ on the way up."""
+    """One worker's part, w_i on the way down and z_i^+ on the way up.
+
+    Nobody held a parameter that no submodel brings back: an absent worker returns `ABSENT`.
+    """
 
     params: Tensors
     moments: Mapping[str, Tensors] = field(default_factory=dict)
     loss: float = math.nan  # mean training loss of the local steps; NaN on the way down
+    n_steps: int = 0  # local steps taken; 0 on the way down
 
     def tensors(self) -> Iterator[Tensor]:
         """What travels, in one fixed order: parameters, then moments."""
@@ -47,3 +51,7 @@ class Submodel:
         Every worker draws the same cut from the shared seed, so no indices are sent.
         """
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
+
+
+ABSENT = Submodel({})
+"""What stands in for a worker that did not answer: its block of the round is dropped."""
