@@ -1,10 +1,8 @@
 """Real worker processes: the one-process path to the bit, faults, and what is left behind."""
 
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.methods.worker import MODULE
 from subnetwork.runtime import here, launched, seated
+from worker_processes import alive, children
 
 RUN = Training(hidden=(12, 9), workers=4, rounds=3, local_steps=2, batch_size=8, momentum=0.5)
 
@@ -106,25 +105,3 @@ def test_a_process_whose_parent_dies_leaves(tmp_path):
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(pid)
-
-
-def children(parent=None):
-    """Worker processes of a process, in the order of their numbers."""
-    parent = parent or os.getpid()
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(")", 1)[1].split()
-            words = (status.parent / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if int(fields[1]) == parent and MODULE.encode() in words:
-            found[int(words[words.index(MODULE.encode()) + 2])] = int(status.parent.name)
-    return [found[worker] for worker in sorted(found)]
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
