@@ -285,8 +285,8 @@ def test_noise_in_the_network_is_keyed_by_worker_and_round():
             )
             self.layout = Layout(self.layout.sizes, dims)
 
-        def build(self, sizes):
-            return Noisy(sizes["hidden.0"])
+        def build(self, units):
+            return Noisy(len(units["hidden.0"]))
 
     family, t = Family(), task(SMALL)
     local = LocalSteps(family, t.batches, 0.1, 3)

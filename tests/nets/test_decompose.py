@@ -356,7 +356,7 @@ def test_a_buffer_of_single_units_is_cut_with_them():
     sub = plan.cut(model, deal=Perm(2))[1]
     assert torch.equal(sub.slopes, model.slopes[sub.held_units["a.hidden"]])
     with pytest.raises(ValueError, match=r"buffer slopes holds values of single units.*plan\.cut"):
-        plan.build({"a.hidden": 6})
+        plan.build({"a.hidden": torch.arange(6)})
 
 
 def test_the_table_counts_parameters_and_bytes():

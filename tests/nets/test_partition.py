@@ -199,3 +199,32 @@ def test_an_empty_hand_is_refused_by_name():
     partition = NetSketch(ARCHITECTURE.layout, Bernoulli(2, p=0.01)).sample(0, 0)
     with pytest.raises(ValueError, match=r"holds no unit of \['hidden.1'\] this round"):
         runnable(ARCHITECTURE, partition.select(x, 0))
+
+
+BLOCKS = Layout(
+    {"blocks": 4, "hidden": 6},
+    {"head": ("hidden",), **{f"b{j}": (None, "hidden") for j in range(4)}},
+    unit_of={f"b{j}": ("blocks", j) for j in range(4)},
+)
+
+
+@pytest.mark.parametrize("deal", [Full(2), Perm(2), Bernoulli(2, p=0.5)], ids=str)
+def test_a_block_goes_whole_to_whoever_holds_its_unit(deal):
+    x = ModelState({"head": torch.randn(6), **{f"b{j}": torch.randn(3, 6) for j in range(4)}})
+    partition = NetSketch(BLOCKS, deal).sample(0, 0)
+    parts = [partition.select(x, i) for i in range(2)]
+    for i, part in enumerate(parts):
+        held = {f"b{j}" for j in partition.hands["blocks"][i]}
+        assert set(part.params) == {"head", *held}
+        assert BLOCKS.units_of(part.params)["blocks"].tolist() == list(partition.hands["blocks"][i])
+    assert equal(holders(x, partition, parts).params, x.params)
+    moved = [Submodel({n: t + 1 for n, t in part.params.items()}) for part in parts]
+    merged = holders(x, partition, moved).params
+    for name, mask in partition.held(x.params).items():
+        torch.testing.assert_close(merged[name], x.params[name] + mask)
+
+
+def test_a_layout_with_blocks_is_plain_data():
+    assert Layout.from_json(BLOCKS.to_json()) == BLOCKS
+    with pytest.raises(ValueError, match=r"b0 is said to belong to unit 4 of axis blocks"):
+        Layout(BLOCKS.sizes, BLOCKS.dims, unit_of={"b0": ("blocks", 4)})

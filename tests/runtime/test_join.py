@@ -70,7 +70,7 @@ def test_the_newest_incarnation_of_a_worker_is_the_worker(listener):
 @pytest.mark.parametrize("worker", [0, 2, 2**63])
 def test_a_stranger_without_the_secret_or_without_a_seat_is_turned_away(listener, worker):
     secret = OTHER if worker == 0 else SECRET
-    with pytest.raises(ConnectionError, match="no coordinator at 127.0.0.1"):
+    with pytest.raises(ConnectionError, match="turned away by 127.0.0.1"):
         connect(listener.address, worker, secret)
     assert listener.arrived(0) is None
 

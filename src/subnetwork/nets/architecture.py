@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import ModelState, Submodel, Tensors
@@ -20,8 +20,11 @@ class Architecture(Protocol):
         """The axes of the whole model."""
         ...
 
-    def build(self, sizes: Mapping[str, int], /) -> nn.Module:
-        """A module with that many units on each axis. Its parameters are not initialised."""
+    def build(self, units: Mapping[str, Tensor], /) -> nn.Module:
+        """A module with these units of each axis. Its parameters are not initialised.
+
+        Units of width are alike: only their number matters. Units of depth are told apart.
+        """
         ...
 
 
@@ -32,7 +35,7 @@ class MLP:
     Built as a plain `nn.Sequential`, so that its state_dict loads into anybody's. One axis per
     hidden layer, ``hidden.0``, ``hidden.1``, ...
 
-    >>> MLP(64, (32,), 10).build({"hidden.0": 8})[0]
+    >>> MLP(64, (32,), 10).build({"hidden.0": torch.arange(8)})[0]
     Linear(in_features=64, out_features=8, bias=True)
     """
 
@@ -60,9 +63,9 @@ class MLP:
                 dims |= {f"{linear + 1}.weight": (above,), f"{linear + 1}.bias": (above,)}
         return Layout({f"hidden.{i}": size for i, size in enumerate(self.hidden)}, dims)
 
-    def build(self, sizes: Mapping[str, int], /) -> nn.Sequential:
-        """The same network with `sizes[axis]` neurons in each hidden layer."""
-        widths = [self.inputs, *(sizes[axis] for axis in self.layout.sizes), self.outputs]
+    def build(self, units: Mapping[str, Tensor], /) -> nn.Sequential:
+        """The same network with these neurons in each hidden layer."""
+        widths = [self.inputs, *(len(units[axis]) for axis in self.layout.sizes), self.outputs]
         layers: list[nn.Module] = []
         for below, above in pairwise(widths):
             layers.append(nn.Linear(below, above, device="meta").to_empty(device="cpu"))
@@ -89,7 +92,7 @@ def initial_state(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = architecture.build(architecture.layout.sizes)
+        module = architecture.build(architecture.layout.all_units)
         for prefix, layer in module.named_modules():
             reset = getattr(layer, "reset_parameters", None)
             if reset is not None:
@@ -107,14 +110,16 @@ def initial_state(
 
 def runnable(architecture: Architecture, part: ModelState | Submodel) -> nn.Module:
     """The module of a model or submodel, with copies of its parameters."""
-    sizes = architecture.layout.sizes_of(part.params)
-    empty = [axis for axis, size in sizes.items() if size == 0]
+    layout = architecture.layout
+    units = layout.units_of(part.params)
+    present = frozenset().union(*(layout.axes_of(name) for name in part.params))
+    empty = [axis for axis in units if axis in present and len(units[axis]) == 0]
     if empty:
         raise ValueError(
             f"A worker holds no unit of {empty} this round, so there is no network to train. Use "
             "Perm, which deals everyone a unit, or a larger share."
         )
-    module = architecture.build(sizes)
+    module = architecture.build(units)
     load_params(module, part.params)
     return module
 

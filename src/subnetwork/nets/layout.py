@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import torch
+from torch import Tensor
+
 from subnetwork.nets.state import Tensors
 from subnetwork.nets.terms import Dim, Term, axes_of, extent, from_data, to_data
 
@@ -30,6 +33,9 @@ class Layout:
     dims: Dims
     buffers: Dims = field(default_factory=dict)
     """Buffers that are cut; any other stays whole. They are cut with the model, never merged."""
+    unit_of: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Depth: the parameter belongs as a whole to this unit of that axis (a block of a network).
+    Whoever does not hold the unit has no such parameter; its dims may be cut as well."""
 
     def __post_init__(self) -> None:
         for name, dims in {**self.dims, **self.buffers}.items():
@@ -38,6 +44,12 @@ class Layout:
                 raise ValueError(
                     f"Parameter {name} is cut along {sorted(unknown)}, but the layout has the axes "
                     f"{sorted(self.sizes)}. Add a size for it, or write None for a whole dim."
+                )
+        for name, (axis, unit) in self.unit_of.items():
+            if name not in self.dims or not 0 <= unit < self.sizes.get(axis, 0):
+                raise ValueError(
+                    f"Parameter {name} is said to belong to unit {unit} of axis {axis}, but the "
+                    f"layout has the axes {dict(self.sizes)}. Name one of its parameters and units."
                 )
 
     def check(self, params: Tensors) -> None:
@@ -63,16 +75,21 @@ class Layout:
     def sizes_of(self, params: Tensors) -> dict[str, int]:
         """Units that these tensors hold on each axis: of the whole model or of a submodel.
 
+        An axis that lies in absent blocks alone has none.
+
         Raises:
             ValueError: where two axes occur only multiplied with each other.
         """
-        found: dict[str, int] = {}
+        found = self._blocks_of(params)
         open_dims = [
             (dim, int(size))
             for name, dims in self.dims.items()
+            if name in params
             for dim, size in zip(dims, params[name].shape, strict=True)
             if dim is not None
         ]
+        present = frozenset().union(*(axes_of(dim) for dim, _ in open_dims))
+        found |= {axis: 0 for axis in self.sizes if axis not in present and axis not in found}
         progress = True
         while progress and len(found) < len(self.sizes):
             progress = False
@@ -90,6 +107,37 @@ class Layout:
             )
         return {axis: found[axis] for axis in self.sizes}
 
+    def units_of(self, params: Tensors) -> dict[str, Tensor]:
+        """The units that these tensors hold on each axis, as far as names and shapes tell.
+
+        Blocks are told apart; of an axis of width only the number shows: its first units stand for
+        them.
+        """
+        units = {axis: torch.arange(n) for axis, n in self.sizes_of(params).items()}
+        for axis in self.depth:
+            units[axis] = torch.as_tensor(self._present(params, axis))
+        return units
+
+    @property
+    def all_units(self) -> dict[str, Tensor]:
+        """The units of the whole model."""
+        return {axis: torch.arange(n) for axis, n in self.sizes.items()}
+
+    def axes_of(self, name: str) -> frozenset[str]:
+        """The axes of width that a parameter is cut along."""
+        return frozenset().union(*map(axes_of, self.dims[name]))
+
+    @property
+    def depth(self) -> tuple[str, ...]:
+        """The axes whose units are whole blocks of parameters."""
+        return tuple(dict.fromkeys(axis for axis, _ in self.unit_of.values()))
+
+    def _blocks_of(self, params: Tensors) -> dict[str, int]:
+        return {axis: len(self._present(params, axis)) for axis in self.depth}
+
+    def _present(self, params: Tensors, axis: str) -> list[int]:
+        return sorted({u for name, (a, u) in self.unit_of.items() if a == axis and name in params})
+
     def _solve(self, dim: Term, axis: str, size: int, known: Mapping[str, int]) -> int:
         """The number of units at which the dim has that size; it grows with the number."""
         return bisect_left(
@@ -103,7 +151,13 @@ class Layout:
             return {name: [to_data(dim) for dim in dims] for name, dims in tensors.items()}
 
         return json.dumps(
-            {"sizes": self.sizes, "dims": data(self.dims), "buffers": data(self.buffers)}, indent=1
+            {
+                "sizes": self.sizes,
+                "dims": data(self.dims),
+                "buffers": data(self.buffers),
+                "unit_of": self.unit_of,
+            },
+            indent=1,
         )
 
     @classmethod
@@ -114,4 +168,5 @@ class Layout:
         def read(tensors: Mapping[str, list[object]]) -> Dims:
             return {name: tuple(map(from_data, dims)) for name, dims in tensors.items()}
 
-        return cls(data["sizes"], read(data["dims"]), read(data.get("buffers", {})))
+        unit_of = {name: (axis, unit) for name, (axis, unit) in data.get("unit_of", {}).items()}
+        return cls(data["sizes"], read(data["dims"]), read(data.get("buffers", {})), unit_of)

@@ -46,10 +46,11 @@ class NetPartition:
         disjoint = frozenset(axis for axis, hands in self.hands.items() if _are_disjoint(hands))
         merged = {}
         for name, entry in whole.items():
-            present = [i for i, part in enumerate(parts) if name in part]
-            blocks = [self.block(name, entry, i) for i in present]
-            values = [parts[i][name] for i in present]
-            if any(apart(dim, disjoint) for dim in self.layout.dims[name]):
+            holders = [i for i, part in enumerate(parts) if name in part and self.holds(name, i)]
+            blocks = [self.block(name, entry, i) for i in holders]
+            values = [parts[i][name] for i in holders]
+            axis, _ = self.layout.unit_of.get(name, ("", 0))
+            if axis in disjoint or any(apart(dim, disjoint) for dim in self.layout.dims[name]):
                 merged[name] = _assigned(entry, blocks, values)
             else:
                 merged[name] = _mean_over_holders(entry, blocks, values)
@@ -63,9 +64,14 @@ class NetPartition:
         masks = {name: torch.zeros(t.shape, dtype=torch.bool) for name, t in tensors.items()}
         for name, mask in masks.items():
             for i in range(self.n_workers):
-                if parts is None or name in parts[i]:
+                if self.holds(name, i) and (parts is None or name in parts[i]):
                     mask[self.block(name, mask, i)] = True
         return masks
+
+    def holds(self, name: str, worker: int) -> bool:
+        """Whether worker i has the parameter at all: it lies in no block, or one that i holds."""
+        axis, unit = self.layout.unit_of.get(name, (None, 0))
+        return axis is None or unit in self.hands[axis][worker]
 
     def block(self, name: str, entry: Tensor, worker: int) -> Block:
         """The index of worker i's block in a parameter; the whole tensor where nothing is cut."""
@@ -79,6 +85,7 @@ class NetPartition:
         return {
             name: entry[self.block(name, entry, worker)].detach().clone()
             for name, entry in tensors.items()
+            if self.holds(name, worker)
         }
 
 

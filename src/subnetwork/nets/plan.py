@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from subnetwork.deals import Deal, Hands
 from subnetwork.nets.axes import Axis
 from subnetwork.nets.builders import Builder
-from subnetwork.nets.builders.blocks import all_units
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.state import ModelState
@@ -51,18 +50,17 @@ class Plan:
         """Whether its subnetworks are meant to equal the model at masked parameters."""
         return not any(axis.flags for axis in self.axes if axis.name in self.layout.sizes)
 
-    def build(self, sizes: Mapping[str, int], /) -> nn.Module:
-        """A module with that many units on each axis, holding the values of the first ones.
+    def build(self, units: Mapping[str, Tensor], /) -> nn.Module:
+        """A module with these units of each axis, holding the model's values.
 
         Raises:
-            ValueError: where a buffer holds a value a unit, so that sizes do not determine it.
+            ValueError: where a buffer holds a value a unit, so that numbers do not determine it.
         """
-        units = all_units(self.layout, sizes)
         odd = [name for name in self.layout.buffers if not _is_statistic(self.model, name)]
-        if odd and any(sizes[axis] < n for axis, n in self.layout.sizes.items()):
+        if odd and any(len(units[axis]) < n for axis, n in self.layout.sizes.items()):
             raise ValueError(
-                f"The buffer {odd[0]} holds values of single units, and sizes do not say which "
-                "units a module holds. Build it with plan.cut(model, deal=...) instead."
+                f"The buffer {odd[0]} holds values of single units, and their number does not "
+                "say which ones a module holds. Build it with plan.cut(model, deal=...) instead."
             )
         return self.builder.build(self.model, units)
 

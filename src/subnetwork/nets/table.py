@@ -60,7 +60,7 @@ def table(plan: "Plan", n_workers: int) -> str:
             f"Use at most {n} workers, or leave it whole by naming the others in width=."
         )
     sizes = {axis: math.ceil(n / n_workers) for axis, n in plan.layout.sizes.items()}
-    whole = cost(plan.build(plan.layout.sizes), plan.inputs)
+    whole = cost(plan.build(plan.layout.all_units), plan.inputs)
     part = cost(plan.builder.build(plan.model, _first(sizes)), plan.inputs)
     rows = [("", "whole model", f"one of {n_workers}", "share")]
     rows += [

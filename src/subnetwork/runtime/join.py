@@ -120,14 +120,18 @@ def connect(address: str, worker: int, secret: bytes, *, timeout: float = 20.0) 
     """
     host, port = address.split()
     until = time.monotonic() + timeout
+    number = worker.to_bytes(_NUMBER, "little")
     try:
         connection = socket.create_connection((host, int(port)), timeout=timeout)
-        number = worker.to_bytes(_NUMBER, "little")
+    except OSError as error:
+        raise ConnectionError(f"no coordinator at {host}:{port}: {error}") from None
+    try:
         theirs, ours = _exactly(connection, NONCE, until), secrets.token_bytes(NONCE)
         connection.sendall(number + ours + _proof(secret, b"worker", theirs, ours, number))
         proof = _exactly(connection, NONCE, until)
     except OSError as error:
-        raise ConnectionError(f"no coordinator at {host}:{port}: {error}") from None
+        connection.close()
+        raise ConnectionError(f"turned away by {host}:{port}: {error}") from None
     if not hmac.compare_digest(proof, _proof(secret, b"coordinator", theirs, ours, number)):
         connection.close()
         raise ConnectionError(f"who listens at {host}:{port} does not know the run's secret")

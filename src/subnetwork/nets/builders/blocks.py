@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from subnetwork.nets.layout import Layout
@@ -22,8 +21,3 @@ def blocks(model: nn.Module, layout: Layout, units: Mapping[str, Tensor]) -> dic
         dims = layout.buffers.get(name, ())
         found[id(b)] = b.detach()[block_of(layout, dims, b, units)].clone() if dims else b.clone()
     return found
-
-
-def all_units(layout: Layout, sizes: Mapping[str, int] | None = None) -> dict[str, Tensor]:
-    """The first `sizes[axis]` units of every axis; all of them where no sizes are given."""
-    return {axis: torch.arange(n) for axis, n in (sizes or layout.sizes).items()}
