@@ -6,12 +6,14 @@ LAB := .venv-lab
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: help demo test lint types contracts fast lab-only test-slow clean
+.PHONY: help demo test lint types contracts fast lab-only test-slow faults chaos clean
 
 help:
 	@echo 'make demo       set up, then train on digits and run the lab; writes $(OUT)/report.html'
 	@echo 'make test       set up, then lint, types, contracts and tests (under 10 minutes)'
 	@echo 'make test-slow  the statistical and long tests'
+	@echo 'make faults     every fault of docs/faults.md, five times, with real signals (4 minutes)'
+	@echo 'make chaos      hundreds of random faults over several methods, with a report of pauses'
 	@echo 'make clean      remove what the set-up made (environments and caches, never runs/)'
 
 demo: $(VENV)/installed
@@ -43,6 +45,12 @@ lab-only: $(LAB)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+faults: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults
+
+chaos: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/chaos.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

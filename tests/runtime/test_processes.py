@@ -1,11 +1,8 @@
 """Real worker processes: the one-process path to the bit, faults, and what is left behind."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +11,8 @@ from subnetwork.algorithm import WorkerLostError, rounds
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.methods.worker import MODULE
-from subnetwork.runtime import here, launched, seated, serve
+from subnetwork.runtime import here, launched, seated
+from worker_processes import alive, children
 
 RUN = Training(hidden=(12, 9), workers=4, rounds=3, local_steps=2, batch_size=8, momentum=0.5)
 
@@ -60,26 +58,6 @@ def test_an_exception_in_a_worker_names_the_worker_and_the_reason():
             started[0].assign(run.to_json().replace("digits", "nonsense"), row.local)()
 
 
-def test_a_killed_worker_is_named_with_its_round_and_its_signal():
-    run = of_method("ist")
-    row = method(task(run))
-    pids = []
-    with pytest.raises(WorkerLostError, match=r"worker 2 was lost in round 1: .*SIGKILL"):
-        with launched(4, MODULE) as started:
-            pids = children()
-            for ready in [seat.assign(run.to_json(), row.local) for seat in started]:
-                ready()
-            steps = rounds(
-                row.x, row.sketch, seated(started), row.merge, seed=row.seed, n_rounds=100
-            )
-            next(steps)
-            os.kill(pids[2], signal.SIGKILL)
-            time.sleep(0.2)
-            next(steps)
-    assert len(pids) == 4
-    assert not any(alive(pid) for pid in pids)
-
-
 def test_a_worker_that_does_not_come_up_is_reported_with_its_last_words():
     with pytest.raises(WorkerLostError, match="worker 0 did not come up: .*No module named"):
         with launched(1, "subnetwork.no_such_module"):
@@ -109,18 +87,6 @@ def test_workers_leave_when_the_coordinator_is_killed():
     assert not any(alive(pid) for pid in pids)
 
 
-def test_a_worker_whose_link_closes_leaves_its_loop():
-    class Closed:
-        calls = 0
-
-        def receive_header(self, _timeout):
-            self.calls += 1
-            assert self.calls == 1, "it asks again although nobody is there"
-            raise RuntimeError("Connection closed by peer")
-
-    serve(Closed(), 0, lambda _: pytest.fail("no job was sent"))
-
-
 def test_a_process_whose_parent_dies_leaves(tmp_path):
     """The second guard: also a worker that waits for nobody notices."""
     child = (
@@ -139,25 +105,3 @@ def test_a_process_whose_parent_dies_leaves(tmp_path):
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(pid)
-
-
-def children(parent=None):
-    """Worker processes of a process, in the order of their numbers."""
-    parent = parent or os.getpid()
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(")", 1)[1].split()
-            words = (status.parent / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if int(fields[1]) == parent and MODULE.encode() in words:
-            found[int(words[words.index(MODULE.encode()) + 2])] = int(status.parent.name)
-    return [found[worker] for worker in sorted(found)]
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

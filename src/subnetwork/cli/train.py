@@ -59,8 +59,7 @@ def train(
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
     place = None if ranks is None else place_under_torchrun()
     if place is not None and place.rank > 0:
-        place.serve(build)
-        return 0
+        return place.serve(build)
     start = begun(keeping, t, row, old, console)
     with kept(keeping, t, start, console) as (folder, keeper):
         seated_workers = _seats(run.workers, place, here=here)

@@ -13,10 +13,11 @@ import torch
 from subnetwork.algorithm import DivergedError, Round, WorkerLostError, rounds
 from subnetwork.experiments.resume import Keeper, Start
 from subnetwork.methods.rows import Method, Task
-from subnetwork.nets import ModelState, Submodel, recalibrate
+from subnetwork.nets import ABSENT, ModelState, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
 from subnetwork.record import Row, read, writing
-from subnetwork.runtime import Seat, here, seated
+from subnetwork.runtime import Fault, Seat, here, seated
+from subnetwork.runtime.faults import telling
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ def train(
 
     Yields:
         Rows with `k`, `steps` and `samples` so far, the rounds' mean `loss`, `accuracy` and
-        `test_loss` of the recalibrated merge, payload `bytes_down` and `bytes_up` per worker, and
-        `seconds`.
+        `test_loss` of the recalibrated merge, payload `bytes_down` and `bytes_up` per worker,
+        `seconds`, and the `faults` of these rounds.
     """
     for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
         ready()
-    work = here(method.local) if seats is None else seated(seats)
+    faults: list[Fault] = []
+    work = here(method.local) if seats is None else seated(seats, report=telling(faults))
     start = start or Start(method.x)
     started = time.perf_counter() - start.row.get("seconds", 0.0)
     steps, samples = start.row.get("steps", 0), start.row.get("samples", 0)
@@ -63,20 +65,22 @@ def train(
         last = done[-1]
         before, steps = steps, min((last.k + 1) * method.steps_a_round, t.run.total_steps)
         samples += (steps - before) * t.samples_a_step
-        losses = [z.loss for one in done for z in one.trained]
+        losses = [z.loss for one in done for z in one.trained if z is not ABSENT]
         _check_finite(t.run.method, last, losses)
         found = t.scores(merged(t, last.x))
         row = {
             "k": last.k,
             "steps": steps,
             "samples": samples,
-            "loss": sum(losses) / len(losses),
+            "loss": sum(losses) / len(losses) if losses else None,
             "accuracy": found.accuracy,
             "test_loss": found.loss,
             "bytes_down": _bytes([one.submodels for one in done]),
             "bytes_up": _bytes([one.trained for one in done]),
             "seconds": time.perf_counter() - started,
+            "faults": [fault.to_row() for fault in faults],
         }
+        faults.clear()
         yield Progress(row, last.x)
 
 

@@ -22,4 +22,4 @@ def build(job: str) -> tuple[Template, Local]:
 
 
 if __name__ == "__main__":
-    work_here(Path(sys.argv[1]), int(sys.argv[2]), build)
+    sys.exit(work_here(Path(sys.argv[1]), int(sys.argv[2]), build))

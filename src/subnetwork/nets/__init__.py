@@ -15,9 +15,10 @@ from subnetwork.nets.plan import Plan
 from subnetwork.nets.scale import Scale
 from subnetwork.nets.schedules import WarmupCosine
 from subnetwork.nets.scores import changes
-from subnetwork.nets.state import ModelState, Submodel
+from subnetwork.nets.state import ABSENT, ModelState, Submodel
 
 __all__ = [
+    "ABSENT",
     "MLP",
     "SGD",
     "Adam",

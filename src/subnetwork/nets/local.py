@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,15 @@ class Local(Protocol):
 
     def __call__(self, k: int, worker: int, submodel: Submodel, /) -> Submodel:
         """What worker i returns in round k."""
+        ...
+
+
+@runtime_checkable
+class Stoppable(Local, Protocol):
+    """Local work of several steps, which may end early with what it has."""
+
+    def until(self, stop: Callable[[int], bool], /) -> Local:
+        """The same work, which ends as soon as `stop(steps taken)` is true; one step is taken."""
         ...
 
 
@@ -89,6 +98,8 @@ class LocalSteps:
     seconds: float | None = None
     """Stop after the step during which so much time is over, for workers that may be slow. What
     such a round returns depends on the clock; its `n_steps` says how far it came."""
+    stop: Callable[[int], bool] | None = field(default=None, compare=False)
+    """Asked after each step, by how many are taken; see `until`."""
     in_place: bool = False
     """Train in the submodel's own memory: what is returned is what was given, overwritten."""
     modules: Modules = field(default_factory=Modules, repr=False, compare=False)
@@ -113,6 +124,10 @@ class LocalSteps:
     def moments(self) -> tuple[str, ...]:
         """The moments that the model has to carry: `initial_state(..., moments=local.moments)`."""
         return self.optimizer.moments if self.state == "slice" else ()
+
+    def until(self, stop: Callable[[int], bool], /) -> "LocalSteps":
+        """The same steps, but none after `stop(steps taken)` is true."""
+        return replace(self, stop=stop)
 
     def steps(self, k: int) -> range:
         """Global numbers of the steps of round k: a batch is named by (worker, step)."""
@@ -161,7 +176,8 @@ class LocalSteps:
                 _clip(named, scales, self.clip)
             stepping.step(self.schedule(step) if self.schedule else 1.0)
             losses.append(loss.item())
-            if self.seconds is not None and time.monotonic() - began >= self.seconds:
+            late = self.seconds is not None and time.monotonic() - began >= self.seconds
+            if late or (self.stop is not None and self.stop(len(losses))):
                 break
         return losses
 

@@ -11,7 +11,10 @@ from subnetwork.nets.state import ModelState, Submodel, Tensors
 
 
 def holders(x: ModelState, partition: NetPartition, trained: Sequence[Submodel], /) -> ModelState:
-    """Average every entry over its holders, moments like parameters (IST, Local SGD)."""
+    """Average every entry over its holders, moments like parameters (IST, Local SGD).
+
+    Absent workers hold nothing: what only they held keeps its value.
+    """
     return _merged(x, partition, trained, in_place=False)
 
 
@@ -31,7 +34,7 @@ def _merged(
 ) -> ModelState:
     params = partition.merge(x.params, [z.params for z in trained], in_place=in_place)
     moments = {
-        name: partition.merge(moment, [z.moments[name] for z in trained], in_place=in_place)
+        name: partition.merge(moment, [z.moments.get(name, {}) for z in trained], in_place=in_place)
         for name, moment in x.moments.items()
     }
     return ModelState(params, moments, x.outer)
@@ -57,7 +60,7 @@ class Outer:
         params, outer = sgd_step(
             x.params, gradients, x.outer, self.step_size, self.momentum, nesterov=self.momentum > 0
         )
-        held = partition.held(x.params)
+        held = partition.held(x.params, [z.params for z in trained])
         return ModelState(
             _where(held, params, x.params), merged.moments, _where(held, outer, x.outer)
         )
@@ -80,7 +83,7 @@ class StepOnGradients:
         zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
         gradients = partition.merge(zeros, [z.params for z in trained])
         params, outer = sgd_step(x.params, gradients, x.outer, self.step_size, self.momentum)
-        held = partition.held(x.params)
+        held = partition.held(x.params, [z.params for z in trained])
         return ModelState(_where(held, params, x.params), x.moments, _where(held, outer, x.outer))
 
 

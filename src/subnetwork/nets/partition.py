@@ -72,7 +72,8 @@ class NetPartition:
 
         One holder: its value. Several: x + mean_i (z_i - x), summed in the order of the workers,
         which leaves an entry that nobody changed as it was, to the bit. With one deal per axis a
-        matrix between two cut axes is covered by 1/n each round; the other blocks wait.
+        matrix between two cut axes is covered by 1/n each round; the other blocks wait. A worker
+        whose part is empty (`ABSENT`) holds nothing.
 
         Args:
             whole: the tensors of the model.
@@ -81,7 +82,7 @@ class NetPartition:
         """
         merged = {}
         for name, entry in whole.items():
-            holders = [i for i in range(self.n_workers) if self.holds(name, i)]
+            holders = [i for i, part in enumerate(parts) if part and self.holds(name, i)]
             blocks = [self.entries(name, entry, i) for i in holders]
             values = [parts[i][name] for i in holders]
             target = entry if in_place else entry.detach().clone()
@@ -95,15 +96,18 @@ class NetPartition:
             merged[name] = target
         return merged
 
-    def held(self, tensors: Tensors) -> dict[str, Tensor]:
-        """True at every entry that some worker holds this round, by parameter."""
+    def held(self, tensors: Tensors, parts: Sequence[Tensors] | None = None) -> dict[str, Tensor]:
+        """True at every entry that some worker holds this round, by parameter.
+
+        With `parts`, what came back: that some worker held and brought back.
+        """
         masks = {
             name: torch.zeros(t.shape, dtype=torch.bool, device=t.device)
             for name, t in tensors.items()
         }
         for name, mask in masks.items():
             for i in range(self.n_workers):
-                if self.holds(name, i):
+                if self.holds(name, i) and (parts is None or parts[i]):
                     mask[self.block(name, mask, i)] = True
         return masks
 

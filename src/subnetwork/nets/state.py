@@ -29,12 +29,15 @@ class ModelState:
 
 @dataclass(frozen=True)
 class Submodel:
-    """One worker's part, w_i on the way down and z_i^+ on the way up."""
+    """One worker's part, w_i on the way down and z_i^+ on the way up.
+
+    Nobody held a parameter that no submodel brings back: an absent worker returns `ABSENT`.
+    """
 
     params: Tensors
     moments: Mapping[str, Tensors] = field(default_factory=dict)
     loss: float = math.nan  # mean training loss of the local steps; NaN on the way down
-    n_steps: int = 0  # local steps that were done; fewer than asked for where time ran out
+    n_steps: int = 0  # local steps taken: fewer than asked for where time ran out
 
     def tensors(self) -> Iterator[Tensor]:
         """What travels, in one fixed order: parameters, then moments."""
@@ -98,3 +101,7 @@ def copied(submodel: Submodel) -> Submodel:
     else:
         flat = flat.clone()
     return arranged(submodel, views(flat, [tensor.shape for tensor in tensors]))
+
+
+ABSENT = Submodel({})
+"""What stands in for a worker that did not answer: its block of the round is dropped."""

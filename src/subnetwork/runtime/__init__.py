@@ -1,14 +1,20 @@
 """Where the workers live: in this process, in processes of their own, under torchrun."""
 
+from subnetwork.runtime.faults import Fault, Patience, dropped, dropping
 from subnetwork.runtime.here import here
 from subnetwork.runtime.launch import launched
-from subnetwork.runtime.seats import Seat, seated
+from subnetwork.runtime.seats import Seat
 from subnetwork.runtime.serve import serve
+from subnetwork.runtime.star import seated
 from subnetwork.runtime.torchrun import Place, place_under_torchrun, workers_under_torchrun
 
 __all__ = [
+    "Fault",
+    "Patience",
     "Place",
     "Seat",
+    "dropped",
+    "dropping",
     "here",
     "launched",
     "place_under_torchrun",

@@ -21,7 +21,7 @@ from subnetwork.nets.table import cost
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.tracer import Inputs
 from subnetwork.runtime.costs import Network, Pace, Sizes
-from subnetwork.runtime.wire import pack, unpack
+from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
 LOOPBACK = "127.0.0.1"
 CHUNK = bytes(1 << 20)
@@ -137,7 +137,9 @@ def _handling(plan: Plan, n_workers: int) -> Callable[[], None]:
         partition = sketch.sample(0, 0)
         parts: list[Submodel] = [partition.select(x, i) for i in range(n_workers)]
         flats = [pack(part) for part in parts]
-        trained = [unpack(flat, part, 0.0) for flat, part in zip(flats, parts, strict=True)]
+        trained = [
+            unpack(flat, part, Header(Verb.DONE)) for flat, part in zip(flats, parts, strict=True)
+        ]
         holders(x, partition, trained)
 
     return handle

@@ -1,5 +1,6 @@
 """Worker processes that the command starts itself, on this host."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -10,125 +11,171 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from subnetwork.algorithm import WorkerLostError
-from subnetwork.runtime.pairs import COORDINATOR, WORKER, pair
+from subnetwork.runtime.handshake import Listener, connect, read_secret, write_secret
 from subnetwork.runtime.seats import Remote
-from subnetwork.runtime.serve import Build, serve
-from subnetwork.runtime.wire import Header, Verb
+from subnetwork.runtime.serve import DONE, GONE, Build, serve
+from subnetwork.runtime.wire import Link
 
-LOOPBACK = "127.0.0.1"
-START_UP = 120  # seconds for a worker process to import what it needs
+START_UP = 120  # seconds for a worker process to import what it needs and join
+STARTS = 3  # of a process that ends before it has joined
+PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux
 
 
 @contextmanager
 def launched(n_workers: int, module: str) -> Iterator[tuple[Remote, ...]]:
     """Start `python -m module FOLDER WORKER` for every worker; yield their seats.
 
-    One set of workers serves any number of jobs. The ends of every link meet in a folder that only
-    this user can enter, and listen on the loopback interface alone. However the block is left, no
-    worker process is left behind.
+    One set of workers serves any number of jobs, and a worker that dies is started again. Workers
+    find the coordinator, which listens on the loopback interface alone, and prove that they belong
+    to the run, by an address and a secret in a folder that only this user can enter. However the
+    block is left, no worker process is left behind.
 
     Raises:
         WorkerLostError: where a worker did not come up.
     """
     folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
-    processes: list[subprocess.Popen[bytes]] = []
+    listener = Listener(n_workers, write_secret(folder))
+    (folder / "address").write_text(listener.address)
+    doors = [Process(module, folder, worker, listener) for worker in range(n_workers)]
     try:
-        processes += [_start(module, folder, worker) for worker in range(n_workers)]
-        seats = tuple(_seat(folder, worker, process) for worker, process in enumerate(processes))
+        for door in doors:
+            door.start()
+        seats = tuple(Remote(worker, door) for worker, door in enumerate(doors))
+        _await_all(seats, doors)
         yield seats
+        for door in doors:
+            door.finished()
         for seat in seats:
-            with suppress(RuntimeError):  # its work is done: whether it still listens is no matter
-                seat.link.send(Header(Verb.STOP)).wait(timedelta(seconds=5))
-        _await_end(processes)
+            seat.leave()
+        _await_end(doors)
     finally:
-        _end(processes)
+        listener.close()
+        for door in doors:
+            door.end()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def work_here(folder: Path, worker: int, build: Build) -> None:
-    """The life of a launched worker: join, serve, leave. Leaves too when its parent is gone."""
+class Process:
+    """The door to a seat whose worker is a child of this process."""
+
+    def __init__(self, module: str, folder: Path, worker: int, listener: Listener) -> None:
+        self._command = [sys.executable, "-P", "-m", module, str(folder), str(worker)]
+        # -P: a random.py in the current folder is none of ours
+        self._log = folder / f"worker{worker}.log"
+        self._worker = worker
+        self._listener = listener
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0  # since one has joined
+        self._closed = False
+
+    def start(self) -> None:
+        """Start the worker's process; its link arrives later."""
+        self._starts += 1
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def arrived(self) -> Link | None:
+        """The link of a worker that has joined. A process that ended before is started again."""
+        link = self._listener.arrived(self._worker)
+        if link is not None:
+            self._starts = 0
+        elif 0 < self._starts < STARTS and self.left() and not self._closed:
+            self.start()
+        return link
+
+    def dismissed(self, *, for_good: bool) -> None:
+        """End the process; start another one."""
+        self._closed = self._closed or for_good
+        self.end()
+        if not self._closed:
+            self.start()
+
+    def fate(self) -> str:
+        """What became of the process, and its last words."""
+        process = self._process
+        assert process is not None
+        if not self.left():
+            return f"process {process.pid} runs but is silent"
+        code = process.returncode
+        if code < 0:
+            return f"process {process.pid} was ended by {signal.Signals(-code).name}"
+        text = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
+        words = f" ({text.splitlines()[-1]})" if text else ""
+        return f"process {process.pid} left with status {code}{words}"
+
+    def left(self) -> bool:
+        """Whether the process has ended."""
+        return self._process is not None and self._process.poll() is not None
+
+    def finished(self) -> None:
+        """Start no process any more."""
+        self._closed = True
+
+    def end(self) -> None:
+        """End the process now, frozen or not."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def wait(self, seconds: float) -> None:
+        """Until the process has ended by itself."""
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=max(0.0, seconds))
+
+
+def work_here(folder: Path, worker: int, build: Build) -> int:
+    """The life of a launched worker: join, serve, leave; the exit status. Dies with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator, which ends us
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):  # also where it is stopped; Linux only
+        ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGKILL)
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # a process's first optimizer imports for a second: not later
-    serve(pair(_store(folder, worker), worker, WORKER, host=LOOPBACK), worker, build)
+    link = connect((folder / "address").read_text(), worker, read_secret(folder))
+    return DONE if serve(link, worker, build) else GONE
 
 
-def _start(module: str, folder: Path, worker: int) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    # -P: a random.py in the current folder is none of ours
-    command = [sys.executable, "-P", "-m", module, str(folder), str(worker)]
-    with (folder / f"worker{worker}.log").open("wb") as log:
-        return subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-
-
-def _store(folder: Path, worker: int) -> dist.FileStore:
-    return dist.FileStore(str(folder / f"pair{worker}"), 2)
-
-
-def _seat(folder: Path, worker: int, process: subprocess.Popen[bytes]) -> Remote:
-    def fate() -> str:
-        return _fate(process, folder / f"worker{worker}.log")
-
-    _await_store(folder, worker, process)
-    try:
-        link = pair(_store(folder, worker), worker, COORDINATOR, host=LOOPBACK)
-    except RuntimeError:
-        raise WorkerLostError(f"worker {worker} did not join: {fate()}. Run again.") from None
-    return Remote(worker, link, fate)
-
-
-def _await_store(folder: Path, worker: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the worker opened its store: a worker that dies before that is seen at once."""
+def _await_all(seats: Sequence[Remote], doors: Sequence[Process]) -> None:
+    """Until every worker has joined; one that ends before that is seen at once."""
     deadline = time.monotonic() + START_UP
-    while not (folder / f"pair{worker}").exists():
-        if process.poll() is not None:
-            fate = _fate(process, folder / f"worker{worker}.log")
-            raise WorkerLostError(f"worker {worker} did not come up: {fate}")
-        if time.monotonic() > deadline:
+    waiting = dict(enumerate(seats))
+    while waiting:
+        for worker, seat in list(waiting.items()):
+            if doors[worker].left():
+                fate = doors[worker].fate()
+                raise WorkerLostError(f"worker {worker} did not come up: {fate}")
+            if seat.present():
+                del waiting[worker]
+        if waiting and time.monotonic() > deadline:
+            fates = "; ".join(f"worker {worker}: {doors[worker].fate()}" for worker in waiting)
             raise WorkerLostError(
-                f"worker {worker} did not come up in {START_UP} s: process {process.pid} runs but "
-                "is silent. Run again, with fewer workers if the machine is busy."
+                f"{len(waiting)} of {len(seats)} workers did not come up in {START_UP} s: {fates}. "
+                "Run again, with fewer workers if the machine is busy."
             )
-        time.sleep(0.01)
+        time.sleep(0.005)
 
 
-def _fate(process: subprocess.Popen[bytes], log: Path) -> str:
-    """What became of a worker process, in words."""
-    try:
-        code = process.wait(timeout=1)
-    except subprocess.TimeoutExpired:
-        return f"process {process.pid} runs but its connection is closed or silent"
-    if code < 0:
-        return f"process {process.pid} was ended by {signal.Signals(-code).name}"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return f"process {process.pid} left with status {code}" + (f" ({lines[-1]})" if lines else "")
-
-
-def _await_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _await_end(doors: Sequence[Process]) -> None:
     """Two seconds for workers that were told to stop."""
     deadline = time.monotonic() + 2
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=max(0.0, deadline - time.monotonic()))
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.kill()
-        process.wait()
+    for door in doors:
+        door.wait(deadline - time.monotonic())
 
 
 def _leave_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
-    os._exit(3)
+    os._exit(GONE)

@@ -1,18 +1,41 @@
-"""One seat per worker, and the Work that spans them."""
+"""One seat per worker. Who sits in it may die and be replaced; the seat stays."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Protocol, TypeVar
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
-from subnetwork.algorithm import Work, WorkerLostError
-from subnetwork.nets import NetPartition, Submodel
+from subnetwork.algorithm import WorkerLostError
+from subnetwork.nets import ABSENT, Submodel
 from subnetwork.nets.local import Local
-from subnetwork.runtime.wire import Header, Link, Verb, pack, read_text, text_payload, unpack
+from subnetwork.runtime.faults import FAILED, FROZEN, LOST, REFUSED, SLOW, Fault
+from subnetwork.runtime.wire import (
+    FrameError,
+    Header,
+    Link,
+    Verb,
+    pack,
+    read_text,
+    text_payload,
+    unpack,
+)
 
 T = TypeVar("T")
+JOB_SECONDS = 300.0  # for a worker to build what a job is about
+RETURNS = 5  # workers in a row that may sit down in a seat and leave it without one answer
+STEPPING = 0.75  # of the time until the deadline, in which local steps may begin
 
-DEADLINE = timedelta(seconds=300)  # for one worker's round
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one worker's part of a round."""
+
+    trained: Submodel  # z_i^+; ABSENT where there is none
+    fault: Fault | None = None  # why there is none, or what was wrong with it
+    seconds: float = math.nan  # spent on local steps
 
 
 class Seat(Protocol):
@@ -22,20 +45,37 @@ class Seat(Protocol):
         """Tell the worker what the coming rounds are about; the returned function waits for it."""
         ...
 
-    def start(self, k: int, submodel: Submodel, /) -> Callable[[], Submodel]:
-        """Hand down w_i of round k; the returned function waits for z_i^+."""
+    def present(self) -> bool:
+        """Whether a worker that knows the job sits here; lets in who has come since."""
+        ...
+
+    def start(self, k: int, submodel: Submodel, until: float, /) -> Callable[[], Answer]:
+        """Hand down w_i of round k; the returned function waits for z_i^+, `until` at most."""
+        ...
+
+    def dismiss(self, *, for_good: bool) -> None:
+        """Part with the worker. Another one may sit down, but not where it is `for_good`."""
+        ...
+
+    def fate(self) -> str:
+        """What became of the worker, in words."""
         ...
 
 
-def seated(seats: Sequence[Seat]) -> Work[NetPartition, Submodel]:
-    """Lines 4-8 with every worker at its seat: all start, then all are waited for in order."""
+class Door(Protocol):
+    """How workers get to one remote seat."""
 
-    def work(k: int, partition: NetPartition, submodels: Sequence[Submodel], /) -> list[Submodel]:
-        del partition  # drawn again by each worker, from the same key
-        waiting = [seat.start(k, w) for seat, w in zip(seats, submodels, strict=True)]
-        return [finish() for finish in waiting]
+    def arrived(self) -> Link | None:
+        """The newest link of a worker that came since this was last asked, or None."""
+        ...
 
-    return work
+    def dismissed(self, *, for_good: bool) -> None:
+        """The worker's link was closed: end what is left of it, send for another one."""
+        ...
+
+    def fate(self) -> str:
+        """What became of the worker, in words."""
+        ...
 
 
 class InProcess:
@@ -44,6 +84,7 @@ class InProcess:
     def __init__(self, worker: int) -> None:
         self._worker = worker
         self._local: Local | None = None
+        self._out = False
 
     def assign(self, job: str, local: Local, /) -> Callable[[], None]:
         """Take the local work as it is."""
@@ -51,72 +92,221 @@ class InProcess:
         self._local = local
         return lambda: None
 
-    def start(self, k: int, submodel: Submodel, /) -> Callable[[], Submodel]:
-        """Train on the spot once everyone else has started."""
+    def present(self) -> bool:
+        """Always, unless it was dismissed for good."""
+        return not self._out
+
+    def start(self, k: int, submodel: Submodel, until: float, /) -> Callable[[], Answer]:
+        """Train on the spot once everyone else has started. An exception is not caught."""
+        del until
         assert self._local is not None, "a job is assigned before the first round"
         local = self._local
-        return lambda: local(k, self._worker, submodel)
+
+        def train() -> Answer:
+            started = time.monotonic()
+            trained = local(k, self._worker, submodel)
+            return Answer(trained, None, time.monotonic() - started)
+
+        return train
+
+    def dismiss(self, *, for_good: bool) -> None:
+        """It cannot be replaced."""
+        self._out = self._out or for_good
+
+    def fate(self) -> str:
+        """It lives as long as the coordinator."""
+        return "it was dismissed" if self._out else "it is in the coordinator's process"
 
 
-@dataclass(frozen=True)
 class Remote:
-    """A worker in another process, behind its own link."""
+    """The seat of a worker in another process. Every wait for it is a thread of its own."""
 
-    worker: int
-    link: Link
-    fate: Callable[[], str]  # what became of the process, for the message
+    def __init__(self, worker: int, door: Door) -> None:
+        self._worker = worker
+        self._door = door
+        self._job: str | None = None
+        self._link: Link | None = None  # of who sits here and knows the job
+        self._settling: _Settling | None = None  # who came, while it builds the job
+        self._in_vain = 0  # workers that sat here one after another and returned nothing
+        self._out = False
 
     def assign(self, job: str, local: Local, /) -> Callable[[], None]:
         """Send the job, from which the worker builds the same local work for itself."""
         del local
-        payload = text_payload(job)
-        when = "taking a job"
-        header = Header(Verb.JOB, length=len(payload))
-        sending = self._guarded(when, lambda: self.link.send(header, payload))
+        self._admit()
+        self._job = job
+        link, self._link = self._link, None
+        if link is None:
+            return lambda: None  # whoever comes is told then
+        building = self._settle(link, job).building
 
         def ready() -> None:
-            self._guarded(when, lambda: sending.wait(DEADLINE))
-            self._guarded(when, lambda: self._expect(Verb.READY, 0, 0, when))
+            try:
+                building.result()
+            except (OSError, FrameError):
+                self.dismiss(for_good=False)  # lost: the first round goes on without it
 
         return ready
 
-    def start(self, k: int, submodel: Submodel, /) -> Callable[[], Submodel]:
-        """Start sending w_i; the returned function receives z_i^+."""
-        flat = pack(submodel)
-        header = Header(Verb.ROUND, k, len(flat), flat.dtype)
-        when = f"round {k}"
-        sending = self._guarded(when, lambda: self.link.send(header, flat))
+    def present(self) -> bool:
+        """Whether somebody sits here who knows the job. Never waits for anyone."""
+        self._admit()
+        return self._link is not None
 
-        def finish() -> Submodel:
-            self._guarded(when, lambda: sending.wait(DEADLINE))
-            return self._guarded(when, lambda: self._receive(k, submodel))
+    def start(self, k: int, submodel: Submodel, until: float, /) -> Callable[[], Answer]:
+        """Exchange w_i for z_i^+ beside the other seats."""
+        link = self._link
+        assert link is not None, "only a seat that is present starts"
+        started = time.monotonic()
+        return _Background(lambda: self._exchange(link, k, submodel, started, until)).result
 
-        return finish
+    def dismiss(self, *, for_good: bool) -> None:
+        """Close the link, then the door sees to what is left of the worker."""
+        for link in self._links():
+            link.close()
+        self._link = self._settling = None
+        self._in_vain += 1
+        self._out = self._out or for_good or self._in_vain > RETURNS
+        self._door.dismissed(for_good=self._out)
 
-    def _receive(self, k: int, like: Submodel) -> Submodel:
-        entries = sum(tensor.numel() for tensor in like.tensors())
-        header = self._expect(Verb.DONE, k, entries, f"round {k}")
-        return unpack(self.link.receive_payload(header, DEADLINE), like, header.loss)
+    def fate(self) -> str:
+        """What the door knows."""
+        return self._door.fate()
 
-    def _expect(self, verb: Verb, k: int, length: int, when: str) -> Header:
-        header = self.link.receive_header(DEADLINE)
-        if header.verb == Verb.FAILED:
-            reason = read_text(self.link.receive_payload(header, DEADLINE))
-            raise WorkerLostError(f"worker {self.worker} failed in {when}: {reason}")
-        if (header.verb, header.k, header.length) != (verb, k, length):
-            raise WorkerLostError(
-                f"worker {self.worker} answered {when} with {header}, not with {length} entries. "
-                "Run again; if it stays so, report it."
-            )
-        return header
+    def leave(self) -> None:
+        """Tell who sits here, and who was about to, that the work is done."""
+        for link in self._links():
+            _send_away(link)
+        self._link = self._settling = None
 
-    def _guarded(self, when: str, action: Callable[[], T]) -> T:
+    def _links(self) -> list[Link]:
+        """All that there are to this seat's worker, of this incarnation or the next."""
+        settling = self._settling.link if self._settling is not None else None
+        links = (self._link, settling, self._door.arrived())
+        return [link for link in links if link is not None]
+
+    def _admit(self) -> None:
+        """Let in who has come; it gets the job in the background and sits down at a later call."""
+        link = self._door.arrived()
+        if link is not None and self._out:
+            _send_away(link)
+        elif link is not None and self._job is None:  # there is no job yet
+            self._sit_down(link)
+        elif link is not None:
+            self._settle(link, self._job or "")
+        if self._settling is not None and self._settling.building.done():
+            self._settled(self._settling)
+
+    def _settle(self, link: Link, job: str) -> "_Settling":
+        if self._settling is not None:
+            self._settling.link.close()  # the newest incarnation is the worker
+        building = _Background(lambda: self._brief(link, job))
+        self._settling = _Settling(link, job, building)
+        return self._settling
+
+    def _settled(self, settling: "_Settling") -> None:
+        self._settling = None
         try:
-            return action()
-        except WorkerLostError:
-            raise
-        except RuntimeError:
-            raise WorkerLostError(
-                f"worker {self.worker} was lost in {when}: {self.fate()}. "
-                "This version does not go on without it; run the command again."
-            ) from None
+            settling.building.result()
+        except (OSError, FrameError, WorkerLostError):
+            self.dismiss(for_good=False)
+            return
+        if settling.job == self._job:
+            self._sit_down(settling.link)
+        else:  # there is another job by now
+            self._settle(settling.link, self._job or "")
+
+    def _sit_down(self, link: Link) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._link = link
+
+    def _brief(self, link: Link, job: str) -> None:
+        payload, until = text_payload(job), time.monotonic() + JOB_SECONDS
+        link.send(Header(Verb.JOB, length=len(payload)), payload, until=until)
+        header = link.receive_header(until=until)
+        if header.verb == Verb.FAILED:
+            text = read_text(link.receive_payload(header, until=until))
+            reason = text.strip().splitlines()[-1]
+            raise WorkerLostError(f"worker {self._worker} failed in taking a job: {reason}")
+        _expect(header, Header(Verb.READY))
+
+    def _exchange(
+        self, link: Link, k: int, submodel: Submodel, started: float, until: float
+    ) -> Answer:
+        def fault(kind: str, reason: str) -> Fault:
+            return Fault(k, self._worker, kind, time.monotonic() - started, reason)
+
+        flat = pack(submodel)
+        header = Header(Verb.ROUND, k, len(flat), flat.dtype, seconds=STEPPING * (until - started))
+        try:
+            link.send(header, flat, until=until)
+            answer = link.receive_header(until=until)
+            if answer.verb == Verb.FAILED:
+                text = read_text(link.receive_payload(answer, until=until))
+                return Answer(ABSENT, fault(FAILED, text))
+            _expect(answer, replace(header, verb=Verb.DONE))
+            trained = unpack(link.receive_payload(answer, until=until), submodel, answer)
+        except TimeoutError:
+            return Answer(ABSENT, fault(FROZEN, f"silent for {time.monotonic() - started:.1f} s"))
+        except FrameError as error:
+            return Answer(ABSENT, fault(REFUSED, str(error)))
+        except OSError as error:
+            return Answer(ABSENT, fault(LOST, str(error)))
+        self._in_vain = 0
+        cut = answer.seconds > header.seconds
+        slow = fault(SLOW, f"stopped after {answer.n_steps} local steps") if cut else None
+        return Answer(trained, slow, answer.seconds)
+
+
+def _send_away(link: Link) -> None:
+    with suppress(OSError):  # whether it still listens is no matter
+        link.send(Header(Verb.STOP), until=time.monotonic() + 1)
+    link.close()
+
+
+def _expect(header: Header, plan: Header) -> None:
+    """Raise FrameError unless verb, round, length and dtype are those of the plan."""
+    got, wanted = (
+        (h.verb.name, h.k, h.length, str(h.dtype).removeprefix("torch.")) for h in (header, plan)
+    )
+    if got != wanted:
+        raise FrameError(
+            "verb, round, entries and dtype of the answer are {} {} {} {}, ".format(*got)
+            + "the plan says {} {} {} {}".format(*wanted)
+        )
+
+
+@dataclass(frozen=True)
+class _Settling:
+    """A worker that came and is given a job."""
+
+    link: Link
+    job: str
+    building: "_Background[None]"
+
+
+class _Background(Generic[T]):
+    """A call in a thread that nobody has to wait for, unlike those of an executor."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> T:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+    def _run(self) -> None:
+        try:
+            self._value.append(self._call())
+        except BaseException as error:
+            self._error = error

@@ -1,14 +1,25 @@
 """The other end of a link: the loop of one worker process."""
 
+import time
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from typing import TypeAlias
 
+from torch import Tensor
+
 from subnetwork.nets import NetSketch, Submodel
-from subnetwork.nets.local import Local
+from subnetwork.nets.local import Local, Stoppable
 from subnetwork.nets.state import ModelState, Tensors
-from subnetwork.runtime.wire import Header, Link, Verb, pack, read_text, text_payload, unpack
+from subnetwork.runtime.wire import (
+    FrameError,
+    Header,
+    Link,
+    Verb,
+    pack,
+    read_text,
+    text_payload,
+    unpack,
+)
 
 Template: TypeAlias = Callable[[int, int], Submodel]
 """(k, worker) -> a submodel with the names and shapes of w_i of round k."""
@@ -16,57 +27,72 @@ Template: TypeAlias = Callable[[int, int], Submodel]
 Build: TypeAlias = Callable[[str], tuple[Template, Local]]
 """What a job's text means: the shapes of the submodels and the local work."""
 
-PATIENCE = timedelta(days=7)  # for the next round; a coordinator that dies closes the link at once
+DONE, GONE = 0, 3  # exit status of a worker: told to stop; the coordinator is gone
 
 
-def serve(link: Link, worker: int, build: Build) -> None:
-    """Work off rounds until the coordinator says stop or is gone.
+def serve(link: Link, worker: int, build: Build) -> bool:
+    """Work off rounds until the coordinator says stop (True) or is gone (False).
 
-    An exception in the local work goes to the coordinator as text, and the loop ends.
+    An exception in the local work goes to the coordinator as a traceback; the loop goes on. A frame
+    that does not fit the plan ends it, since nothing after it can be trusted.
     """
-    template: Template | None = None
-    local: Local | None = None
-    while True:
-        try:
-            header = link.receive_header(PATIENCE)
-        except RuntimeError:
-            return  # the coordinator is gone: nobody waits for this worker
-        if header.verb == Verb.STOP:
-            return
-        try:
-            if header.verb == Verb.JOB:
-                template, local = build(read_text(link.receive_payload(header, PATIENCE)))
-                link.send(Header(Verb.READY)).wait(PATIENCE)
-                continue
-            assert header.verb == Verb.ROUND
-            assert template is not None
-            assert local is not None
-            _round(link, worker, header, template(header.k, worker), local)
-        except Exception as error:
-            _report(link, header.k, error)
-            return
-
-
-def _round(link: Link, worker: int, header: Header, like: Submodel, local: Local) -> None:
-    entries = sum(tensor.numel() for tensor in like.tensors())
-    if header.length != entries:
-        raise RuntimeError(
-            f"round {header.k} announces {header.length} entries, the cut has {entries}"
-        )
-    submodel = unpack(link.receive_payload(header, PATIENCE), like, header.loss)
-    trained = local(header.k, worker, submodel)
-    flat = pack(trained)
-    link.send(Header(Verb.DONE, header.k, len(flat), flat.dtype, trained.loss), flat).wait(PATIENCE)
-
-
-def _report(link: Link, k: int, error: Exception) -> None:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    text = f"{type(error).__name__}: {error} ({last.name}, line {last.lineno} of {last.filename})"
-    payload = text_payload(text)
+    jobs: list[tuple[Template, Local]] = []
     try:
-        link.send(Header(Verb.FAILED, k, len(payload)), payload).wait(timedelta(seconds=5))
-    except RuntimeError:
-        return  # the coordinator is gone too
+        while (header := link.receive_header(until=None)).verb != Verb.STOP:
+            answer, payload = _answer(link, worker, header, build, jobs)
+            link.send(answer, payload, until=None)
+    except (OSError, FrameError):
+        return False
+    finally:
+        link.close()
+    return True
+
+
+def _answer(
+    link: Link, worker: int, header: Header, build: Build, jobs: list[tuple[Template, Local]]
+) -> tuple[Header, Tensor | None]:
+    """The frame that answers a frame. `jobs` holds the job in force, and takes a new one."""
+    try:
+        if header.verb == Verb.JOB:
+            jobs[:] = [build(read_text(link.receive_payload(header, until=None)))]
+            return Header(Verb.READY), None
+        if header.verb != Verb.ROUND or not jobs:
+            raise FrameError(f"{header.verb.name} comes unasked for")
+        template, local = jobs[0]
+        return _round(link, worker, header, template(header.k, worker), local)
+    except (OSError, FrameError):
+        raise
+    except Exception:  # whatever the local work raises is for the coordinator to show
+        payload = text_payload(traceback.format_exc())
+        return Header(Verb.FAILED, header.k, len(payload)), payload
+
+
+def _round(
+    link: Link, worker: int, header: Header, like: Submodel, local: Local
+) -> tuple[Header, Tensor]:
+    flat = next(like.tensors())
+    entries = sum(tensor.numel() for tensor in like.tensors())
+    if (header.length, header.dtype) != (entries, flat.dtype):
+        raise FrameError(
+            f"round {header.k} announces {header.length} entries of {header.dtype}, the cut has "
+            f"{entries} of {flat.dtype}"
+        )
+    submodel = unpack(link.receive_payload(header, until=None), like, header)
+    started = time.monotonic()
+    trained = _in_time(local, started + header.seconds)(header.k, worker, submodel)
+    seconds = time.monotonic() - started
+    flat = pack(trained)
+    done = Header(
+        Verb.DONE, header.k, len(flat), flat.dtype, trained.loss, trained.n_steps, seconds
+    )
+    return done, flat
+
+
+def _in_time(local: Local, end: float) -> Local:
+    """The local work, which begins no step after `end` where it consists of steps."""
+    if not isinstance(local, Stoppable):
+        return local
+    return local.until(lambda _: time.monotonic() > end)
 
 
 def templates(sketch: NetSketch, seed: int, x: ModelState) -> Template:

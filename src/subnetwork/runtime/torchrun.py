@@ -1,19 +1,32 @@
 """The same command under torchrun: every rank is a worker, rank 0 holds the model as well."""
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from subnetwork.runtime.pairs import COORDINATOR, WORKER, pair
+from subnetwork.runtime.handshake import (
+    LOOPBACK,
+    SECRET,
+    Listener,
+    read_secret,
+    reconnecting,
+    secret_of_environment,
+    write_secret,
+)
 from subnetwork.runtime.seats import InProcess, Remote, Seat
-from subnetwork.runtime.serve import Build, serve
-from subnetwork.runtime.wire import Header, Verb
+from subnetwork.runtime.serve import DONE, GONE, Build, serve
+from subnetwork.runtime.wire import Link
+
+JOIN = 60.0  # seconds that a rank tries to reach rank 0, also after it lost it
+ADDRESS, FOLDER = "address", "folder"  # keys of the store
 
 
 @dataclass(frozen=True)
@@ -23,22 +36,61 @@ class Place:
     rank: int
     n_workers: int
     store: dist.Store
+    host: str | None  # where rank 0 listens; None is the loopback interface: all on one host
 
     @contextmanager
     def seats(self) -> Iterator[tuple[Seat, ...]]:
         """On rank 0: one seat per rank, its own first. The others serve until the block is left."""
-        ranks = range(1, self.n_workers)
-        links = [pair(self.store, rank, COORDINATOR, host=None) for rank in ranks]
-        remote = [Remote(rank, link, _fate) for rank, link in zip(ranks, links, strict=True)]
-        yield (InProcess(0), *remote)
-        for seat in remote:
-            with suppress(RuntimeError):  # its work is done: whether it still listens is no matter
-                seat.link.send(Header(Verb.STOP)).wait(timedelta(seconds=5))
+        folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
+        secret = write_secret(folder) if self.host is None else _shared_secret()
+        listener = Listener(self.n_workers, secret, host=self.host or LOOPBACK)
+        self.store.set(FOLDER, str(folder))
+        self.store.set(ADDRESS, listener.address)
+        remote = [Remote(rank, Rank(rank, listener)) for rank in range(1, self.n_workers)]
+        try:
+            yield (InProcess(0), *remote)
+        finally:
+            for seat in remote:
+                seat.leave()
+            listener.close()
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def serve(self, build: Build) -> None:
-        """On the other ranks: work off rounds until rank 0 leaves its block or dies."""
+    def serve(self, build: Build) -> int:
+        """On the other ranks: work off rounds until rank 0 says stop or is gone; the exit status.
+
+        A rank whose link closes, since it was silent for too long, comes back as a new incarnation.
+        """
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler would wait for the library
-        serve(pair(self.store, self.rank, WORKER, host=None), self.rank, build)
+        join = reconnecting(self._find, self.rank, JOIN)
+        while (link := join()) is not None:
+            if serve(link, self.rank, build):
+                return DONE
+        return GONE
+
+    def _find(self) -> tuple[str, bytes]:
+        address = self.store.get(ADDRESS).decode()
+        if self.host is not None:
+            return address, _shared_secret()
+        return address, read_secret(Path(self.store.get(FOLDER).decode()))
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The door to the seat of another rank: it comes by itself, and comes back by itself."""
+
+    rank: int
+    listener: Listener
+
+    def arrived(self) -> Link | None:
+        """The newest link of that rank."""
+        return self.listener.arrived(self.rank)
+
+    def dismissed(self, *, for_good: bool) -> None:
+        """Its closed link tells it all."""
+
+    def fate(self) -> str:
+        """Torchrun knows."""
+        return "its rank does not answer; where it ended, torchrun says why"
 
 
 def workers_under_torchrun() -> int | None:
@@ -46,12 +98,34 @@ def workers_under_torchrun() -> int | None:
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
-def place_under_torchrun() -> Place:
-    """Join the other processes that torchrun started."""
+def place_under_torchrun(host: str | None = None) -> Place:
+    """Join the other processes that torchrun started.
+
+    Args:
+        host: the address of rank 0 on which it listens for the other hosts; None is the loopback
+            interface, which does where all ranks are on one host.
+
+    Raises:
+        ValueError: on several hosts, without a host or without a secret.
+    """
+    if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+        if host is None:
+            raise ValueError(
+                "torchrun started ranks on several hosts, but rank 0 listens on its loopback "
+                "interface. Give the address of rank 0's host with --host, on every rank."
+            )
+        _shared_secret()  # is refused before anyone waits for anyone
     store, rank, n_workers = next(iter(rendezvous("env://")))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Place(rank, n_workers, dist.PrefixStore(f"subnetwork/{attempt}", store))
+    return Place(rank, n_workers, dist.PrefixStore(f"subnetwork/{attempt}", store), host)
 
 
-def _fate() -> str:
-    return "its rank left; torchrun prints why above"
+def _shared_secret() -> bytes:
+    secret = secret_of_environment()
+    if secret is None:
+        raise ValueError(
+            f"workers on several hosts prove to each other that they belong together by a secret, "
+            f"but {SECRET} is not set. Set it to the same 64 hexadecimal digits on every host; "
+            'python -c "import secrets; print(secrets.token_hex(32))" makes them.'
+        )
+    return secret

@@ -1,27 +1,36 @@
 """Frames between the coordinator and one worker: a fixed header, then one flat buffer.
 
-A header is eight 64-bit integers and is validated before anything is received for it, since gloo
-aborts the process when a buffer does not fit what the peer sends. Nothing is pickled: a payload is
-either entries of tensors or UTF-8 text.
+A header is 64 bytes under a checksum and is validated before anything is received for it; what it
+may announce is known to the receiver beforehand. Nothing is pickled: a payload is either entries of
+tensors or UTF-8 text. These are plain sockets, since gloo ends the receiving process (SIGABRT) when
+a peer sends more than was asked for.
 """
 
 import math
+import socket
+import struct
+import time
+import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import IntEnum
-from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from subnetwork.nets import Submodel
 
-_MAGIC = 0x5355424E45543031  # SUBNET01
-_HEADER = 8
-_TEXT_LIMIT = 1 << 20  # bytes of a job or of an error message
+_MAGIC = b"SUBNET02"
+_FIELDS = struct.Struct("<8sBB6xqqqdd")  # magic, verb, dtype, k, length, steps, seconds, loss
+_CHECK = struct.Struct("<I4x")
+HEADER = _FIELDS.size + _CHECK.size
+TEXT_LIMIT = 1 << 20  # bytes of a job or of an error message
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class FrameError(RuntimeError):
+    """What arrived is not what the plan says must arrive; says both."""
 
 
 class Verb(IntEnum):
@@ -33,73 +42,84 @@ class Verb(IntEnum):
     FAILED = 4  # up: text that says what went wrong
     STOP = 5  # down: there is no more work
     READY = 6  # up: the job is built
+    SHARES = 7  # down: text, the weights of the deal from round k on
 
 
-class PointToPoint(Protocol):
-    """The part of a gloo process group that a link uses; torch's stubs leave it out."""
-
-    def send(self, tensors: list[Tensor], peer: int, tag: int, /) -> dist.Work:
-        """Start sending."""
-        ...
-
-    def recv(self, tensors: list[Tensor], peer: int, tag: int, /) -> dist.Work:
-        """Start receiving."""
-        ...
+TEXTS = (Verb.JOB, Verb.FAILED, Verb.SHARES)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What comes next: its verb, round, length (entries, or bytes of text), dtype and loss."""
+    """What comes next: its verb, round, length (entries, or bytes of text) and dtype."""
 
     verb: Verb
     k: int = 0
     length: int = 0
     dtype: torch.dtype = torch.float32
     loss: float = math.nan
+    n_steps: int = 0  # up: local steps taken
+    seconds: float = math.inf  # down: after which no further local step is begun; up: spent on them
 
 
 @dataclass(frozen=True)
 class Link:
-    """A private gloo group of two: rank 0 is the coordinator, rank 1 the worker."""
+    """One end of a connection between the coordinator and one worker.
 
-    group: PointToPoint
-    peer: int
+    `until` is a time of `time.monotonic`, or None to wait for ever. Everything raises
+    ConnectionError when the other end is gone and TimeoutError when `until` passes.
+    """
 
-    def send(self, header: Header, payload: Tensor | None = None) -> "Sending":
-        """Start sending a frame; returns at once with what has to be waited for."""
-        frame = _encode(header)
-        sending = [(self.group.send([frame], self.peer, 0), frame)]
+    socket: socket.socket
+
+    def send(self, header: Header, payload: Tensor | None = None, *, until: float | None) -> None:
+        """Send a frame; returns when all of it is handed to the system."""
+        parts = [memoryview(encode(header))]
         if payload is not None and payload.numel():
-            sending.append((self.group.send([payload], self.peer, 1), payload))
-        return Sending(tuple(sending))
+            parts.append(_bytes_of(payload))
+        for part in parts:
+            while part:
+                self._allow(until)
+                part = part[self.socket.send(part) :]  # noqa: PLW2901 - what is left of it
 
-    def receive_header(self, timeout: timedelta) -> Header:
-        """Wait for the next header; raises RuntimeError when the peer is gone."""
-        frame = torch.empty(_HEADER, dtype=torch.int64)
-        self.group.recv([frame], self.peer, 0).wait(timeout)
-        return _decode(frame)
+    def receive_header(self, *, until: float | None) -> Header:
+        """Wait for the next header; raises FrameError where it is none of ours."""
+        buffer = bytearray(HEADER)
+        self._fill(memoryview(buffer), until)
+        return decode(bytes(buffer))
 
-    def receive_payload(self, header: Header, timeout: timedelta) -> Tensor:
-        """The flat buffer that the header announced."""
-        text = header.verb in (Verb.JOB, Verb.FAILED)
-        if text and header.length > _TEXT_LIMIT:
-            raise RuntimeError(f"a text of {header.length} bytes is over the limit {_TEXT_LIMIT}")
+    def receive_payload(self, header: Header, *, until: float | None) -> Tensor:
+        """The flat buffer that the header announced; the caller has checked its length."""
+        text = header.verb in TEXTS
+        if text and header.length > TEXT_LIMIT:
+            raise FrameError(f"a text of {header.length} bytes is over the limit {TEXT_LIMIT}")
         buffer = torch.empty(header.length, dtype=torch.uint8 if text else header.dtype)
         if header.length:
-            self.group.recv([buffer], self.peer, 1).wait(timeout)
+            self._fill(_bytes_of(buffer), until)
         return buffer
 
+    def close(self) -> None:
+        """Close at once; whoever waits at either end gets a ConnectionError."""
+        with suppress(OSError):  # the other end closed first
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
 
-@dataclass(frozen=True)
-class Sending:
-    """Frames under way, with the buffers that must live until they are out."""
+    def _fill(self, view: memoryview, until: float | None) -> None:
+        while view:
+            self._allow(until)
+            n_bytes = self.socket.recv_into(view)
+            if not n_bytes:
+                raise ConnectionError("the other end closed the connection")
+            view = view[n_bytes:]
 
-    parts: tuple[tuple[dist.Work, Tensor], ...]
-
-    def wait(self, timeout: timedelta) -> None:
-        """Return when everything is sent; raises RuntimeError when the peer is gone."""
-        for work, _ in self.parts:
-            work.wait(timeout)
+    def _allow(self, until: float | None) -> None:
+        """Let the next call of the socket block until the deadline and no longer."""
+        if until is None:
+            self.socket.settimeout(None)
+            return
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the deadline has passed")
+        self.socket.settimeout(left)
 
 
 def pack(submodel: Submodel) -> Tensor:
@@ -113,39 +133,53 @@ def pack(submodel: Submodel) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in submodel.tensors()])
 
 
-def unpack(flat: Tensor, like: Submodel, loss: float) -> Submodel:
+def unpack(flat: Tensor, like: Submodel, header: Header) -> Submodel:
     """The submodel of a flat buffer, with the names and shapes of another one."""
     chunks = iter(torch.split(flat, [tensor.numel() for tensor in like.tensors()]))
 
     def read(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: next(chunks).view(tensor.shape) for name, tensor in tensors.items()}
 
-    return Submodel(
-        read(like.params), {name: read(moment) for name, moment in like.moments.items()}, loss
-    )
+    params = read(like.params)  # before the moments: in the order of `pack`
+    moments = {name: read(moment) for name, moment in like.moments.items()}
+    return Submodel(params, moments, header.loss, header.n_steps)
 
 
 def text_payload(text: str) -> Tensor:
     """A text as bytes, cut to the limit."""
-    return torch.frombuffer(bytearray(text.encode()[:_TEXT_LIMIT]), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(text.encode()[:TEXT_LIMIT]), dtype=torch.uint8)
 
 
 def read_text(payload: Tensor) -> str:
     """The text of a payload."""
-    return bytes(payload.tolist()).decode(errors="replace")
+    return payload.numpy().tobytes().decode(errors="replace")
 
 
-def _encode(header: Header) -> Tensor:
-    loss = torch.tensor([header.loss], dtype=torch.float64).view(torch.int64)
-    dtype = _DTYPES.index(header.dtype)
-    fields = [_MAGIC, int(header.verb), header.k, header.length, dtype, int(loss), 0, 0]
-    return torch.tensor(fields, dtype=torch.int64)
+def encode(header: Header) -> bytes:
+    """The 64 bytes of a header."""
+    fields = _FIELDS.pack(
+        _MAGIC,
+        header.verb,
+        _DTYPES.index(header.dtype),
+        header.k,
+        header.length,
+        header.n_steps,
+        header.seconds,
+        header.loss,
+    )
+    return fields + _CHECK.pack(zlib.crc32(fields))
 
 
-def _decode(frame: Tensor) -> Header:
-    magic, verb, k, length, dtype, loss, *_ = (int(field) for field in frame)
-    known = {int(v) for v in Verb}
-    if magic != _MAGIC or verb not in known or length < 0 or not 0 <= dtype < len(_DTYPES):
-        raise RuntimeError(f"not a frame of this program: header {frame.tolist()}")
-    value = float(torch.tensor([loss]).view(torch.float64))
-    return Header(Verb(verb), k, length, _DTYPES[dtype], value)
+def decode(frame: bytes) -> Header:
+    """The header of 64 bytes; raises FrameError where they are none."""
+    fields, check = frame[: _FIELDS.size], frame[_FIELDS.size :]
+    magic, verb, dtype, k, length, n_steps, seconds, loss = _FIELDS.unpack(fields)
+    sound = check == _CHECK.pack(zlib.crc32(fields)) and magic == _MAGIC
+    known = verb in set(Verb) and dtype < len(_DTYPES) and min(k, length, n_steps) >= 0
+    if not (sound and known):
+        raise FrameError(f"not a frame of this program: header {frame.hex()}")
+    return Header(Verb(verb), k, length, _DTYPES[dtype], loss, n_steps, seconds)
+
+
+def _bytes_of(flat: Tensor) -> memoryview:
+    return flat.view(torch.uint8).numpy().data

@@ -1,0 +1,172 @@
+"""Lines 4-8 over seats: a round ends with whoever answers by the deadline (a star of pairs)."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+
+from subnetwork.algorithm import DivergedError, WorkerLostError
+from subnetwork.nets import ABSENT, NetPartition, Submodel
+from subnetwork.runtime.faults import (
+    ABSENTEE,
+    DROPS,
+    EVICTED,
+    FAILED,
+    JOINED,
+    NOT_FINITE,
+    STRIKES,
+    WAITING,
+    Fault,
+    NetWork,
+    Patience,
+    Report,
+    ignore,
+)
+from subnetwork.runtime.seats import Answer, Seat
+
+REMEMBERED = 21  # rounds whose durations make the deadline
+ATTEMPTS = 3  # at a round from which nobody came back
+POLL = 0.02  # seconds between two looks for who has come
+
+
+def seated(
+    seats: Sequence[Seat], *, patience: Patience | None = None, report: Report = ignore
+) -> NetWork:
+    """The Work of workers at their seats: all start at once, none can hold the others up.
+
+    A worker that died, froze, failed, sent what the plan does not say or returned NaN is left out:
+    `ABSENT` stands in its place, its block of the round keeps its value, and `report` is told. Who
+    has (re)joined takes part from the next round on. The third fault of a worker's own making ends
+    its part in the run.
+
+    Raises (when called):
+        WorkerLostError: where fewer than half of the workers are there for 60 s (see `Patience`),
+            naming those who are missing; where the work itself fails on every worker.
+        DivergedError: where every worker returns NaN or Inf.
+    """
+    return _Star(seats, patience or Patience(), report)
+
+
+class _Star:
+    """What the rounds of one Work remember of each other."""
+
+    def __init__(self, seats: Sequence[Seat], patience: Patience, report: Report) -> None:
+        self._seats = seats
+        self._patience = patience
+        self._report = report
+        self._durations: deque[float] = deque(maxlen=REMEMBERED)
+        self._strikes = [0] * len(seats)
+        self._missing: set[int] = set()
+
+    def __call__(
+        self, k: int, partition: NetPartition, submodels: Sequence[Submodel], /
+    ) -> list[Submodel]:
+        """z_i^+ of those who answered, `ABSENT` for the others."""
+        del partition  # drawn again by each worker, from the same key
+        for _ in range(ATTEMPTS):
+            present = self._enough(k)
+            answers, seconds = self._round(k, present, submodels)
+            faults = [answer.fault for answer in answers.values() if answer.fault is not None]
+            _check_common(k, faults, len(present))
+            for fault in faults:
+                self._note(fault)
+            if any(answer.trained is not ABSENT for answer in answers.values()):
+                break
+        if not faults and len(present) == len(self._seats):
+            self._durations.append(seconds)
+        return [answers[i].trained if i in answers else ABSENT for i in range(len(self._seats))]
+
+    def _enough(self, k: int) -> list[int]:
+        """Who is there; waits, visibly and not for ever, for enough workers."""
+        started = time.monotonic()
+        needed = self._patience.enough(len(self._seats))
+        waiting = False
+        while len(present := self._present()) < needed:
+            waited = time.monotonic() - started
+            missing = [i for i in range(len(self._seats)) if i not in present]
+            if waited > self._patience.missing:
+                raise WorkerLostError(self._too_few(k, needed, missing))
+            if not waiting:
+                reason = f"{len(present)} of {len(self._seats)} workers are there, {needed} needed"
+                self._tell(k, missing, WAITING, waited, reason)
+            waiting = True
+            time.sleep(POLL)
+        waited = time.monotonic() - started
+        missing = [i for i in range(len(self._seats)) if i not in present]
+        self._tell(k, missing, ABSENTEE, waited, "nobody sits in its seat")
+        self._tell(k, sorted(self._missing - set(missing)), JOINED, waited, "")
+        self._missing = set(missing)
+        return present
+
+    def _present(self) -> list[int]:
+        return [i for i, seat in enumerate(self._seats) if seat.present()]
+
+    def _tell(self, k: int, workers: Sequence[int], kind: str, seconds: float, why: str) -> None:
+        for worker in workers:
+            self._report(Fault(k, worker, kind, seconds, why))
+
+    def _too_few(self, k: int, needed: int, missing: Sequence[int]) -> str:
+        fates = "; ".join(f"worker {i}: {self._seats[i].fate()}" for i in missing)
+        return (
+            f"round {k} needs {needed} of {len(self._seats)} workers and waited "
+            f"{self._patience.missing:g} s in vain. Missing are {fates}. Run again, with fewer "
+            "workers if they cannot all be there."
+        )
+
+    def _round(
+        self, k: int, present: Sequence[int], submodels: Sequence[Submodel]
+    ) -> tuple[dict[int, Answer], float]:
+        """One answer of each who is present, by the deadline, and the seconds it took."""
+        started = time.monotonic()
+        until = started + self._patience.deadline(self._durations)
+        waiting = {i: self._seats[i].start(k, submodels[i], until) for i in present}
+        answers = {i: _believed(k, i, finish(), started) for i, finish in waiting.items()}
+        return answers, time.monotonic() - started
+
+    def _note(self, fault: Fault) -> None:
+        """Report a fault; part with a worker that can no longer be talked to or believed."""
+        self._report(fault)
+        if fault.kind not in DROPS:
+            return
+        own = fault.kind in (FAILED, NOT_FINITE)
+        self._strikes[fault.worker] += own
+        out = self._strikes[fault.worker] >= STRIKES
+        if out:
+            reason = f"{STRIKES} faults of its own making, the last one: {fault.kind}"
+            self._tell(fault.round, [fault.worker], EVICTED, fault.seconds, reason)
+        if out or not own:
+            self._missing.add(fault.worker)
+            self._seats[fault.worker].dismiss(for_good=out)
+
+
+def _believed(k: int, worker: int, answer: Answer, started: float) -> Answer:
+    """The answer, unless it holds what is no number."""
+    if answer.trained is ABSENT or is_finite(answer.trained):
+        return answer
+    seconds = time.monotonic() - started
+    return Answer(ABSENT, Fault(k, worker, NOT_FINITE, seconds, "it returned NaN or Inf"))
+
+
+def is_finite(submodel: Submodel) -> bool:
+    """Whether every entry is a number. A sum is looked at first: it costs a tenth of the test."""
+    return math.isfinite(submodel.loss) and all(
+        math.isfinite(float(tensor.sum())) or bool(torch.isfinite(tensor).all())
+        for tensor in submodel.tensors()
+    )
+
+
+def _check_common(k: int, faults: Sequence[Fault], n_present: int) -> None:
+    """Raise where every worker fails in the same way: then it is the work, not the workers."""
+    kinds = {fault.kind for fault in faults}
+    if len(faults) < n_present or len(kinds) != 1:
+        return
+    if kinds == {NOT_FINITE}:
+        raise DivergedError(
+            f"the run diverged: every worker returned NaN or Inf in round {k}. Use a smaller "
+            "--step-size."
+        )
+    if kinds == {FAILED}:
+        reason = faults[0].reason.strip().splitlines()[-1]
+        raise WorkerLostError(f"the local work failed on every worker in round {k}: {reason}")

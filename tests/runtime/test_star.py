@@ -1,0 +1,213 @@
+"""A round ends with whoever answers: what is left out, what is reported, when it is given up."""
+
+import threading
+import time
+
+import pytest
+
+from seats_in_threads import (
+    SMALL,
+    assert_same_models,
+    in_round,
+    leave_all,
+    row_of,
+    run,
+    seats_of,
+    with_entry,
+)
+from subnetwork.algorithm import DivergedError, WorkerLostError, rounds
+from subnetwork.methods.rows import METHODS
+from subnetwork.runtime import Patience, dropped, dropping, here, seated
+
+IMPATIENT = Patience(floor=0.5, factor=4, first=0.5, missing=0.3)
+
+
+@pytest.fixture(autouse=True)
+def _leaving():
+    yield
+    leave_all()
+
+
+def kinds(faults):
+    return [(f.round, f.worker, f.kind) for f in faults]
+
+
+def raises(*_):
+    raise MemoryError("out of memory")
+
+
+def nan(k, worker, submodel, local):
+    return with_entry(local(k, worker, submodel), float("nan"))
+
+
+def infinite(k, worker, submodel, local):
+    return with_entry(local(k, worker, submodel), float("inf"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_without_a_fault_it_is_the_one_process_run_and_nothing_is_reported(name):
+    row, faults = row_of(method=name), []
+    apart = run(row, seated(seats_of(row), report=faults.append))
+    assert_same_models(apart, run(row, here(row.local)))
+    assert faults == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("spoil", "kind"), [(nan, "not finite"), (infinite, "not finite"), (raises, "failed")]
+)
+def test_a_refused_answer_is_the_run_that_dropped_the_block_by_plan(name, spoil, kind):
+    row, faults = row_of(method=name), []
+    seats = seats_of(row, {1: in_round({2, 3}, spoil)})
+    apart = run(row, seated(seats, report=faults.append))
+    assert kinds(faults)[:2] == [(2, 1, kind), (3, 1, kind)]
+    assert dropped(faults) == {(2, 1), (3, 1)}
+    assert_same_models(apart, run(row, dropping(here(row.local), {(2, 1), (3, 1)})))
+
+
+def test_a_failure_says_which_worker_round_and_where_in_the_code():
+    row, faults = row_of(), []
+    run(row, seated(seats_of(row, {2: in_round({1}, raises)}), report=faults.append))
+    assert faults[0].reason.startswith("Traceback (most recent call last)")
+    assert "test_star.py" in faults[0].reason
+    shown = str(faults[0])
+    assert shown.startswith("worker 2, round 1:\nTraceback")
+    assert shown.endswith(
+        "round 1: worker 2 failed; its block keeps its value (MemoryError: out of memory)"
+    )
+    assert faults[0].to_row()["reason"] == "MemoryError: out of memory"
+
+
+@pytest.mark.parametrize("spoil", [nan, raises])
+def test_the_third_fault_of_its_own_making_evicts_a_worker(spoil):
+    row, faults = row_of(), []
+    seats = seats_of(row, {1: in_round(range(100), spoil)})
+    run(row, seated(seats, report=faults.append))
+    assert [f.round for f in faults if f.kind == "evicted"] == [2]
+    assert [f.round for f in faults if f.kind == "absent"] == [3, 4, 5]
+    assert seats[1]._door.dismissals == [True]
+
+
+def test_nan_on_every_worker_is_divergence():
+    row = row_of()
+    seats = seats_of(row, {i: in_round({3}, nan) for i in range(4)})
+    with pytest.raises(DivergedError, match="every worker returned NaN or Inf in round 3"):
+        run(row, seated(seats))
+
+
+def test_an_exception_on_every_worker_is_the_work_s_own():
+    row = row_of()
+    seats = seats_of(row, {i: in_round({3}, raises) for i in range(4)})
+    with pytest.raises(WorkerLostError, match=r"every worker in round 3: MemoryError: out of mem"):
+        run(row, seated(seats))
+
+
+def test_a_silent_worker_is_dropped_at_the_deadline_and_comes_back():
+    row, faults, awake = row_of(rounds=400), [], threading.Event()
+
+    def sleep(k, worker, submodel, local):
+        awake.wait(20)
+        return local(k, worker, submodel)
+
+    seats = seats_of(row, {1: in_round({2}, sleep)})
+    started = time.monotonic()
+    apart = []
+    work = seated(seats, patience=IMPATIENT, report=faults.append)
+    for result in iterate(row, work):
+        apart.append(result)
+        if "joined" in [f.kind for f in faults]:
+            break
+    awake.set()
+    assert kinds(faults)[0] == (2, 1, "frozen")
+    assert 0.4 < faults[0].seconds < 1.5
+    assert time.monotonic() - started < 10
+    plan = dropping(here(row.local), dropped(faults))
+    assert_same_models(apart, run(row_of(rounds=len(apart)), plan)[: len(apart)])
+
+
+def iterate(row, work):
+    return rounds(row.x, row.sketch, work, row.merge, seed=row.seed, n_rounds=row.n_rounds)
+
+
+def test_a_slow_worker_s_steps_count():
+    row, faults = row_of(local_steps=40, rounds=2), []
+
+    def slowly(local):
+        class Slow:
+            def __call__(self, k, worker, submodel):
+                return local(k, worker, submodel)
+
+            def until(self, stop):
+                return local.until(lambda steps: time.sleep(0.08) or stop(steps))
+
+        return Slow()
+
+    patience = Patience(floor=2, first=2)
+    seats = seats_of(row, {3: slowly})
+    first, _ = run(row, seated(seats, patience=patience, report=faults.append))
+    assert {(0, 3, "slow"), (1, 3, "slow")} <= set(kinds(faults))
+    taken = first.trained[3].n_steps
+    assert 1 < taken < 20
+    assert max(z.n_steps for z in first.trained) == 40
+    by_plan = row.local.until(lambda steps: steps == taken)(0, 3, first.submodels[3])
+    assert all(
+        (a == b).all() for a, b in zip(first.trained[3].tensors(), by_plan.tensors(), strict=True)
+    )
+
+
+def test_too_few_workers_end_the_run_and_are_named():
+    row, faults = row_of(), []
+    seats = seats_of(row, {i: in_round({1}, hang) for i in (0, 1, 3)}, comes_back=False)
+    with pytest.raises(
+        WorkerLostError,
+        match=r"round 2 needs 2 of 4 workers and waited 0.3 s in vain. Missing are worker 0: its "
+        r"thread is silent; worker 1: .*; worker 3: ",
+    ):
+        run(row, seated(seats, patience=IMPATIENT, report=faults.append))
+    assert [(f.worker, f.reason) for f in faults if f.kind == "waiting"] == [
+        (i, "1 of 4 workers are there, 2 needed") for i in (0, 1, 3)
+    ]
+
+
+def hang(k, worker, submodel, local):
+    time.sleep(3)
+    return local(k, worker, submodel)
+
+
+def test_a_round_from_which_nobody_came_back_is_repeated():
+    row, faults = row_of(), []
+    tries = []
+
+    def once(k, worker, submodel, local):
+        tries.append(worker)
+        if tries.count(worker) == 1:
+            time.sleep(2)
+        return local(k, worker, submodel)
+
+    seats = seats_of(row, {i: in_round({2}, once) for i in range(4)})
+    patience = Patience(floor=0.5, first=0.5, missing=5, least=4)
+    apart = run(row, seated(seats, patience=patience, report=faults.append))
+    assert_same_models(apart, run(row, here(row.local)))
+    assert {f.kind for f in faults} == {"frozen", "waiting", "joined"}
+
+
+def test_a_worker_that_never_answers_is_not_sent_for_for_ever():
+    row, faults = row_of(rounds=2000), []
+    seats = seats_of(row, {1: in_round(range(1000), hang)})
+    patience = Patience(floor=0.3, factor=0, first=0.3, missing=5)
+    work = seated(seats, patience=patience, report=faults.append)
+    for _ in iterate(row, work):
+        if len(seats[1]._door.dismissals) == 6:
+            break
+        time.sleep(0.05)
+    assert [f.kind for f in faults].count("frozen") == 6
+    assert seats[1]._door.dismissals == [False] * 5 + [True]
+
+
+def test_three_seconds_are_the_least_and_five_minutes_the_first_deadline():
+    patience = Patience()
+    assert patience.deadline([]) == 300
+    assert patience.deadline([0.1] * 5) == 3
+    assert patience.deadline([1.0, 5.0, 2.0]) == 8
+    assert [patience.enough(n) for n in (1, 2, 3, 4)] == [1, 1, 2, 2]
+    assert SMALL.workers == 4
