@@ -39,6 +39,7 @@ from subnetwork.runtime.direct import (
     merged,
     over,
     taken,
+    together,
     with_moments,
 )
 
@@ -75,16 +76,30 @@ def data(workers: int) -> Batches:
     return Batches(inputs, targets, workers, BATCH, seed=1)
 
 
-def steps(module: nn.Module, batches: Batches, rank: int, k: int) -> float:
+Seconds = tuple[float, float]
+"""Of the wall, and of this process's CPU: the second one means something on a busy machine too."""
+
+
+def now() -> Seconds:
+    """Both clocks."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Seconds) -> Seconds:
+    """Seconds that went by on both."""
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def steps(module: nn.Module, batches: Batches, rank: int, k: int) -> Seconds:
     """J local steps; returns their seconds."""
-    start = time.perf_counter()
+    start = now()
     optimizer = torch.optim.SGD(module.parameters(), STEP_SIZE)
     for step in range(k * J, (k + 1) * J):
         optimizer.zero_grad(set_to_none=True)
         inputs, targets = batches.batch(rank, step)
         cross_entropy(module(inputs), targets).backward()
         optimizer.step()
-    return time.perf_counter() - start
+    return since(start)
 
 
 def resident() -> int:
@@ -110,28 +125,31 @@ def direct(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[s
     links = over(meet(store, rank, n, host="127.0.0.1"), rank)
     agree(links, rank, digest(draws, "float32"))
     x = with_moments(initial_parameters(case.network, seed=2))
-    held = [taken(draws, rank, 0, x)]
+    box = [taken(draws, rank, 0, x)]
     compute, whole = [], []
     for k in range(case.rounds + 1):
-        start = time.perf_counter()
-        part, seconds = one_round(case, rank, draws, held, batches, links)
-        held.append(part)
-        whole.append(time.perf_counter() - start)
+        start = now()
+        part, seconds = one_round(case, rank, draws, box, batches, links)
+        box.append(part)
+        whole.append(since(start))
         compute.append(seconds)
         stored = part.n_bytes
         del part
         if k == 0:
             agree(links, rank, [n])
+    pairs = list(zip(whole[1:], compute[1:], strict=True))
     return {
-        "compute": sum(compute[1:]) / J / case.rounds,
-        "iteration": sum(whole[1:]) / J / case.rounds,
-        "overhead": median((w - c) / c for w, c in zip(whole[1:], compute[1:], strict=True)),
+        "compute": sum(c for _, (c, _) in pairs) / J / case.rounds,
+        "iteration": sum(w for (w, _), _ in pairs) / J / case.rounds,
+        "overhead": median((w - c) / c for (w, _), (c, _) in pairs),
+        "overhead_cpu": median((w - c) / c for (_, w), (_, c) in pairs),
         "stored": stored,
     }
 
 
-def one_round(case, rank, draws, held, batches, links):  # noqa: ANN001, ANN201
-    """The next part, and the seconds of the local steps in it."""
+def one_round(case, rank, draws, box, batches, links):  # noqa: ANN001, ANN201
+    """The next part, and the seconds of the local steps in it; the part is taken out of its box."""
+    held = box.pop()
     own = held.submodel.params
     with torch.device("meta"):
         module = case.network.build(draws.partition(held.k).units(rank)).to("meta")
@@ -154,7 +172,7 @@ def ddp(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[str,
     """Torch's DistributedDataParallel on the whole network."""
     dist.init_process_group("gloo", store=store, rank=rank, world_size=case.workers)
     module = nn.parallel.DistributedDataParallel(whole_network(case))
-    times = [steps(module, batches, rank, k) / J for k in range(max(2, case.rounds // 2))]
+    times = [steps(module, batches, rank, k)[0] / J for k in range(max(2, case.rounds // 2))]
     dist.destroy_process_group()
     return {"iteration": median(times[1:])}
 
@@ -191,11 +209,28 @@ RUN: dict[str, Callable[..., dict[str, float]]] = {
 }
 
 
+def warm_up() -> None:
+    """Load the compiled exchange, in this process alone."""
+    network = MLP(4, (4, 4), 2, norm=False)
+    x = dict(initial_parameters(network, seed=0))
+    like = {name: p.to("meta") for name, p in x.items()}
+    draws = [Draws(NetSketch(network.layout, Perm(2)), like, 0) for _ in range(2)]
+    parts = [taken(d, i, 0, with_moments(x.items())) for i, d in enumerate(draws)]
+    parts = together(
+        [merged(d, i, part) for i, (d, part) in enumerate(zip(draws, parts, strict=True))]
+    )
+    together(
+        [handed_over(d, i, part) for i, (d, part) in enumerate(zip(draws, parts, strict=True))]
+    )
+
+
 def work(case: Case, rank: int, folder: Path) -> None:
     """One rank: what it saw, as JSON."""
     torch.set_num_threads(1)
     batches = data(case.workers)
     steps(nn.Linear(INPUTS, OUTPUTS), batches, rank, 0)  # what torch loads on first use
+    if case.variant == "direct":
+        warm_up()
     base = resident()
     store = dist.FileStore(str(folder / "store"), case.workers)
     found = RUN[case.variant](case, rank, store, batches)
@@ -221,21 +256,29 @@ def measured(case: Case) -> dict[str, float]:
 
 
 def predicted(case: Case, *, whole: bool) -> int:
-    """Bytes of a worker at the end of a step: parameters, gradients, and what waits for others.
+    """The most bytes of a worker, by the plan alone.
 
-    DDP has its gradients a second time, in buckets. A part has its share of the blocks that nobody
-    trains, with two bytes for the place of each entry.
+    DDP: parameters, gradients, and these a second time in buckets. A part: its parameters, its
+    share of the blocks that nobody trains with two bytes for the place of each entry, and beside
+    them the gradients, or the exchange: what leaves, what arrives, and the largest parameter twice.
     """
     network, n = case.network, case.workers
     with torch.device("meta"):
         full = network.build(network.layout.all_units)
-    total, held, waiting = 0, 0, 0
+    total, held, stored, largest = 0, 0, 0, 0
     for name, p in full.named_parameters():
         cut = sum(dim is not None for dim in network.layout.dims[name])
-        total += p.numel()
-        held += p.numel() // n**cut
-        waiting += (p.numel() - n * (p.numel() // n**cut)) // n if cut else 0
-    return 3 * 4 * total if whole else 2 * 4 * held + (4 + 2) * waiting
+        block = p.numel() // n**cut
+        waiting = (p.numel() - n * block) // n if cut else 0
+        own = 4 * block + (4 + 2) * waiting
+        total, held, stored, largest = (
+            total + p.numel(),
+            held + block,
+            stored + own,
+            max(largest, own),
+        )
+    exchange = 2 * 4 * held * (n - 1) // n + largest
+    return 3 * 4 * total if whole else stored + max(4 * held, exchange)
 
 
 def result(name: str, value: float, goal: float | None) -> str:
