@@ -71,6 +71,11 @@ app.command(
     "subnetwork.cli.train:train", help="Train a network on worker processes, or under torchrun."
 )
 app.command("subnetwork.cli.plan:plan", help="Say how a model is cut, and whether it pays.")
+app.command("subnetwork.cli.watch:watch", help="Show a run and its workers as it goes.")
+app.command(
+    "subnetwork.cli.evaluate:evaluate", help="Test a run's merged model on the data of the run."
+)
+app.command("subnetwork.cli.export:export", help="Write a run's merged model for the plain module.")
 app.command("subnetwork.cli.report:report", help="Write the page of a folder of records again.")
 lab.command("subnetwork.cli.lab:run", help="Run an experiment: measured, exact and proven.")
 lab.command(

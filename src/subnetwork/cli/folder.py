@@ -43,6 +43,20 @@ def unfinished(out: Path) -> Path:
     return out.with_name(f"{out.name}.unfinished")
 
 
+def run_folder(run: Path) -> Path:
+    """The folder of a run that is complete, or else the one where it lies unfinished.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    for folder in (run, unfinished(run)):
+        if folder.is_dir():
+            return folder
+    raise ValueError(
+        f"there is no run in {run}. Name a folder that `subnetwork train` wrote, or --out of it."
+    )
+
+
 @contextmanager
 def resumable(out: Path, *, resume: bool, restart: bool) -> Iterator[Path]:
     """Yield OUT.unfinished, which takes the place of `out` when the block ends well.
