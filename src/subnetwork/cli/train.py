@@ -22,6 +22,7 @@ def train(
     *,
     out: Path = Path("runs/train"),
     here: bool = False,
+    host: str | None = None,
 ) -> int:
     """Train a network; write its record and the merged model as `model.safetensors`.
 
@@ -35,6 +36,9 @@ def train(
         The run's folder. An earlier run in it is replaced when this one is complete.
     here:
         Train the workers one after another in this process; the result is the same to the bit.
+    host:
+        Under torchrun on several hosts: the address of rank 0, on which it listens. The network is
+        then to be trusted, and SUBNETWORK_SECRET holds the same 64 hexadecimal digits everywhere.
     """
     import torch
     from safetensors.torch import save
@@ -49,7 +53,7 @@ def train(
     run = _for_torchrun(training or Training(), ranks, here=here)
     t = task(run)
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
-    place = None if ranks is None else place_under_torchrun()
+    place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
         return place.serve(build)
     console = Output()

@@ -112,7 +112,7 @@ def place_under_torchrun(host: str | None = None) -> Place:
         if host is None:
             raise ValueError(
                 "torchrun started ranks on several hosts, but rank 0 listens on its loopback "
-                "interface. Give the address of rank 0's host (--host), on every rank."
+                "interface. Give the address of rank 0's host with --host, on every rank."
             )
         _shared_secret()  # is refused before anyone waits for anyone
     store, rank, n_workers = next(iter(rendezvous("env://")))
