@@ -27,6 +27,7 @@ from subnetwork.deals import Deal, Lazy, Perm
 from subnetwork.keys import DATA, INIT, PARTITION, key
 from subnetwork.nets import (
     MLP,
+    SGD,
     Batches,
     LocalSteps,
     NetSketch,
@@ -38,7 +39,9 @@ from subnetwork.nets import (
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.calibrate import accuracy
 from subnetwork.nets.merges import sgd_step
-from subnetwork.runtime.wire import pack, unpack
+from subnetwork.runtime.wire import Header, Verb, pack, unpack
+
+RECEIVED = Header(Verb.DONE)
 
 PORT = 29511
 RECALIBRATION_ROWS = 4096
@@ -141,7 +144,7 @@ class Ist:
         spec = run.spec
         deal: Deal = Perm(spec.n_workers) if spec.period == 1 else Lazy(spec.n_workers, spec.period)
         self.run, self.sketch = run, NetSketch(run.network.layout, deal)
-        self.local = LocalSteps(run.network, run.batches, spec.step_size, spec.n_steps)
+        self.local = LocalSteps(run.network, run.batches, SGD(spec.step_size), spec.n_steps)
         self.seed = key(spec.seed, PARTITION)
         self.wire = {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.wire]
 
@@ -169,12 +172,12 @@ class Ist:
         like = partition.select(run.x, rank)  # of its shapes; this x is never looked at again
         flat = torch.empty(sum(t.numel() for t in like.tensors()), dtype=self.wire)
         dist.recv(flat, 0)
-        part = unpack(flat.float(), like, 0.0)
+        part = unpack(flat.float(), like, RECEIVED)
         trained_part = clock.timed("compute", lambda: self.local(k, rank, part))
         dist.send(pack(trained_part).to(self.wire), 0)
 
     def _read(self, flats: list[Tensor], parts: list[Submodel]) -> list[Submodel]:
-        return [unpack(f.float(), p, 0.0) for f, p in zip(flats, parts[1:], strict=True)]
+        return [unpack(f.float(), p, RECEIVED) for f, p in zip(flats, parts[1:], strict=True)]
 
     def model(self) -> dict[str, Tensor]:
         """The merged model, on rank 0."""
@@ -187,7 +190,7 @@ class LocalSgd:
     def __init__(self, run: Run) -> None:
         spec = run.spec
         self.run, self.outer = run, {}
-        self.local = LocalSteps(run.network, run.batches, spec.step_size, spec.n_steps)
+        self.local = LocalSteps(run.network, run.batches, SGD(spec.step_size), spec.n_steps)
         self.params = dict(run.x.params)
 
     def round(self, k: int) -> None:
@@ -199,7 +202,7 @@ class LocalSgd:
         clock.timed("handling", lambda: self._step(flat.div_(run.spec.n_workers)))
 
     def _step(self, flat: Tensor) -> None:
-        mean = unpack(flat, Submodel(self.params), 0.0).params
+        mean = unpack(flat, Submodel(self.params), RECEIVED).params
         if self.run.spec.method == "local_sgd":
             self.params = dict(mean)
             return

@@ -14,7 +14,7 @@ from subnetwork.nets.merges import holders_in_place
 from subnetwork.nets.partition import block_of
 from subnetwork.nets.state import Submodel
 from subnetwork.nets.terms import Cat, Prod, extent
-from subnetwork.runtime.wire import pack, unpack
+from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
 LAYOUT = Layout(
     {"heads": 6, "hidden": 9, "blocks": 5},
@@ -96,7 +96,7 @@ def same(a, b):
 def trained(w, seed):
     generator = torch.Generator().manual_seed(seed)
     moved = [t + torch.randn(t.shape, generator=generator).to(t) for t in w.tensors()]
-    return unpack(torch.cat([t.reshape(-1) for t in moved]), w, 0.0)
+    return unpack(torch.cat([t.reshape(-1) for t in moved]), w, Header(Verb.DONE))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -138,7 +138,7 @@ def test_a_submodel_is_one_buffer_and_packing_it_copies_nothing(deal):
     flat = pack(w)
     assert flat.data_ptr() == next(w.tensors()).data_ptr()
     assert torch.equal(flat, torch.cat([t.reshape(-1) for t in w.tensors()]))
-    again = unpack(flat, w, 0.5)
+    again = unpack(flat, w, Header(Verb.DONE, loss=0.5))
     assert pack(again).data_ptr() == flat.data_ptr()
     flat.fill_(3)
     assert all((t == 3).all() for t in again.tensors())

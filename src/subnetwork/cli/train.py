@@ -23,6 +23,7 @@ def train(
     keeping: Annotated[Keeping | None, Parameter(name="*")] = None,
     here: bool = False,
     given: Annotated[tuple[str, ...], Parameter(show=False)] = (),
+    host: str | None = None,
 ) -> int:
     """Train a network; write its record and the merged model as `model.safetensors`.
 
@@ -39,6 +40,9 @@ def train(
         Train the workers one after another in this process; the result is the same to the bit.
     given:
         The flags that were said, filled in by the command line.
+    host:
+        Under torchrun on several hosts: the address of rank 0, on which it listens. The network is
+        then to be trusted, and SUBNETWORK_SECRET holds the same 64 hexadecimal digits everywhere.
     """
     import torch
 
@@ -57,7 +61,7 @@ def train(
     run = _for_torchrun(asked, ranks, here=here, said="workers" in given)
     t = task(run)
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
-    place = None if ranks is None else place_under_torchrun()
+    place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
         return place.serve(build)
     start = begun(keeping, t, row, old, console)
