@@ -51,7 +51,7 @@ def test_evaluate_gives_the_accuracy_that_the_run_recorded(cwd):
         assert status == 0, err
         found = json.loads(out)
         assert found["accuracy"] == last_row(cwd)["accuracy"]
-        assert found["rows"] == 359
+        assert found["targets"] == 359
     earlier = command("evaluate", "runs/train/checkpoints/round-00000003", cwd=cwd)[1]
     row = json.loads((cwd / "runs/train/ist.jsonl").read_text().splitlines()[-3])
     assert f"accuracy {row['accuracy']:.2%}" in earlier

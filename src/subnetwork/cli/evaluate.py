@@ -20,16 +20,22 @@ def evaluate(run: Path = Path("runs/train"), *, as_json: bool = False) -> int:
     import torch
 
     from subnetwork.experiments.stored import stored
-    from subnetwork.experiments.training import tested
 
     torch.set_num_threads(1)
     found = stored(run_folder(run))
-    loss, accuracy = tested(found.task, found.model)
-    data, n_rows = found.task.run.data, len(found.task.data.test_targets)
+    scores, data = found.task.scores(found.model), found.task.run.data
     if as_json:
-        content = {"data": data, "rows": n_rows, "loss": loss, "accuracy": accuracy}
+        content = {
+            "data": data,
+            "targets": scores.n_targets,
+            "loss": scores.loss,
+            "accuracy": scores.accuracy,
+        }
         say(Output(), json.dumps(content | {"source": str(found.source)}))
     else:
-        line = f"{data}, {n_rows} test rows: accuracy {accuracy:.2%}, loss {loss:.4f}"
+        line = (
+            f"{data}, {scores.n_targets} test targets: accuracy {scores.accuracy:.2%}, "
+            f"loss {scores.loss:.4f}"
+        )
         say(Output(), f"{line}  ({found.source})")
     return 0

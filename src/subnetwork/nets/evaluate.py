@@ -18,6 +18,7 @@ class Scores:
 
     accuracy: float  # share of targets at which the largest output is, in [0, 1]
     loss: float  # mean, in nats
+    n_targets: int  # that count
 
 
 def scores(model: nn.Module, pairs: Iterable[tuple[Inputs, Tensor]], loss: Loss) -> Scores:
@@ -31,7 +32,9 @@ def scores(model: nn.Module, pairs: Iterable[tuple[Inputs, Tensor]], loss: Loss)
             hits += int(hit.sum())
             counted += len(hit.flatten())
             lost += float(loss(outputs, targets)) * len(hit.flatten())
-    return Scores(hits / counted, lost / counted) if counted else Scores(math.nan, math.nan)
+    if not counted:
+        return Scores(math.nan, math.nan, 0)
+    return Scores(hits / counted, lost / counted, counted)
 
 
 def called(model: Callable[..., Tensor], inputs: object) -> Tensor:
