@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from subnetwork.cli import main
+from subnetwork.runtime.costs import Pace
 
 MODEL = """
 import torch
@@ -72,8 +73,10 @@ def test_with_a_bandwidth_it_predicts_rounds_and_says_whether_ist_pays(command):
     assert "times the steps of Local SGD for the same accuracy" in out
 
 
-def test_it_says_plainly_when_ist_does_not_pay(command):
+def test_it_says_plainly_when_ist_does_not_pay(command, monkeypatch):
     """A tiny model, merged after each step: cutting it takes longer than training it."""
+    pace = Pace(step_whole=2e-4, step_part=1.5e-4, handling=1e-3, averaging=1e-5)
+    monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", lambda *_, **__: pace)
     status, out, error = command(
         "plan", "mine.py:build", "--bandwidth", "100gbit", "--steps", 1, *QUICK
     )

@@ -16,7 +16,7 @@ from zoo import NanoGPT, zoo
 
 from subnetwork import Bernoulli, Full, Perm, decompose, rounds
 from subnetwork.deals import AtLeast, WarmUp
-from subnetwork.nets import Batches, Layout, LocalSteps, NetSketch, holders, plan_from
+from subnetwork.nets import SGD, Batches, Layout, LocalSteps, NetSketch, holders, plan_from
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.table import cost
 from subnetwork.runtime.here import here
@@ -276,7 +276,7 @@ def test_the_engine_trains_blocks_after_a_warm_up_and_the_loss_goes_down():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(64, 3, 8, 8, generator=generator)
     targets = inputs.flatten(1).topk(10).indices[:, 0] % 10
-    work = here(LocalSteps(plan, Batches(inputs, targets, 2, 8, 0), 0.05, 4, momentum=0.5))
+    work = here(LocalSteps(plan, Batches(inputs, targets, 2, 8, 0), SGD(0.05, momentum=0.5), 4))
     x0 = plan.state(moments=("momentum_buffer",))
     deal = WarmUp(2, AtLeast(2, least=4))
     bytes_down = []

@@ -28,6 +28,7 @@ class Plan:
     A plan is an `Architecture`: sketches, local work, merges and runtimes take it as they take
     an `MLP`. It refers to the model that it was made from and never changes it.
 
+    >>> import torch
     >>> from subnetwork import Perm, decompose
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> plan = decompose(model, torch.ones(3, 4))
