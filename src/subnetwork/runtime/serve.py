@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 from torch import Tensor
@@ -34,14 +35,21 @@ def serve(link: Link, worker: int, build: Build) -> bool:
     """Work off rounds until the coordinator says stop (True) or is gone (False).
 
     An exception in the local work goes to the coordinator as a traceback; the loop goes on. A frame
-    that does not fit the plan ends it, since nothing after it can be trusted.
+    that does not fit the plan ends it after a word why, since nothing after it can be trusted.
     """
     jobs: list[tuple[Template, Local]] = []
     try:
         while (header := link.receive_header(until=None)).verb != Verb.STOP:
             answer, payload = _answer(link, worker, header, build, jobs)
             link.send(answer, payload, until=None)
-    except (OSError, FrameError):
+    except FrameError as error:
+        with suppress(OSError):
+            text = text_payload(f"{type(error).__name__}: {error}")
+            told = Header(Verb.FAILED, length=len(text))
+            link.send(told, text, until=time.monotonic() + 1)
+            link.drain(until=time.monotonic() + 1)
+        return False
+    except OSError:
         return False
     finally:
         link.close()

@@ -97,6 +97,16 @@ class Link:
             self._fill(_bytes_of(buffer), until)
         return buffer
 
+    def drain(self, *, until: float) -> None:
+        """Say no more and read on to the end: closing over unread bytes would revoke what was said.
+
+        Raises what every reading raises, in the end.
+        """
+        self.socket.shutdown(socket.SHUT_WR)
+        scratch = memoryview(bytearray(1 << 16))
+        while True:
+            self._fill(scratch, until)
+
     def close(self) -> None:
         """Close at once; whoever waits at either end gets a ConnectionError."""
         with suppress(OSError):  # the other end closed first
