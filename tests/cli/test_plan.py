@@ -61,7 +61,9 @@ def test_without_a_bandwidth_it_prints_the_plan_and_its_table(command):
     assert "Local SGD" not in out
 
 
-def test_with_a_bandwidth_it_predicts_rounds_and_says_whether_ist_pays(command):
+def test_with_a_bandwidth_it_predicts_rounds_and_says_whether_ist_pays(command, monkeypatch):
+    pace = Pace(step_whole=2e-3, step_part=5e-4, handling=1e-4, averaging=1e-5)
+    monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", lambda *_, **__: pace)
     flags = ["--workers", 3, "--bandwidth", "1mbit", "--latency", "20ms", "--steps", 5, *QUICK]
     status, out, error = command("plan", "mine.py:build", *flags)
     assert status == 0, error
