@@ -217,7 +217,7 @@ def test_three_seconds_are_the_least_and_five_minutes_the_first_deadline():
 
 def test_a_worker_that_cuts_differently_says_what_it_expected():
     """Another job on the other side: refused by the worker, with both numbers, and the run ends."""
-    row, other = row_of(), row_of(hidden=(10, 8))
+    row, other = row_of(), row_of(hidden=(40, 32))
     seats = seats_of(other)
     with pytest.raises(
         WorkerLostError, match=r"every worker in round 0: FrameError: round 0 announces \d+ entries"

@@ -4,7 +4,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from subnetwork.algorithm import WorkerLostError
 from subnetwork.runtime.handshake import (
     LOOPBACK,
     SECRET,
@@ -40,7 +42,11 @@ class Place:
 
     @contextmanager
     def seats(self) -> Iterator[tuple[Seat, ...]]:
-        """On rank 0: one seat per rank, its own first. The others serve until the block is left."""
+        """On rank 0: one seat per rank, its own first. The others serve until the block is left.
+
+        Raises:
+            WorkerLostError: where a rank does not join within a minute.
+        """
         folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
         secret = write_secret(folder) if self.host is None else _shared_secret()
         listener = Listener(self.n_workers, secret, host=self.host or LOOPBACK)
@@ -48,6 +54,7 @@ class Place:
         self.store.set(ADDRESS, listener.address)
         remote = [Remote(rank, Rank(rank, listener)) for rank in range(1, self.n_workers)]
         try:
+            _await_all(remote)
             yield (InProcess(0), *remote)
         finally:
             for seat in remote:
@@ -118,6 +125,18 @@ def place_under_torchrun(host: str | None = None) -> Place:
     store, rank, n_workers = next(iter(rendezvous("env://")))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Place(rank, n_workers, dist.PrefixStore(f"subnetwork/{attempt}", store), host)
+
+
+def _await_all(seats: Sequence[Remote]) -> None:
+    """Until every rank has joined: the first round is everyone's."""
+    until = time.monotonic() + JOIN
+    while missing := [rank for rank, seat in enumerate(seats, 1) if not seat.present()]:
+        if time.monotonic() > until:
+            raise WorkerLostError(
+                f"ranks {missing} did not join rank 0 within {JOIN:g} s. Look above for why, or "
+                "check that their hosts reach the address of rank 0."
+            )
+        time.sleep(0.01)
 
 
 def _shared_secret() -> bytes:
