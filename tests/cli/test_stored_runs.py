@@ -57,6 +57,16 @@ def test_evaluate_gives_the_accuracy_that_the_run_recorded(cwd):
     assert f"accuracy {row['accuracy']:.2%}" in earlier
 
 
+def test_a_narrow_run_is_tested_as_the_narrow_network_that_it_is(tmp_path):
+    flags = ["--hidden", 16, "--batch-size", 8, "--workers", 1, "--share", 4, "--rounds", 2]
+    assert command("train", "--method", "narrow", *flags, "--here", cwd=tmp_path)[0] == 0
+    status, out, err = command("evaluate", "--as-json", cwd=tmp_path)
+    assert status == 0, err
+    row = json.loads((tmp_path / "runs/train/narrow.jsonl").read_text().splitlines()[-2])
+    assert json.loads(out)["accuracy"] == row["accuracy"]
+    assert json.loads(out)["measure"] == "test"
+
+
 def test_what_is_exported_loads_into_a_plain_module(cwd):
     for run, file in (("runs/train", "a"), ("runs/train/checkpoints/round-00000004", "b")):
         status, _, err = command("export", run, "--to", f"{file}.safetensors", cwd=cwd)

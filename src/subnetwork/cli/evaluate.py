@@ -8,7 +8,9 @@ from subnetwork.cli.folder import run_folder
 
 
 def evaluate(run: Path = Path("runs/train"), *, as_json: bool = False) -> int:
-    """Print loss and accuracy of a run's merged, recalibrated model on its test set.
+    """Print loss and accuracy of a run's merged, recalibrated model.
+
+    On the test rows of its data, or on those that it validates with (`--measure`).
 
     Parameters
     ----------
@@ -24,9 +26,11 @@ def evaluate(run: Path = Path("runs/train"), *, as_json: bool = False) -> int:
     torch.set_num_threads(1)
     found = stored(run_folder(run))
     scores, data = found.task.scores(found.model), found.task.run.data
+    measure = found.task.run.measure
     if as_json:
         content = {
             "data": data,
+            "measure": measure,
             "targets": scores.n_targets,
             "loss": scores.loss,
             "accuracy": scores.accuracy,
@@ -34,7 +38,7 @@ def evaluate(run: Path = Path("runs/train"), *, as_json: bool = False) -> int:
         say(Output(), json.dumps(content | {"source": str(found.source)}))
     else:
         line = (
-            f"{data}, {scores.n_targets} test targets: accuracy {scores.accuracy:.2%}, "
+            f"{data}, {scores.n_targets} {measure} targets: accuracy {scores.accuracy:.2%}, "
             f"loss {scores.loss:.4f}"
         )
         say(Output(), f"{line}  ({found.source})")

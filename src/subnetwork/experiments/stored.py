@@ -9,7 +9,7 @@ from torch import nn
 from subnetwork import record
 from subnetwork.experiments.resume import Saved, read, saved, training_of
 from subnetwork.experiments.training import merged
-from subnetwork.methods.rows import Task, task
+from subnetwork.methods.rows import Task, method, task
 from subnetwork.nets import checkpoint
 from subnetwork.nets.architecture import runnable
 
@@ -43,7 +43,7 @@ def stored(folder: Path) -> Stored:
         )
     if runs[0].end == "done" and (folder / MODEL).is_file():
         t = task(training_of(runs[0].header["config"]))
-        model = runnable(t.architecture, t.start())
+        model = runnable(t.architecture, method(t).x)
         model.load_state_dict(load_file(folder / MODEL))
         return Stored(t, model.eval(), folder / MODEL)
     found, _ = saved(folder / "checkpoints")

@@ -87,7 +87,16 @@ def diloco(t: Task) -> Method:
 
 
 def synchronous_sgd(t: Task) -> Method:
-    """Synchronous data-parallel SGD: one gradient a round, averaged; the merge steps."""
+    """Synchronous data-parallel SGD: one gradient a round, averaged; the merge steps.
+
+    Raises:
+        ValueError: another optimizer, or weight decay.
+    """
+    if t.run.optimizer != "sgd" or t.run.weight_decay:
+        raise ValueError(
+            f"synchronous_sgd steps by SGD without weight decay, not by {t.run.optimizer} with "
+            f"{t.run.weight_decay}. Leave the flags out, or use --method local_sgd --local-steps 1."
+        )
     sketch = NetSketch(t.architecture.layout, Full(t.run.workers))
     local = Gradients(t.architecture, t.batches, Supervised(t.loss))
     merge = StepOnGradients(t.run.step_size, t.run.momentum)

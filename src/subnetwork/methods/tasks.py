@@ -103,6 +103,11 @@ def _feed(run: Training, data: AnyData, net: Network, parts: Parts) -> Feed:
 def _architecture(run: Training, data: AnyData, net: Network, batches: Feed) -> Architecture:
     plain = run.norm != "layer" and not run.dropout and not run.axes
     options = OPTIONS.get(run.method, {})
+    if run.axes and "width" in options:
+        raise ValueError(
+            f"{run.method} deals whole blocks and cuts no axis of width, not {list(run.axes)}. "
+            "Leave --axes out, or use --method ist."
+        )
     if run.model == "mlp" and plain and not options:
         assert isinstance(data, DataSet)
         inputs = data.train_inputs.shape[1]

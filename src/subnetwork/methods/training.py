@@ -108,10 +108,18 @@ class Training:
             raise ValueError(f"weight_decay is 0 or more, not {self.weight_decay}. Try 0.0005.")
         for name, known in CHOICES.items():
             _one_of(name, getattr(self, name), known)
+        self._check_momentum()
         if self.batch_size < 2:
             raise ValueError("batch_size is 2 or more: batch normalisation wants two rows.")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}.")
+
+    def _check_momentum(self) -> None:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum={self.momentum} is SGD's, but the optimizer is {self.optimizer}, which "
+                "has moments of its own. Leave the momentum out."
+            )
 
     @property
     def total_steps(self) -> int:

@@ -94,6 +94,8 @@ def copied(submodel: Submodel) -> Submodel:
     """The same submodel in memory of its own: one flat buffer where its dtype allows it."""
     flat = submodel.flat()
     tensors = list(submodel.tensors())
+    if not tensors:
+        return submodel
     if flat is None and len({(tensor.dtype, tensor.device) for tensor in tensors}) > 1:
         return arranged(submodel, [tensor.detach().clone() for tensor in tensors])
     if flat is None:

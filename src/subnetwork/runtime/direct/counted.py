@@ -10,11 +10,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from subnetwork.nets.counters import COUNTER, per_unit
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import Submodel, Tensors
-from subnetwork.nets.terms import Cat, Dim, Prod, extent
+from subnetwork.nets.terms import extent
 
-COUNTER = "step"  # torch.optim's own name for it
+__all__ = ["COUNTER", "counters_like", "is_counter", "packed", "unpacked", "with_counters"]
+
 MARK = "::"
 
 
@@ -56,22 +58,3 @@ def unpacked(submodel: Submodel) -> Submodel:
         return submodel
     params: Tensors = {n: t for n, t in submodel.params.items() if not is_counter(n)}
     return replace(submodel, params=params, moments={**submodel.moments, COUNTER: counters})
-
-
-def per_unit(dim: Dim) -> Dim:
-    """The term of a counter's dim: what stays together counts once.
-
-    >>> per_unit(Cat((Prod(("heads", 6)), 4)))
-    Cat(parts=(Prod(factors=('heads', 1)), 1))
-    """
-    if isinstance(dim, Prod):
-        return Prod(tuple(1 if isinstance(t, int) else _term(t) for t in dim.factors))
-    if isinstance(dim, Cat):
-        return Cat(tuple(_term(part) for part in dim.parts))
-    return 1 if isinstance(dim, int) else dim
-
-
-def _term(dim: Dim) -> str | int | Prod | Cat:
-    unit = per_unit(dim)
-    assert unit is not None
-    return unit

@@ -64,7 +64,7 @@ def digest(draws: Draws, wire: Wire) -> list[int]:
     """Numbers that agree where two ranks run the same: for `agree`."""
     layout = draws.sketch.layout.to_json()
     shapes = json.dumps({name: [*p.shape, str(p.dtype)] for name, p in draws.like.items()})
-    texts = (layout, shapes, repr(draws.sketch.deal), wire)
+    texts = (layout, shapes, repr(draws.sketch.deal), str(draws.sketch.width), wire)
     return [
         draws.n_workers,
         draws.seed % 2**63,

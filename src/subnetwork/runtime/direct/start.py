@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from subnetwork.nets.architecture import Architecture
-from subnetwork.runtime.direct.counted import counters_like, is_counter, with_counters
+from subnetwork.runtime.direct.counted import COUNTER, counters_like, is_counter, with_counters
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.handover import keepers_of
 from subnetwork.runtime.direct.held import PARAMS, Held, Share, block_shape, col_type, with_x
@@ -51,7 +51,16 @@ def initial_parameters(architecture: Architecture, *, seed: int) -> Iterator[tup
 def with_moments(
     parameters: Iterable[tuple[str, Tensor]], moments: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Parameters with moments that start at zero, for `taken`."""
+    """Parameters with moments that start at zero, for `taken`.
+
+    Raises:
+        ValueError: counts of steps among the moments, as Adam has them.
+    """
+    if COUNTER in moments:
+        raise ValueError(
+            f"The moments {list(moments)} hold Adam's counts of steps, which `direct_rounds` does "
+            "not start from yet. Use SGD here, or `join`, which carries them."
+        )
     for name, p in parameters:
         yield name, {PARAMS: p} | {moment: torch.zeros_like(p) for moment in moments}
 
