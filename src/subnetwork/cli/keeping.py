@@ -154,7 +154,8 @@ def _with_advice(reason: BaseException, out: Path, k: int | None) -> BaseExcepti
     if k is None:
         return KeyboardInterrupt() if isinstance(reason, KeyboardInterrupt) else reason
     flag = "" if out == Keeping().out else f" --out {out}"
-    how = f"{k} rounds are kept; go on with: subnetwork train --resume{flag}"
+    kept = "1 round is kept" if k == 1 else f"{k} rounds are kept"
+    how = f"{kept}; go on with: subnetwork train --resume{flag}"
     if isinstance(reason, KeyboardInterrupt):
         return KeyboardInterrupt(f"interrupted; {how}")
     if isinstance(reason, RunFailedError):

@@ -43,7 +43,7 @@ def train(
     Yields:
         Rows with `k`, `steps` and `samples` so far, the rounds' mean `loss`, `accuracy` and
         `test_loss` of the recalibrated merge, payload `bytes_down` and `bytes_up` per worker,
-        `seconds`, and the `faults` of these rounds.
+        `payload` bytes of all so far, `seconds`, and the `faults` of these rounds.
     """
     for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
         ready()
@@ -52,6 +52,7 @@ def train(
     start = start or Start(method.x)
     started = time.perf_counter() - start.row.get("seconds", 0.0)
     steps, samples = start.row.get("steps", 0), start.row.get("samples", 0)
+    payload = start.row.get("payload", 0)
     run = rounds(
         start.x,
         method.sketch,
@@ -68,6 +69,8 @@ def train(
         losses = [z.loss for one in done for z in one.trained if z is not ABSENT]
         _check_finite(t.run.method, last, losses)
         found = t.scores(merged(t, last.x))
+        down, up = _bytes([one.submodels for one in done]), _bytes([one.trained for one in done])
+        payload += sum(down) + sum(up)
         row = {
             "k": last.k,
             "steps": steps,
@@ -75,8 +78,9 @@ def train(
             "loss": sum(losses) / len(losses) if losses else None,
             "accuracy": found.accuracy,
             "test_loss": found.loss,
-            "bytes_down": _bytes([one.submodels for one in done]),
-            "bytes_up": _bytes([one.trained for one in done]),
+            "bytes_down": down,
+            "bytes_up": up,
+            "payload": payload,
             "seconds": time.perf_counter() - started,
             "faults": [fault.to_row() for fault in faults],
         }
