@@ -1,6 +1,7 @@
 """Deals: laws written once and run over the list of deals, and the messages of refusals."""
 
 from collections import Counter
+from fractions import Fraction
 from itertools import pairwise, product
 
 import numpy as np
@@ -9,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subnetwork import deals
-from subnetwork.deals import Bernoulli, Full, Lazy, Ordered, Perm, RandQ, Rolling
+from subnetwork.deals import (
+    AtLeast,
+    Bernoulli,
+    Full,
+    Lazy,
+    Ordered,
+    Perm,
+    RandQ,
+    Rolling,
+    Scored,
+    WarmUp,
+)
 
 DEALS = [
     Full(3),
@@ -25,6 +37,10 @@ DEALS = [
     Lazy(2, period=None),
     Ordered((1.0, 0.5, 0.1)),
     Rolling((0.5, 0.3)),
+    AtLeast(3, least=2),
+    AtLeast(3, least=7),
+    WarmUp(2, Perm(3)),
+    Scored((0.5, 0.3, 0.2)),
 ]
 seeds = st.integers(0, 2**64 - 1)
 
@@ -225,3 +241,75 @@ def test_refusals_of_lazy_ordered_and_rolling():
     for law in (Ordered, Rolling):
         with pytest.raises(ValueError, match=r"shares of the units in \(0, 1\]"):
             law((0.5, 1.5))
+
+
+@given(n=st.integers(1, 9), size=st.integers(1, 12), least=st.integers(1, 12), seed=seeds)
+def test_with_a_minimum_everyone_has_it_and_holders_differ_by_one_at_most(n, size, least, seed):
+    if least > size:
+        with pytest.raises(ValueError, match=rf"least={least} of {size} units.*least <= {size}"):
+            AtLeast(n, least).hands(size, seed=seed, k=1)
+        return
+    rows = masks(AtLeast(n, least), size, seed, 1)
+    if n * least <= size:
+        assert (rows == masks(Perm(n), size, seed, 1)).all()
+        assert rows.sum(axis=1).min() >= least
+    else:
+        assert (rows.sum(axis=1) == least).all()
+        assert set(rows.sum(axis=0)) <= {n * least // size, -(-n * least // size)}
+
+
+def test_with_a_minimum_every_worker_and_unit_are_treated_alike():
+    n, size, least, draws = 3, 4, 2, 4000
+    held = sum(masks(AtLeast(n, least), size, 0, k) for k in range(draws)) / draws
+    share = least / size
+    assert np.abs(held - share).max() < 4.5 * np.sqrt(share * (1 - share) / draws)
+
+
+def test_a_warm_up_holds_everything_and_then_deals():
+    deal = WarmUp(2, Perm(2))
+    assert all(masks(deal, 6, 0, k).all() for k in range(2))
+    assert all((masks(deal, 6, 0, k) == masks(Perm(2), 6, 0, k)).all() for k in (2, 3))
+    with pytest.raises(ValueError, match="at most 3 workers"):
+        WarmUp(2, Perm(4)).hands(3, seed=0, k=0)
+    with pytest.raises(ValueError, match=r"n_rounds >= 0 rounds, not -1"):
+        WarmUp(-1, Perm(4))
+    with pytest.raises(ValueError, match=r"least >= 1 units, not least=0"):
+        AtLeast(2, 0)
+
+
+@given(
+    scores=st.lists(st.integers(-3, 3), min_size=4, max_size=30),
+    capacities=st.lists(st.sampled_from((0.1, 0.25, 0.5, 1.0)), min_size=1, max_size=4),
+    seed=seeds,
+)
+def test_scored_hands_are_windows_of_the_units_in_the_order_of_their_scores(
+    scores, capacities, seed
+):
+    deal = Scored(tuple(capacities), ((0.0,), tuple(map(float, scores))))
+    hands = deal.hands(len(scores), seed=seed, k=3, axis=1)
+    ranked = sorted(scores, reverse=True)
+    for i, (capacity, hand) in enumerate(zip(capacities, hands, strict=True)):
+        share = -(-len(scores) * Fraction(str(capacity)) // 1)
+        start = min(i * (len(scores) // len(capacities)), len(scores) - share)
+        assert sorted((scores[u] for u in hand), reverse=True) == ranked[start : start + share]
+    assert (np.diff(hands[0]) > 0).all()
+
+
+def test_scored_puts_equal_scores_in_random_order_and_others_never():
+    deal = Scored((0.5, 0.5), ((1.0, 1.0, 1.0, 1.0, 9.0, 0.0),))
+    first = [deal.hands(6, seed=0, k=k)[0].tolist() for k in range(3000)]
+    assert all(4 in hand and 5 not in hand for hand in first)
+    counts = Counter(tuple(hand) for hand in first)
+    assert len(counts) == 6  # two of the four equal ones
+    assert max(abs(n - 500) for n in counts.values()) < 5 * 500**0.5
+
+
+def test_scored_refuses_scores_that_do_not_fit():
+    with pytest.raises(ValueError, match="3 scores for axis number 0, which has 4 units"):
+        Scored((0.5,), ((1.0, 2.0, 3.0),)).hands(4, seed=0, k=0)
+    with pytest.raises(ValueError, match="0 scores for axis number 1"):
+        Scored((0.5,), ((1.0, 2.0, 3.0),)).hands(3, seed=0, k=0, axis=1)
+    with pytest.raises(ValueError, match="scores that are NaN"):
+        Scored((0.5,), ((1.0, float("nan")),))
+    with pytest.raises(ValueError, match=r"shares of the units in \(0, 1\]"):
+        Scored((1.5,))

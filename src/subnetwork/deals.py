@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, pairwise
-from math import ceil
+from math import ceil, isnan
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -123,7 +123,8 @@ class Perm:
         if size < self.n_workers:
             raise ValueError(
                 f"Perm deals at least one unit to every worker, but there are {size} units for "
-                f"n_workers={self.n_workers}. Use at most {size} workers, or more units."
+                f"n_workers={self.n_workers}. Use at most {size} workers, or more units, or "
+                "AtLeast, which lets workers share units."
             )
         least = min(range(self.n_workers), key=self._weights.__getitem__)
         weight, total = self._weights[least], sum(self._weights)
@@ -133,6 +134,72 @@ class Perm:
                 f"{weight} in {total}, gets less than one of {size} units. Raise its weight to "
                 f"{-(-(total - weight) // (size - 1))} or more."
             )
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A Perm in which nobody holds fewer than `least` units: where they do not suffice, shared.
+
+    ResIST's minimum depth (Dun et al. 2022), for units that are blocks. With n least <= size it is
+    `Perm(n)`, draw for draw. Otherwise every worker holds exactly `least` units, windows on a
+    circle of all of them in random order, so that each unit has n least / size holders, rounded up
+    or down.
+
+    >>> [hand.tolist() for hand in AtLeast(3, least=2).hands(4, seed=0, k=0)]
+    [[0, 3], [1, 2], [1, 2]]
+    """
+
+    n_workers: int
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        _check_workers(self.n_workers)
+        if self.least < 1:
+            raise ValueError(f"AtLeast deals everyone least >= 1 units, not least={self.least}.")
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """Sorted hands that cover every unit; raises ValueError if least > size."""
+        if self.least > size:
+            raise ValueError(
+                f"AtLeast cannot deal everyone least={self.least} of {size} units. "
+                f"Use least <= {size}."
+            )
+        if self.n_workers * self.least <= size:
+            return Perm(self.n_workers).hands(size, seed=seed, k=k, axis=axis)
+        stream = words(key(seed, k, axis))
+        circle = np.asarray(shuffled(size, stream), dtype=np.int64)
+        starts = [place * self.least for place in shuffled(self.n_workers, stream)]
+        window = np.arange(self.least)
+        return tuple(np.sort(circle[(start + window) % size]) for start in starts)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Everyone holds everything for `n_rounds` rounds, then another deal takes over.
+
+    The warm-up by Local SGD of ResIST (Dun et al. 2022), as a matter of the deal alone.
+
+    >>> deal = WarmUp(1, Perm(2))
+    >>> [deal.hands(3, seed=0, k=k)[0].tolist() for k in (0, 1)]
+    [[0, 1, 2], [0]]
+    """
+
+    n_rounds: int
+    deal: Deal
+
+    def __post_init__(self) -> None:
+        if self.n_rounds < 0:
+            raise ValueError(f"A warm-up takes n_rounds >= 0 rounds, not {self.n_rounds}.")
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        return self.deal.n_workers
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """All units in the first rounds; the other deal's hands of round k after them."""
+        dealt = self.deal.hands(size, seed=seed, k=k, axis=axis)  # refuses from round 0 on
+        return Full(self.n_workers).hands(size, seed=seed, k=k) if k < self.n_rounds else dealt
 
 
 @dataclass(frozen=True)
@@ -304,6 +371,63 @@ class Rolling:
         """The window of round k; it depends on nothing but k."""
         del seed, axis
         return tuple(np.sort((k + np.arange(_share(c, size))) % size) for c in self.capacities)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The units by their score, highest first, in windows: worker 0 holds those of high score.
+
+    AsyncDrop (Dun et al. 2023; its released code): the score is how far a unit has come since the
+    start (`subnetwork.nets.changes`), workers are numbered from the fastest, and worker i holds
+    ceil(c_i size) units from place i floor(size / n) on, moved back from the end where they would
+    reach over it. Windows overlap where c_i > 1/n and leave units out where c_i < 1/n.
+
+    Scores are data of the deal, so a draw still depends on nothing but the deal and its key. To
+    score anew, go on with another deal: `rounds(..., start=k)`. Equal scores are put in random
+    order, anew each round; with no scores at all the windows are random.
+
+    >>> deal = Scored((0.5, 0.5), ((0.1, 3.0, 0.2, 2.0),))
+    >>> [hand.tolist() for hand in deal.hands(4, seed=0, k=0)]
+    [[1, 3], [0, 2]]
+
+    Attributes:
+        capacities: share of the units of each worker, in (0, 1].
+        scores: the scores of the units of each axis, in the order of the axes.
+    """
+
+    capacities: tuple[float, ...]
+    scores: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_capacities(self.capacities)
+        if any(isnan(score) for axis in self.scores for score in axis):
+            raise ValueError(
+                "Units cannot be put in order by scores that are NaN. Score a model that has not "
+                "diverged, or give the unit a number."
+            )
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        return len(self.capacities)
+
+    def hands(self, size: int, *, seed: int, k: int, axis: int = 0) -> Hands:
+        """Windows of the order by score; raises ValueError where the axis has other units."""
+        scores = self.scores[axis] if self.scores and axis < len(self.scores) else ()
+        if self.scores and len(scores) != size:
+            raise ValueError(
+                f"Scored has {len(scores)} scores for axis number {axis}, which has {size} units. "
+                "Give one score for each unit of each axis, in the order of the axes."
+            )
+        order = shuffled(size, words(key(seed, k, axis)))
+        if self.scores:
+            order.sort(key=lambda unit: -scores[unit])  # stable: equal scores stay shuffled
+        hands = []
+        for i, capacity in enumerate(self.capacities):
+            share = _share(capacity, size)
+            start = min(i * (size // self.n_workers), size - share)
+            hands.append(np.sort(np.asarray(order[start : start + share], dtype=np.int64)))
+        return tuple(hands)
 
 
 def _share(capacity: float, size: int) -> int:

@@ -2,15 +2,17 @@
 
 A record is a text file. Its first line is the header (`schema`, `kind`, `name`, `config`, seeds,
 versions, machine), then comes one line a round, and the last line is ``{"end": "done"}`` or says
-why the run ended early. A record without that last line was cut off while it was written.
+why the run ended early. A record without that last line is still being written, or its writer died.
 """
 
+import errno
+import io
 import json
 import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 SCHEMA = 1
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Row: TypeAlias = Mapping[str, Any]
 
 
@@ -41,11 +44,31 @@ class Record:
 
 
 @contextmanager
-def writing(path: Path, *, kind: str, name: str, config: Row) -> Iterator[Callable[[Row], None]]:
+def writing(
+    path: Path,
+    *,
+    kind: str,
+    name: str,
+    config: Row,
+    more: Row | None = None,
+    rows: Sequence[Row] = (),
+) -> Iterator[Callable[[Row], None]]:
     """Open a record and yield the function that adds a row.
 
-    Every line is flushed as it is written. Leaving the block ends the record: with "done", or, when
-    an exception passes through, with its message.
+    Every line is in the file when `write` returns; where the disk is full it waits in memory and is
+    written with the next one. Leaving the block ends the record: with "done", or, when an
+    exception passes through, with its message. An earlier record takes its leave as a whole.
+
+    Args:
+        path: the file.
+        kind: what kind of record: "train", "lab", ...
+        name: what ran.
+        config: how it ran.
+        more: further entries of the header.
+        rows: rows of a run that goes on.
+
+    Raises:
+        OSError: the file cannot be written; a full disk only when the record ends.
     """
     header = {
         "schema": SCHEMA,
@@ -54,20 +77,49 @@ def writing(path: Path, *, kind: str, name: str, config: Row) -> Iterator[Callab
         "config": config,
         "versions": versions(),
         "machine": machine(),
+        **(more or {}),
     }
-    with path.open("w", encoding="utf-8") as file:
-
-        def write(row: Row) -> None:
-            file.write(_line(row))
-            file.flush()
-
-        write(header)
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("wb", buffering=0) as file:
+        lines = _Lines(file)
+        for row in (header, *rows):
+            lines.add(row)
+        beside.replace(path)
         try:
-            yield write
+            yield lines.add
         except BaseException as reason:
-            write({"end": str(reason) or type(reason).__name__})
+            lines.add({"end": str(reason) or type(reason).__name__})
             raise
-        write({"end": "done"})
+        lines.add({"end": "done"})
+        if lines.waiting:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+class _Lines:
+    """The lines of a file, whole ones only, whatever interrupts or stops the writing."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file = file
+        self.whole = 0  # bytes of lines that are in the file
+        self.waiting: list[bytes] = []
+
+    def add(self, row: Row) -> None:
+        """Write what waits, then this row."""
+        self.waiting.append(_line(row).encode())
+        data = b"".join(self.waiting)
+        self.file.seek(self.whole)
+        self.file.truncate()
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            if error.errno not in OUT_OF_SPACE:
+                raise
+            self.file.truncate(self.whole)
+            return
+        self.whole += len(data)
+        self.waiting.clear()
 
 
 def read(path: Path) -> Record:

@@ -33,6 +33,15 @@ def test_list_names_everything_in_a_line_each(capsys):
     first = {line.split()[0] for line in lines}
     assert {"experiments", "bias_removal", "trig", "perm", "stale_saga", "a9a"} <= first
     assert all(len(line.split()) > 1 for line in lines if line.startswith("  "))
+    from subnetwork.cli.choices import THEOREMS
+    from subnetwork.experiments.registry import EXPERIMENTS
+    from subnetwork.theory.declared import DECLARED
+    from subnetwork.theory.method_table import METHODS
+    from subnetwork.theory.problems import OTHER_PROBLEMS, PROBLEMS
+
+    whole = "\n".join(lines)
+    for names in (EXPERIMENTS, PROBLEMS, OTHER_PROBLEMS, DECLARED, METHODS, THEOREMS):
+        assert all(f"\n  {name} " in whole for name in names)
 
 
 def test_run_takes_a_file_and_flags_win(capsys, tmp_path):

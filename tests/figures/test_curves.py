@@ -63,6 +63,16 @@ def test_the_axis_is_cut_at_rounding_and_shows_the_floor(tmp_path):
     assert high / low < 10 ** (DECADES + 1)
     (usual,) = experiment(a_record(tmp_path, name="x", config={"floor": 1e-6})).axes
     assert usual.get_ylim()[0] < 1e-6
+    with writing(
+        tmp_path / "i.jsonl",
+        kind="lab",
+        name="i",
+        config={"figure": "curves"} | {"x": "q", "x_label": "q", "decades": 20},
+    ) as write:
+        for q, value in ((1, 100.0), (2, 1e-17)):
+            write({"curve": "a", "q": q, "measured": value})
+    (identities,) = experiment(read(tmp_path / "i.jsonl")).axes
+    assert identities.get_ylim()[0] < 1e-17  # a deviation of rounding is in sight where asked for
 
 
 def test_values_that_differ_by_little_are_drawn_without_logarithm(tmp_path):
@@ -82,6 +92,7 @@ def test_a_zero_is_a_gap_and_keeps_its_place_on_the_x_axis(tmp_path):
     assert axes_of(record) == ["q"]
     (panel,) = experiment(record).axes
     assert panel.get_xlim() == (1, 4)
+    assert all(tick == round(tick) for tick in panel.get_xticks())
     np.testing.assert_array_equal(panel.lines[0].get_ydata(), [1, 0.1, np.nan])
 
 

@@ -11,6 +11,7 @@ from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.nets import (
     MLP,
+    SGD,
     Gradients,
     Layout,
     LocalSteps,
@@ -24,6 +25,7 @@ from subnetwork.nets.calibrate import accuracy
 from subnetwork.nets.local import MOMENTUM
 from subnetwork.runtime import here
 
+ANYWHERE = [m for m in METHODS if m not in ("narrow", "masked_relu", "gist", "resist")]
 SMALL = Training(hidden=(24, 16), workers=3, rounds=4, local_steps=3, batch_size=16, seed=1)
 
 
@@ -168,7 +170,7 @@ def test_payload_is_counted_by_hand():
         assert progress.row["bytes_up"] == [10 * 4 * entries] * 4
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ANYWHERE)
 def test_all_methods_see_the_same_number_of_samples(name):
     t = task(changed(SMALL, method=name))
     rows = [progress.row for progress in train(t, method(t))]
@@ -226,7 +228,7 @@ def test_mistakes_are_refused_where_they_are_made(mistake, message):
 
 
 def test_an_unknown_method_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no method 'dist'\. Known are: ist, local_sgd"):
+    with pytest.raises(ValueError, match=r"no method 'dist'\. Known are: ist, lazy_ist"):
         method(task(changed(SMALL, method="dist")))
 
 
@@ -254,7 +256,7 @@ def test_an_optimizer_in_the_merge_moves_only_what_somebody_held(merge):
 def test_momentum_without_its_moment_is_refused():
     """Silently restarting it every round is what the released ResIST and GIST do."""
     t = task(SMALL)
-    local = LocalSteps(t.architecture, t.batches, 0.1, 2, momentum=0.9)
+    local = LocalSteps(t.architecture, t.batches, SGD(0.1, momentum=0.9), 2)
     w = method(t).sketch.sample(0, 0).select(t.start(), 0)
     with pytest.raises(ValueError, match=r"initial_state\(..., moments=\['momentum_buffer'\]\)"):
         local(0, 0, w)
@@ -289,7 +291,7 @@ def test_noise_in_the_network_is_keyed_by_worker_and_round():
             return Noisy(len(units["hidden.0"]))
 
     family, t = Family(), task(SMALL)
-    local = LocalSteps(family, t.batches, 0.1, 3)
+    local = LocalSteps(family, t.batches, SGD(0.1), 3)
     w = NetSketch(family.layout, Perm(3)).sample(0, 0).select(initial_state(family, seed=0), 0)
     torch.manual_seed(1)
     once = local(0, 0, w)
@@ -302,8 +304,8 @@ def test_noise_in_the_network_is_keyed_by_worker_and_round():
 def test_a_local_work_without_steps_is_refused():
     t = task(SMALL)
     with pytest.raises(ValueError, match="at least one local step, not 0"):
-        LocalSteps(t.architecture, t.batches, 0.1, 0)
-    two = LocalSteps(t.architecture, t.batches, 0.1, 2, total_steps=3)
+        LocalSteps(t.architecture, t.batches, SGD(0.1), 0)
+    two = LocalSteps(t.architecture, t.batches, SGD(0.1), 2, total_steps=3)
     with pytest.raises(ValueError, match=r"Round 2 has no local step left .* Run 2 rounds"):
         two.steps(2)
 

@@ -1,13 +1,21 @@
 """Shards and batches: disjoint, complete, keyed."""
 
+import gzip
+import os
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
+from subnetwork import files
 from subnetwork.nets import Batches, load
+from subnetwork.nets.data import GraphBatches, GraphSet, batches_of
+from subnetwork.nets.data import graph as load_graph
+from subnetwork.nets.data.graphs import clusters, mean, symmetric
 
 
 def batches(rows=50, n_workers=3, batch_size=7, seed=0):
@@ -66,3 +74,125 @@ def test_digits_are_split_without_overlap():
 def test_an_unknown_data_set_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"no data set 'digit'\. Known are: digits"):
         load("digit")
+
+
+def test_workers_read_the_parts_they_are_given_and_no_other_row():
+    parts = [torch.arange(0, 9).numpy(), torch.arange(9, 11).numpy()]
+    inputs = torch.arange(11.0)[:, None]
+    feed = Batches(inputs, torch.arange(11), 2, 4, 0, parts)
+    for worker, part in enumerate(parts):
+        read = torch.cat([feed.rows(worker, step) for step in range(9)])
+        assert set(read.tolist()) == set(part.tolist())
+    assert len(feed.rows(1, 0)) == 2  # a worker with fewer rows than a batch reads them all
+    with pytest.raises(ValueError, match=r"Worker 1 has 1 rows .* larger alpha"):
+        Batches(inputs, torch.arange(11), 2, 4, 0, [parts[0], parts[1][:1]])
+
+
+def test_a_map_style_dataset_gives_the_batches_of_its_arrays():
+    class Squares(torch.utils.data.Dataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, i):
+            return torch.tensor([float(i)]), i**2
+
+    options = {"n_workers": 2, "batch_size": 5, "seed": 3}
+    pair = (torch.arange(20.0)[:, None], torch.arange(20) ** 2)
+    lazily, arrays = batches_of(Squares(), **options), batches_of(pair, **options)
+    for worker in range(2):
+        for one, other in zip(lazily.batch(worker, 3), arrays.batch(worker, 3), strict=True):
+            assert torch.equal(one, other)
+    assert torch.equal(torch.cat(list(lazily.stream(7))), pair[0])
+
+
+def test_validation_rows_are_training_rows_that_are_not_trained_on():
+    data = load("digits")
+    held = data.validating(0)
+    assert len(held.train_inputs) + len(held.test_inputs) == len(data.train_inputs)
+    whole = {tuple(row.tolist()) for row in data.train_inputs}
+    kept = {tuple(row.tolist()) for row in held.train_inputs}
+    tried = {tuple(row.tolist()) for row in held.test_inputs}
+    assert kept | tried == whole
+    assert not kept & tried
+
+
+def test_clusters_are_a_partition_and_a_batch_is_an_induced_graph():
+    rng = np.random.default_rng(0)
+    edges = np.triu(rng.random((30, 30)) < 0.1, 1)
+    whole = (edges | edges.T).astype(np.float32)
+    pieces = clusters(csr_array(whole), 4)
+    assert sorted(np.concatenate(pieces).tolist()) == list(range(30))
+    graph = GraphSet(
+        "g", csr_array(np.eye(30, dtype=np.float32)), csr_array(whole), torch.arange(30) % 2,
+        torch.arange(10), torch.arange(10, 12), torch.arange(12, 30), 2,
+    )  # fmt: skip
+    parts = [np.arange(0, 10, 2), np.arange(1, 10, 2)]
+    feed = GraphBatches(graph, mean, parts, 0, n_clusters=4, per_batch=2)
+    for worker in range(2):
+        seen = []
+        for step in range(2):  # an epoch
+            (features, operator), targets = feed.batch(worker, step)
+            nodes = features.to_dense().argmax(1)
+            inside = torch.as_tensor(whole[nodes][:, nodes])
+            expected = inside / inside.sum(1, keepdim=True).clamp(min=1)
+            torch.testing.assert_close(operator.to_dense(), expected)
+            seen += nodes[targets >= 0].tolist()
+        assert sorted(seen) == parts[worker].tolist()  # each once, and no other's
+
+
+def test_operators_are_those_of_the_papers():
+    a = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32)
+    looped = a + np.eye(3)
+    root = np.diag(looped.sum(1) ** -0.5)
+    np.testing.assert_allclose(symmetric(csr_array(a)).toarray(), root @ looped @ root, rtol=1e-6)
+    np.testing.assert_allclose(mean(csr_array(a)).toarray(), a / a.sum(1, keepdims=True))
+
+
+def test_idx_files_are_read_and_a_cut_one_is_refused(tmp_path):
+    pixels = bytes(range(12))
+    header = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (3, 2, 2))
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(header + pixels))
+    assert files.idx(path).tolist() == np.arange(12).reshape(3, 2, 2).tolist()
+    path.write_bytes(gzip.compress(header + pixels[:-1]))
+    with pytest.raises(ValueError, match="announces 12 bytes of entries, 11 follow"):
+        files.idx(path)
+    path.write_bytes(gzip.compress(b"hello"))
+    with pytest.raises(ValueError, match="it begins with 68 65 6c 6c"):
+        files.idx(path)
+
+
+def test_a_file_that_is_not_there_says_where_to_put_it(tmp_path, monkeypatch):
+    monkeypatch.delenv(files.VARIABLE, raising=False)
+    with pytest.raises(ValueError, match=r"SUBNETWORK_DATA is not set.*cora\.npz"):
+        load_graph("cora")
+    monkeypatch.setenv(files.VARIABLE, str(tmp_path))
+    with pytest.raises(ValueError, match=r"no file cora\.npz.*Put 2708 nodes there"):
+        load_graph("cora")
+
+
+HERE = pytest.mark.skipif("SUBNETWORK_DATA" not in os.environ, reason="needs the data folder")
+
+
+@HERE
+@pytest.mark.parametrize(("name", "score"), [("cora", 0.811), ("citeseer", 0.721)])
+def test_sgc_scores_what_is_known_of_a_graph(name, score):
+    """Two steps of the normalised adjacency and logistic regression: features, edges, split."""
+    from sklearn.linear_model import LogisticRegression
+
+    graph = load_graph(name)
+    operator = symmetric(graph.adjacency)
+    x = (operator @ (operator @ graph.features)).toarray()
+    y = graph.targets.numpy()
+    fit = LogisticRegression(C=100, max_iter=300).fit(x[graph.train], y[graph.train])
+    assert abs(fit.score(x[graph.test_nodes], y[graph.test_nodes]) - score) < 0.015
+
+
+@HERE
+def test_shakespeare_scores_what_is_known_of_its_bigrams():
+    data = load("tinyshakespeare")
+    counts = torch.ones(65, 65)
+    pairs = data.train_inputs.flatten() * 65 + data.train_targets.flatten()
+    counts += torch.bincount(pairs, minlength=65 * 65).reshape(65, 65)
+    bits = -(counts / counts.sum(1, keepdim=True)).log2()
+    assert abs(bits[data.test_inputs, data.test_targets].mean() - 3.583) < 0.01

@@ -10,6 +10,7 @@ from zoo import zoo
 
 from subnetwork import Full, Perm, decompose, rounds
 from subnetwork.nets import (
+    SGD,
     Batches,
     Layout,
     LocalSteps,
@@ -310,7 +311,7 @@ def test_the_engine_trains_a_plan_and_the_loss_goes_down(name):
     inputs = torch.randn(64, *x.shape[1:], generator=generator)
     targets = inputs.flatten(1).topk(10).indices[:, 0] % 10
     batches = Batches(inputs, targets, 2, 8, 0)
-    work = here(LocalSteps(plan, batches, 0.05, 4, momentum=0.5))
+    work = here(LocalSteps(plan, batches, SGD(0.05, momentum=0.5), 4))
     x0 = plan.state(moments=("momentum_buffer",))
     sketch = NetSketch(plan.layout, Perm(2))
     *_, last = rounds(x0, sketch, work, holders, seed=0, n_rounds=6)

@@ -228,3 +228,26 @@ def test_a_layout_with_blocks_is_plain_data():
     assert Layout.from_json(BLOCKS.to_json()) == BLOCKS
     with pytest.raises(ValueError, match=r"b0 is said to belong to unit 4 of axis blocks"):
         Layout(BLOCKS.sizes, BLOCKS.dims, unit_of={"b0": ("blocks", 4)})
+
+
+def test_axes_may_have_deals_of_their_own():
+    layout = ARCHITECTURE.layout
+    deals = {"*.0": Full(2), "*": Perm(2)}
+    mixed = NetSketch(layout, deals).sample(3, 1)
+    for axis, alone in (("hidden.0", Full(2)), ("hidden.1", Perm(2))):
+        expected = NetSketch(layout, alone).sample(3, 1).hands[axis]
+        assert all(map(np.array_equal, mixed.hands[axis], expected))
+
+
+@pytest.mark.parametrize(
+    ("deals", "said"),
+    [
+        ({"hidden.0": Full(2)}, r"No deal is given for the axes \['hidden\.1'\].*under \"\*\""),
+        ({"heads": Full(2), "*": Full(2)}, r"No axis that is cut is called 'heads'.*hidden\.0"),
+        ({"*.0": Full(2), "*": Full(3)}, r"the same workers, not to \{'hidden\.0': 2, .*n_workers"),
+        ({"*.0": Full(6), "*": Perm(6)}, r"Axis hidden\.1: Perm .* 5 units for n_workers=6"),
+    ],
+)
+def test_deals_that_do_not_fit_the_axes_are_refused(deals, said):
+    with pytest.raises(ValueError, match=said):
+        NetSketch(ARCHITECTURE.layout, deals)

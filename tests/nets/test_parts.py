@@ -7,6 +7,8 @@ from zoo import zoo
 
 from subnetwork import Perm, decompose
 from subnetwork.nets.builders.attention import forward_of_some_heads
+from subnetwork.nets.builders.blocks import buffers_of
+from subnetwork.nets.builders.reload import reload
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -56,3 +58,37 @@ def test_layers_of_a_part_say_their_sizes():
     model, x = zoo("lstm")
     sub = decompose(model, x).cut(model, deal=Perm(2))[0]
     assert (sub.rnn.input_size, sub.rnn.hidden_size) == (5, 8)
+
+
+@pytest.mark.parametrize("name", ["resnet", "nanogpt", "lstm", "alibi", "tied"])
+def test_a_part_computes_with_another_rounds_values_once_they_are_loaded(name):
+    """Copies and graphs, tied weights, recurrent layers, buffers of single units."""
+    model, x = zoo(name)
+    plan = decompose(model, x)
+    first, second = (plan.cut(model, deal=Perm(2), round=k)[0] for k in (0, 1))
+    flat = torch.cat([p.detach().flatten() for p in second.parameters()])
+    pieces = flat.split([p.numel() for p in second.parameters()])
+    views = {
+        n: piece.view(p.shape)
+        for (n, p), piece in zip(second.named_parameters(), pieces, strict=True)
+    }
+    objects = [id(p) for p in first.parameters()]
+    reload(first, {**views, **buffers_of(model, plan.layout, second.held_units)})
+    assert objects == [id(p) for p in first.parameters()]
+    torch.testing.assert_close(first.train()(x), second.train()(x), rtol=0, atol=0)
+    flat.zero_()  # no copies: the module computes with the flat buffer
+    assert all(not p.any() for p in first.parameters())
+
+
+def test_what_does_not_fit_is_not_loaded():
+    model, x = zoo("swiglu")
+    part = decompose(model, x).cut(model, deal=Perm(2))[0]
+    before = {n: p.detach().clone() for n, p in part.named_parameters()}
+    given = {n: torch.zeros_like(p) for n, p in before.items()}
+    with pytest.raises(ValueError, match=r"disagree on \['i\.bias'\]"):
+        reload(part, {n: t for n, t in given.items() if n != "i.bias"})
+    with pytest.raises(ValueError, match=r"disagree on \['more'\]"):
+        reload(part, {**given, "more": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"i\.bias is \(8,\) .*given is \(9,\)"):
+        reload(part, {**given, "i.bias": torch.zeros(9)})
+    assert all(torch.equal(p, before[n]) for n, p in part.named_parameters())

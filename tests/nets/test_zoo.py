@@ -24,7 +24,8 @@ AXES = {
     "blocks.1.attn.heads(4) blocks.1.mlp.hidden(48)",
     "nanogpt": "blocks.0.heads(4) blocks.0.hidden(96) blocks.1.heads(4) blocks.1.hidden(96)",
     "swiglu": "i.hidden(16) up.hidden(20) down.hidden(16)",
-    "llama": "q.heads(4) gate.hidden(40)",
+    "llama": "layers.0.heads(4) layers.0.hidden(40) layers.1.heads(4) layers.1.hidden(40) "
+    "layers.2.heads(4) layers.2.hidden(40)",
     "mixer": "stream(16) t1.hidden(14) c1.hidden(20)",
     "lstm": "emb.hidden(10) rnn.hidden(16)",
     "encoder": "e.layers.0.self_attn.heads(4) e.layers.0.hidden(32) "

@@ -69,6 +69,29 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
 
 
+class PreActivation(nn.Module):
+    def __init__(self, i, o, stride=1):
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(i), nn.Conv2d(i, o, 3, stride, 1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(o), nn.Conv2d(o, o, 3, 1, 1, bias=False)
+        self.down = nn.Conv2d(i, o, 1, stride, bias=False) if stride != 1 or i != o else None
+
+    def forward(self, x):
+        h = F.relu(self.bn1(x))
+        skip = x if self.down is None else self.down(h)
+        return skip + self.conv2(F.relu(self.bn2(self.conv1(h))))
+
+
+def pre_activation(n_blocks=3):
+    """ResIST's network: the blocks after the first of a stage can be left out."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.Sequential(*(PreActivation(8, 8) for _ in range(n_blocks))),
+        nn.Sequential(PreActivation(8, 16, 2), *(PreActivation(16, 16) for _ in range(n_blocks))),
+        nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
+
+
 class Inverted(nn.Module):
     """MobileNetV2's block with squeeze and excitation: depthwise convolution, gating."""
 
@@ -310,13 +333,12 @@ class SwiGLU(nn.Module):
         return self.o(F.relu(self.down(F.silu(a) * b)))
 
 
-class Llama(nn.Module):
+class LlamaBlock(nn.Module):
     """Grouped queries, rotary positions, RMS norm and a gated MLP."""
 
-    def __init__(self, d=32, heads=8, kv_heads=4, h=40):
+    def __init__(self, d, heads, kv_heads, h):
         super().__init__()
         self.heads, self.kv_heads, self.width = heads, kv_heads, d // heads
-        self.emb, self.head = nn.Embedding(30, d), nn.Linear(d, 30, bias=False)
         self.norm1, self.norm2 = nn.RMSNorm(d), nn.RMSNorm(d)
         self.q, self.o = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
         self.k, self.v = (nn.Linear(d, d * kv_heads // heads, bias=False) for _ in range(2))
@@ -329,9 +351,8 @@ class Llama(nn.Module):
         cos, sin = torch.cat([angle, angle], -1).cos(), torch.cat([angle, angle], -1).sin()
         return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 
-    def forward(self, i):
-        x = self.emb(i)
-        y, (b, t) = self.norm1(x), i.shape
+    def forward(self, x):
+        y, (b, t) = self.norm1(x), x.shape[:2]
         q = self.rotated(self.q(y).view(b, t, -1, self.width).transpose(1, 2))
         k = self.rotated(self.k(y).view(b, t, -1, self.width).transpose(1, 2))
         v = self.v(y).view(b, t, -1, self.width).transpose(1, 2)
@@ -339,7 +360,20 @@ class Llama(nn.Module):
         z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.o(z.transpose(1, 2).reshape(b, t, -1))
         y = self.norm2(x)
-        return self.head(x + self.down(F.silu(self.gate(y)) * self.up(y)))
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+class Llama(nn.Module):
+    def __init__(self, d=32, heads=8, kv_heads=4, h=40, n_blocks=3):
+        super().__init__()
+        self.emb, self.head = nn.Embedding(30, d), nn.Linear(d, 30, bias=False)
+        self.layers = nn.ModuleList(LlamaBlock(d, heads, kv_heads, h) for _ in range(n_blocks))
+
+    def forward(self, i):
+        x = self.emb(i)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
 
 
 class Mixer(nn.Module):
@@ -452,6 +486,7 @@ ZOO = {
     "lenet": lambda: (LeNet(), x(2, 1, 28, 28)),
     "vgg": lambda: (vgg(), x(3, 3, 16, 16)),
     "resnet": lambda: (ResNet(), x(3, 3, 16, 16)),
+    "pre_activation": lambda: (pre_activation(), x(3, 3, 8, 8)),
     "mobilenet": lambda: (mobilenet(), x(3, 3, 16, 16)),
     "resnext": lambda: (resnext(), x(2, 3, 9, 9)),
     "group_norm": lambda: (group_norm(), x(2, 3, 9, 9)),

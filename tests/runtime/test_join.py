@@ -1,170 +1,238 @@
-"""Who may take part: the promises of SECURITY.md about joining, each seen to hold."""
+"""`join` in the user's own loop: under torchrun, against `rounds`, and what it refuses."""
 
-import os
-import socket
-import stat
-import threading
-import time
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from subnetwork.runtime.join import (
-    AT_ONCE,
-    NONCE,
-    Listener,
-    connect,
-    read_secret,
-    secret_of_environment,
-    write_secret,
+from subnetwork import Perm, decompose, join, rounds
+from subnetwork.algorithm import RunFailedError
+from subnetwork.nets import NetSketch, holders
+from subnetwork.nets.architecture import runnable
+from subnetwork.nets.state import Submodel
+from subnetwork.runtime import here
+from subnetwork.runtime.carrying import State, put, read
+from subnetwork.runtime.direct import agree
+
+ROOT = Path(__file__).parents[2]
+MODEL = """
+import torch
+from torch import nn
+torch.set_num_threads(1)
+torch.manual_seed(0)
+inputs, targets = torch.randn(64, 6), torch.randn(64, 3)
+model = nn.Sequential(
+    nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 10), nn.Tanh(), nn.Linear(10, 3)
 )
-from subnetwork.runtime.torchrun import place_under_torchrun
-from subnetwork.runtime.wire import Header, Verb
-
-SECRET, OTHER = b"s" * NONCE, b"o" * NONCE
 
 
-@pytest.fixture
-def listener():
-    listener = Listener(2, SECRET)
-    yield listener
-    listener.close()
+def batch(k, worker, step):
+    rows = torch.arange(8) + 8 * ((k + 3 * worker + 5 * step) % 8)
+    return inputs[rows % 64], targets[rows % 64]
+"""
+SCRIPT = (
+    MODEL
+    + """
+import os, sys
+from subnetwork import Perm, decompose, join
+n, rank, kind = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"]), sys.argv[1]
+with join(decompose(model, inputs[:4]), deal=Perm(n), seed=7) as session:
+    for sub in session.rounds(6):
+        optimizer = {
+            "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+            "adam": lambda p: torch.optim.Adam(p, 0.01),
+        }[kind](sub.parameters())
+        session.carry(optimizer)
+        for step in range(3):
+            x, y = batch(session.k, rank, step)
+            optimizer.zero_grad()
+            ((sub(x) - y) ** 2).mean().backward()
+            optimizer.step()
+    whole = session.model(everywhere=True)
+    torch.save(whole.state_dict(), f"{kind}{rank}.pt")
+    assert session.bytes_sent > 0
+"""
+)
 
 
-def soon(listener, worker):
-    deadline = time.monotonic() + 5
-    while (link := listener.arrived(worker)) is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return link
+def torchrun(folder, n, script, *arguments):
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    (folder / "script.py").write_text(script)
+    return subprocess.run(
+        [sys.executable, "-m", *launch, "script.py", *arguments],
+        cwd=folder,
+        timeout=240,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
-def port_of(listener):
-    return int(listener.address.split()[1])
+def test_the_users_loop_equals_the_reference_bit_for_bit(tmp_path):
+    """Momentum travels by coordinate; every rank gets the model that `rounds` gives."""
+    space = {}
+    exec(MODEL, space)
+    plan = decompose(space["model"], space["inputs"][:4])
+
+    def local(k, i, w):
+        module = runnable(plan, w)
+        named = dict(module.named_parameters())
+        optimizer = torch.optim.SGD(named.values(), 0.1, momentum=0.9)
+        if k:
+            for name, p in named.items():
+                optimizer.state[p]["momentum_buffer"] = w.moments["momentum_buffer"][name].clone()
+        for step in range(3):
+            x, y = space["batch"](k, i, step)
+            optimizer.zero_grad()
+            ((module(x) - y) ** 2).mean().backward()
+            optimizer.step()
+        moments = {name: optimizer.state[p]["momentum_buffer"] for name, p in named.items()}
+        params = {name: p.detach() for name, p in named.items()}
+        return Submodel(params, {"momentum_buffer": moments})
+
+    torch.set_num_threads(1)
+    sketch = NetSketch(plan.layout, Perm(2))
+    start = plan.state(moments=["momentum_buffer"])
+    *_, last = rounds(start, sketch, here(local), holders, seed=7, n_rounds=6)
+    done = torchrun(tmp_path, 2, SCRIPT, "sgd")
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        whole = torch.load(tmp_path / f"sgd{rank}.pt", weights_only=True)
+        for name, p in last.x.params.items():
+            assert torch.equal(whole[name], p), (rank, name)
 
 
-def test_who_knows_the_secret_gets_a_link_to_the_seat_it_names(listener):
-    theirs = connect(listener.address, 1, SECRET)
-    ours = soon(listener, 1)
-    theirs.send(Header(Verb.READY), until=time.monotonic() + 5)
-    assert ours.receive_header(until=time.monotonic() + 5).verb == Verb.READY
-    assert listener.arrived(0) is None
-    ours.close()
-    theirs.close()
+def test_one_process_is_plain_training_bit_for_bit():
+    """n = 1: the loop with join equals the loop without it, Adam's state and counts included."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    inputs, targets = torch.randn(32, 4), torch.randn(32, 2)
+    plan = decompose(model, inputs[:3])
+    with join(plan, deal=Perm(1)) as session:
+        for sub in session.rounds(4):
+            optimizer = torch.optim.Adam(sub.parameters(), 0.01)
+            session.carry(optimizer)
+            for _ in range(3):
+                optimizer.zero_grad()
+                ((sub(inputs) - targets) ** 2).mean().backward()
+                optimizer.step()
+        merged = session.model()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(12):
+        optimizer.zero_grad()
+        ((model(inputs) - targets) ** 2).mean().backward()
+        optimizer.step()
+    for ours, theirs in zip(merged.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
-def test_it_listens_on_the_loopback_interface_alone(listener):
-    assert listener.address.startswith("127.0.0.1 ")
+@pytest.mark.slow
+def test_adam_travels_between_processes(tmp_path):
+    done = torchrun(tmp_path, 3, SCRIPT, "adam")
+    assert done.returncode == 0, done.stderr
+    one, other = (torch.load(tmp_path / f"adam{r}.pt", weights_only=True) for r in (0, 2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_newest_incarnation_of_a_worker_is_the_worker(listener):
-    links = [connect(listener.address, 0, SECRET) for _ in range(2)]
-    time.sleep(0.2)
-    ours = soon(listener, 0)
-    with pytest.raises(ConnectionError):
-        links[0].receive_header(until=time.monotonic() + 5)
-    links[1].send(Header(Verb.READY), until=time.monotonic() + 5)
-    assert ours.receive_header(until=time.monotonic() + 5).verb == Verb.READY
-    for link in (ours, *links):
-        link.close()
+def test_uneven_counts_never_lengthen_a_step():
+    """What a running mean stands for is kept where torch corrects by the smallest count."""
+    p = nn.Parameter(torch.zeros(3))
+    counts = torch.tensor([4.0, 2.0, 10.0])
+    means = {"exp_avg": torch.tensor([1.0, 2.0, 3.0]), "exp_avg_sq": torch.tensor([1.0, 2.0, 3.0])}
+    optimizer = torch.optim.Adam([p], 0.1, betas=(0.9, 0.99))
+    put(optimizer, {"p": p}, State({m: {"p": t} for m, t in means.items()}, {"p": counts}))
+    state = optimizer.state[p]
+    assert float(state["step"]) == 2
+    for moment, beta in (("exp_avg", 0.9), ("exp_avg_sq", 0.99)):
+        exact = (means[moment] / (1 - beta ** counts.double())).float()
+        torch.testing.assert_close(state[moment] / (1 - beta**2), exact)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    before = State({m: {"p": t} for m, t in means.items()}, {"p": counts})
+    after = read([optimizer], {"p": p}, before)
+    assert after.counters["p"].tolist() == [5, 3, 11]
 
 
-@pytest.mark.parametrize("worker", [0, 2, 2**63])
-def test_a_stranger_without_the_secret_or_without_a_seat_is_turned_away(listener, worker):
-    secret = OTHER if worker == 0 else SECRET
-    with pytest.raises(ConnectionError, match="turned away by 127.0.0.1"):
-        connect(listener.address, worker, secret)
-    assert listener.arrived(0) is None
+def test_the_state_of_another_rounds_optimizer_is_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    with join(decompose(model, torch.randn(3, 4)), deal=Perm(1)) as session:
+        for _ in session.rounds(1):
+            with pytest.raises(ValueError, match=r"Make it inside the loop, from sub.parameters"):
+                session.carry(torch.optim.SGD(model.parameters(), 0.1))
 
 
-def test_a_worker_does_not_believe_a_coordinator_without_the_secret():
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def pretend():
-        connection, _ = server.accept()
-        connection.sendall(b"n" * NONCE)
-        connection.recv(1000)
-        connection.sendall(b"p" * NONCE)
-        connection.close()
-
-    thread = threading.Thread(target=pretend)
-    thread.start()
-    with pytest.raises(ConnectionError, match="does not know the run's secret"):
-        connect(f"127.0.0.1 {server.getsockname()[1]}", 0, SECRET)
-    thread.join()
-    server.close()
+def test_state_that_is_no_coordinates_is_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    with join(decompose(model, torch.randn(3, 4)), deal=Perm(1)) as session:
+        with pytest.raises(ValueError, match="NAdam keeps 'mu_product'"):
+            for sub in session.rounds(1):
+                optimizer = torch.optim.NAdam(sub.parameters(), 0.1)
+                session.carry(optimizer)
+                sub(torch.randn(3, 4)).sum().backward()
+                optimizer.step()
 
 
-def test_what_was_overheard_once_opens_nothing(listener):
-    """A proof is bound to the nonces of its own connection."""
-    heard = []
-    with socket.create_server(("127.0.0.1", 0)) as relay:
-
-        def pass_on():
-            client, _ = relay.accept()
-            server = socket.create_connection(("127.0.0.1", port_of(listener)))
-            client.sendall(server.recv(NONCE))
-            heard.append(client.recv(1000))
-            server.sendall(heard[0])
-            client.sendall(server.recv(NONCE))
-            server.close()
-            client.close()
-
-        thread = threading.Thread(target=pass_on)
-        thread.start()
-        connect(f"127.0.0.1 {relay.getsockname()[1]}", 0, SECRET).close()
-        thread.join()
-    soon(listener, 0).close()
-    with socket.create_connection(("127.0.0.1", port_of(listener))) as stranger:
-        stranger.settimeout(5)
-        stranger.recv(NONCE)
-        stranger.sendall(heard[0])
-        assert stranger.recv(NONCE) == b""
-    assert listener.arrived(0) is None
+def test_a_deal_for_other_workers_than_processes_is_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    plan = decompose(model, torch.randn(3, 4))
+    with pytest.raises(
+        ValueError, match=r"for 4 workers, but there is one process. Start torchrun"
+    ):
+        with join(plan, deal=Perm(4)):
+            pass
+    with pytest.raises(ValueError, match="wire='fp8' is none of float32, bfloat16, int8"):
+        with join(plan, deal=Perm(1), wire="fp8"):
+            pass
 
 
-def test_silent_and_noisy_strangers_keep_nobody_out(listener):
-    strangers = []
-    for number in range(AT_ONCE - 1):
-        stranger = socket.create_connection(("127.0.0.1", port_of(listener)))
-        if number % 2:
-            stranger.sendall(os.urandom(1000))
-        strangers.append(stranger)
-    link = connect(listener.address, 1, SECRET)
-    ours = soon(listener, 1)
-    assert ours is not None
-    for end in (link, ours, *strangers):
-        end.close()
+def test_batch_statistics_are_named():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    inputs = torch.randn(32, 4)
+    with join(decompose(model, inputs), deal=Perm(1)) as session:
+        for sub in session.rounds(1):
+            sub(inputs)
+        with pytest.warns(UserWarning, match="1 batch normalisations.*stream="):
+            session.model()
+        whole = session.model(stream=lambda: [inputs])
+    torch.testing.assert_close(whole[1].running_mean, model[0](inputs).mean(0))
 
 
-def test_the_secret_lies_in_a_file_of_this_user_alone(tmp_path):
-    tmp_path.chmod(0o700)
-    secret = write_secret(tmp_path)
-    assert len(secret) == 32
-    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
-    assert read_secret(tmp_path) == secret
-    for place, mode in ((tmp_path, 0o755), (tmp_path / "secret", 0o640)):
-        before = place.stat().st_mode
-        place.chmod(mode)
-        with pytest.raises(PermissionError, match="is not this user's alone"):
-            read_secret(tmp_path)
-        place.chmod(before)
+def test_ranks_that_disagree_are_told_before_anything_moves():
+    def links(post):
+        post.into[1][0].copy_(torch.tensor([2, 8], dtype=torch.int64).view(torch.uint8))
+
+    with pytest.raises(RunFailedError, match="rank 1 has another plan, deal, seed or wire"):
+        agree(links, 0, [2, 7])
+    agree(links, 0, [2, 8])
 
 
-def test_a_secret_of_the_environment_has_64_digits(monkeypatch):
-    monkeypatch.delenv("SUBNETWORK_SECRET", raising=False)
-    assert secret_of_environment() is None
-    monkeypatch.setenv("SUBNETWORK_SECRET", "ab" * 32)
-    assert secret_of_environment() == b"\xab" * 32
-    for digits in ("ab" * 31, "xy" * 32, ""):
-        monkeypatch.setenv("SUBNETWORK_SECRET", digits)
-        with pytest.raises(ValueError, match=rf"holds {len(digits)} characters, not 64"):
-            secret_of_environment()
+def test_the_example_runs_under_torchrun(tmp_path):
+    script = (ROOT / "examples" / "join_torchrun.py").read_text()
+    done = torchrun(tmp_path, 2, script)
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.strip().splitlines()
+    assert first.startswith("round 0: loss 2.3")
+    assert float(last.split()[1].rstrip("%,")) > 85
+    assert (tmp_path / "model.pt").exists()
 
 
-def test_several_hosts_need_a_host_and_a_secret(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.delenv("SUBNETWORK_SECRET", raising=False)
-    with pytest.raises(ValueError, match="Give the address of rank 0's host with --host"):
-        place_under_torchrun()
-    with pytest.raises(ValueError, match="SUBNETWORK_SECRET is not set"):
-        place_under_torchrun("10.0.0.1")
+def test_the_loop_of_the_page_runs():
+    """docs/join.md, in one process."""
+    page = (ROOT / "docs" / "join.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    torch.manual_seed(0)
+    names = {
+        "torch": torch,
+        "cross_entropy": nn.functional.cross_entropy,
+        "model": nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
+        "inputs": torch.randn(16, 4),
+        "targets": torch.randint(2, (16,)),
+        "world": 1,
+    }
+    names |= {"example_batch": names["inputs"], "batches_of_inputs": lambda: [names["inputs"]]}
+    exec(code, names)
+    assert names["session"].k == 20
+    assert nn.functional.cross_entropy(names["whole"](names["inputs"]), names["targets"]) < 0.1

@@ -32,7 +32,10 @@ def run_all(row, work):
     return list(rounds(row.x, row.sketch, work, row.merge, seed=row.seed, n_rounds=row.n_rounds))
 
 
-@pytest.mark.parametrize("name", METHODS)
+OF_OTHER_NETWORKS = {"narrow", "masked_relu", "gist", "resist"}  # or of one worker
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - OF_OTHER_NETWORKS))
 def test_four_processes_equal_one_process_bit_for_bit(seats, name):
     """One worker set serves all methods, and every round's model is the reference's."""
     torch.set_num_threads(1)

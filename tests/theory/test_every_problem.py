@@ -6,6 +6,7 @@ from scipy.sparse import csr_array
 
 from subnetwork import Perm, rounds
 from subnetwork.deals import RandQ
+from subnetwork.splits import consecutive, iid
 from subnetwork.theory.factored import Factored, factored
 from subnetwork.theory.glm import GeneralisedLinear, generalised_linear, logistic_gaussian
 from subnetwork.theory.linear import largest_eigenvalue, solve_definite
@@ -16,7 +17,6 @@ from subnetwork.theory.problem import Problem, QuadraticProblem
 from subnetwork.theory.problems import trig
 from subnetwork.theory.sketches import Dealt
 from subnetwork.theory.sparse import SharedPattern, tridiagonal
-from subnetwork.theory.splits import consecutive, iid
 from subnetwork.theory.table import Table, largest_of_gram
 from subnetwork.theory.work import BlockSteps, GradientSteps
 

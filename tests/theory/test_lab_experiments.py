@@ -44,9 +44,9 @@ def test_methods_with_memory_remove_the_bias_and_the_others_do_not():
     """Full size is `bias_removal.run()`; here quadratics on which everything is quick."""
     found = bias_removal.run(trig(2, 8), n_rounds=400, n_seeds=2)
     assert set(holds(found).values()) == {"holds"}
-    assert len(found.outcomes) == 12
+    assert len(found.outcomes) == 13
     curves = {row["curve"] for row in found.rows}
-    assert len(curves) == 14
+    assert len(curves) == 15
     assert found.config["floor"] > 0
     json.dumps([dict(row) for row in found.rows])
 

@@ -183,6 +183,25 @@ def test_marina_follows_its_recursion():
     np.testing.assert_allclose(after(method, 30, seed=7).state.x, x, rtol=1e-11)
 
 
+def test_marina_p_sends_differences_and_keeps_the_mean_of_the_copies():
+    method = method_named("marina_p", T4, ONES, step_size=0.05, p=0.2)
+    x, w, coins = ONES, np.tile(ONES, (4, 1)), 0
+    for k in range(25):
+        g = np.mean([T4.worker_gradient(i, w[i]) for i in range(4)], axis=0)
+        x, before = x - 0.05 * g, x
+        if next(keys.words(keys.key(7, k, 1))) < 0.2 * 2**32:
+            w, coins = np.tile(x, (4, 1)), coins + 1
+        else:
+            for i, hand in enumerate(Perm(4).hands(16, seed=7, k=k)):
+                w[i, hand] += 4 * (x - before)[hand]
+    assert 1 < coins < 20
+    end = after(method, 25, seed=7)
+    np.testing.assert_allclose(end.state.x, x, rtol=1e-11)
+    np.testing.assert_allclose(end.state.copies.mean(axis=0), x, rtol=1e-11)
+    assert end.spent.up == 25 * 4 * 16
+    assert end.spent.down == coins * 4 * 16 + (25 - coins) * 16
+
+
 def test_remedies_stop_at_the_fixed_point_of_ist():
     """Averaging and decay tend to x_inf, n = d lands on it with a table; the gap there is exact."""
     floor = T6.gap(fixed_point(estimator(T6, Dealt(Perm(6), 6, "as trained"))))
@@ -201,6 +220,7 @@ def test_remedies_stop_at_the_fixed_point_of_ist():
         ("stale_saga", STEP * 2, 2700),
         ("stale_sag", 2 * STEP, 1500),
         ("marina", STEP, 700),
+        ("marina_p", STEP, 300),
         ("gd", 2 * STEP, 300),
     ],
 )
@@ -276,9 +296,70 @@ def test_noise_differs_between_workers_rounds_and_steps():
     assert np.abs(np.corrcoef(drawn) - np.eye(5)).max() < 0.8
 
 
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_noise_of_mean_zero_leaves_the_mean_of_every_method_on_quadratics(name):
+    """All are linear in x and in the gradients; with the same partitions only the noise differs."""
+    problem, x0 = trig(2, 4), np.linspace(-1, 1, 4)
+
+    def end(**noise):
+        method = method_named(name, problem, x0, step_size=0.05, **noise)
+        return method.model(after(method, 2, seed=5).state)
+
+    noisy = np.array([end(sigma=0.5, noise_seed=s) for s in range(40)])
+    error = noisy.std(axis=0) / np.sqrt(len(noisy))
+    assert (error > 0).any()
+    assert (np.abs(noisy.mean(axis=0) - end()) <= 5 * error + 1e-12).all()
+    np.testing.assert_array_equal(end(sigma=0.5, noise_seed=3), noisy[3])
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("perm", "rand_q", "gd")]
+
+
+@pytest.mark.parametrize("name", ["ist", "mast", *SLOW])
+def test_noise_enters_the_exact_curve_of_a_method(name):
+    from dataclasses import replace as but
+
+    from subnetwork.theory import variants
+    from subnetwork.theory.curves import along, expected
+
+    problem, x0, n, d = trig(2, 4), np.ones(4), 2, 4
+    sketch = {
+        "ist": Dealt(Perm(n), d, "as trained"),
+        "rand_q": Dealt(RandQ(n, 2), d, "paper"),
+        "gd": Dealt(Full(n), d, "paper"),
+    }.get(name, Dealt(Perm(n), d, "paper"))
+    noise = variants.additive_noise(problem, sketch, np.stack([4 * np.eye(d)] * n))
+    e = but(estimator(problem, sketch), noise=noise)
+    measure = problem.L_bar[None] / 2
+    exact, quiet = (
+        along(measure, expected(problem, form, x0, step_size=0.1), 4)[4, 0]
+        for form in (e, but(e, noise=estimator(problem, sketch).noise))
+    )
+    gaps = []
+    for s in range(100):
+        method = method_named(name, problem, x0, step_size=0.1, sigma=2.0, noise_seed=s)
+        gaps.append(problem.gap(method.model(after(method, 4, seed=s).state)))
+    error = np.std(gaps) / 10
+    assert abs(np.mean(gaps) - exact) < 4.5 * error
+    assert exact > 1.02 * quiet
+
+
+def test_methods_draw_rows_where_there_are_some():
+    problem = logistic_gaussian(2, 6, n_rows=5)
+    for name in sorted(set(METHODS) - {"reweighted", "two_resolutions"}):
+        ends = [
+            after(method_named(name, problem, np.zeros(6), step_size=0.1, **noise), 2).state
+            for noise in ({}, {"batch": 1, "noise_seed": 4})
+        ]
+        one, other = (np.concatenate([a.ravel() for a in arrays(end)]) for end in ends)
+        assert np.abs(one - other).max() > 1e-6, name
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
+        (lambda: method_named("gd", T4, ONES, step_size=0.1, batch=2), r"batch=2 draws rows"),
+        (lambda: method_named("stale", T4, ONES, step_size=0.1, sigma=-1), r"sigma >= 0"),
         (lambda: method_named("sgd", T4, ONES), r"no method 'sgd'. Known methods: ist"),
         (lambda: method_named("ist", T4, ONES), r"needs a step_size"),
         (lambda: method_named("ist", T4, ONES, step_size=0.0), r"gamma > 0"),

@@ -1,5 +1,7 @@
 """Theorem A, the special cases and prior work: both sides, silence, published numbers."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,8 @@ from subnetwork.theory import special_cases
 from subnetwork.theory.curves import along, bias, expected, fixed_point
 from subnetwork.theory.enumeration import every_draw
 from subnetwork.theory.estimator import drawn, estimator
-from subnetwork.theory.prior_work import BoundedGradient, CompressedIterates
+from subnetwork.theory.moments import mean_B
+from subnetwork.theory.prior_work import BoundedGradient, CompressedIterates, sgd_on_F
 from subnetwork.theory.problems import Quadratics, trig
 from subnetwork.theory.sketches import Dealt, PreconditionedPerm1
 from subnetwork.theory.stationary import stability_limit, stationary
@@ -21,7 +24,7 @@ def perm(n, d, semantics="paper"):
 
 
 def indefinite():
-    """L = [[1, 3], [3, 10]]: W-bar of Perm-1 is indefinite (theory.md, section 3.5)."""
+    """L = [[1, 3], [3, 10]]: W-bar of Perm-1 is indefinite."""
     L = np.array([[1.0, 3.0], [3.0, 10.0]])
     return Quadratics(np.stack([L, L]), np.array([[1.0, 2.0], [1.0, 2.0]]))
 
@@ -239,3 +242,39 @@ def test_published_simulated_floors_of_ist_are_within_3_percent_of_the_exact_one
     e = estimator(problem, perm(n, d, "as trained"))
     exact = stationary(problem, e, step_size=gamma).of(problem.L_bar / 2)
     assert exact == pytest.approx(simulated, rel=0.03)
+
+
+@pytest.mark.parametrize(("semantics", "n", "d"), [("as trained", 4, 16), ("paper", 5, 5)])
+def test_non_convex_sgd_holds_on_the_objective_of_ist(semantics, n, d):
+    """min over k of E|grad F|^2, exactly, against 6 (F0 - F*) / (gamma K) + gamma L C."""
+    problem, K, x0 = trig(n, d), 60, np.ones(d)
+    sketch = Dealt(Perm(n), d, semantics)
+    e = estimator(problem, sketch)
+    theorem, H, x_inf = sgd_on_F(e), mean_B(e), fixed_point(e)
+    gamma = theorem.largest_step(K)
+    about = Quadratics(problem.L, problem.b)
+    H2, cross = H @ H, []
+    for now in islice(expected(about, e, x0, step_size=gamma), K):
+        off = problem.minimiser - x_inf  # E|H (x - x_inf)|^2 from the moments about x*
+        cross.append(now.of(H2) + 2 * now.m @ H2 @ off + off @ H2 @ off)
+    drop = float((x0 - x_inf) @ H @ (x0 - x_inf) / 2)
+    assert 0 < min(cross) <= theorem.bound(drop, gamma, K)
+    if d == 5:  # the constants, at a point, over all draws
+        x = np.linspace(-3, 5, d)
+        squares = [np.sum((B @ x - u) ** 2) for B, u in (drawn(e, p) for p in every_draw(sketch))]
+        gap = (x - x_inf) @ H @ (x - x_inf) / 2
+        assert np.mean(squares) <= 2 * theorem.A * gap + theorem.C
+        assert np.mean(squares) > 0.25 * (2 * theorem.A * gap)
+    with pytest.raises(ValueError, match="non-convex SGD speaks"):
+        theorem.bound(drop, 2 * gamma, K)
+
+
+def test_hessian_variance_is_the_worst_case_of_its_definition():
+    problem, rng = trig(3, 6), np.random.default_rng(0)
+    for h in rng.standard_normal((200, 6)):
+        each = np.mean([np.sum((L @ h) ** 2) for L in problem.L])
+        assert each - np.sum((problem.L_bar @ h) ** 2) <= problem.hessian_variance * (h @ h) + 1e-12
+    square = (problem.L @ problem.L).mean(axis=0) - problem.L_bar @ problem.L_bar
+    h = np.linalg.eigh(square)[1][:, -1]
+    assert h @ square @ h == pytest.approx(problem.hessian_variance)
+    assert Quadratics(np.stack([problem.L[0]] * 2), problem.b[:2]).hessian_variance < 1e-12

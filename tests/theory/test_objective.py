@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from subnetwork.deals import Bernoulli, Full, Perm, RandQ
+from subnetwork.splits import consecutive
 from subnetwork.theory.averaged import AveragedObjective, DrawnObjective, enumerated, sampled
 from subnetwork.theory.curves import fixed_point
 from subnetwork.theory.enumeration import every_draw
@@ -20,7 +21,6 @@ from subnetwork.theory.objective import (
 from subnetwork.theory.problems import problem_named, trig
 from subnetwork.theory.sketches import Dealt, PreconditionedPerm1
 from subnetwork.theory.sparse import tridiagonal
-from subnetwork.theory.splits import consecutive
 from subnetwork.theory.table import Table
 from subnetwork.theory.work import GradientSteps
 

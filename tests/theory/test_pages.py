@@ -1,4 +1,4 @@
-"""The pages 'add a sketch' and 'add a theorem', followed literally: every block, in order."""
+"""The pages 'add a sketch', 'a theorem' and 'a problem', followed literally: blocks in order."""
 
 import re
 from pathlib import Path
@@ -33,3 +33,11 @@ def test_add_a_sketch(monkeypatch, capsys):
 def test_add_a_theorem(monkeypatch):
     names = followed("add-a-theorem.md", monkeypatch)
     assert 0 < names["theorem"].rate(0.1) < 1
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not installed")
+def test_add_a_problem(monkeypatch, capsys):
+    names = followed("add-a-problem.md", monkeypatch)
+    assert "(22)-(24)" in capsys.readouterr().out
+    assert names["rows"].dim == names["margin"].dim == 6
+    assert names["reached"] < 1e-2 < np.linalg.norm(names["quartic"].gradient(np.zeros(6)))

@@ -27,8 +27,9 @@ def test_every_equation_has_a_line_and_every_line_its_code():
 
 def test_a_statement_that_fails_is_said_to_fail():
     broken = equal("f is the mean of the f_i", "(1)", 1.0, 2.0)
-    assert "| (1) | f is the mean of the f_i | `theory.problems:Quadratics` | **fails** |" in page(
-        [broken]
+    assert (
+        "| (1) | f is the mean of the f_i | `theory.problems:Quadratics` | `eq_1_3` | **fails** |"
+        in page([broken])
     )
     mended = broken.with_correction("f is twice that", True)
     assert "| corrected: f is twice that |" in page([mended])

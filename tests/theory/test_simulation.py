@@ -43,6 +43,7 @@ SKETCHES = [
     (3, paper(Perm(3), 8)),
     (3, paper(Perm(3, (1, 2, 2)), 13)),
     (2, paper(Perm(2), 23)),
+    (2, trained(Perm(2), 7)),
     (1, paper(Perm(1), 6)),
     (3, paper(RandQ(3, 6), 9)),
     (3, trained(RandQ(3, 2), 9)),

@@ -6,7 +6,7 @@ import pytest
 from subnetwork import Bernoulli, Full, Perm, RandQ
 from subnetwork.theory.merges import holders_form, merge_form, update_form
 from subnetwork.theory.problems import Quadratics, trig
-from subnetwork.theory.sketches import Dealt, DiagonalPartition, PreconditionedPerm1, sketch_named
+from subnetwork.theory.sketches import Dealt, DiagonalPartition, PreconditionedPerm1
 
 from . import laws
 
@@ -103,17 +103,8 @@ def test_the_only_holder_of_an_entry_gives_its_exact_bits():
             lambda: PreconditionedPerm1(Quadratics(np.zeros((2, 2, 2)), np.zeros((2, 2)))),
             r"\[L_i\]_jj = 0 for worker i=0, coordinate j=0, .* ridge such as 0\.001",
         ),
-        (
-            lambda: sketch_named("permk", trig(), "paper"),
-            r"no sketch 'permk'\. Known sketches: identity, perm, preconditioned_perm1",
-        ),
     ],
 )
 def test_refusals_say_what_works(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-@pytest.mark.parametrize("name", ["identity", "perm", "preconditioned_perm1"])
-def test_known_names_make_sketches(name):
-    assert sketch_named(name, trig(), "paper").scales.shape == (5, 5)

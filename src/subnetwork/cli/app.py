@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_args
 
-from cyclopts import App, CycloptsError, Parameter, Token, convert
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token, convert
 from cyclopts.config import Toml
 
 import subnetwork
@@ -45,6 +45,22 @@ app = App(
     default_parameter=Parameter(converter=_whole_numbers, consume_multiple=True),
 )
 app.meta.suppress_keyboard_interrupt = False
+
+
+def _say_what_was_given(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fill in the hidden --given of a command: the fields that its flags, or its file, set.
+
+    A flag that was said with its default's value is not a flag that was left out.
+    """
+    del app, commands
+    hidden = [argument for argument in arguments if argument.name == "--given"]
+    for argument in arguments:
+        if hidden and argument.tokens and argument not in hidden:
+            name = argument.keys[-1] if argument.keys else argument.name.lstrip("-")
+            hidden[0].append(Token(keyword="--given", value=name, index=len(hidden[0].tokens)))
+
+
+app.config = (_say_what_was_given,)
 lab = App(name="lab", help="Sketches, exact curves and theorems on quadratics; no torch needed.")
 app.command(lab)
 app.command(
@@ -54,6 +70,12 @@ app.command(
 app.command(
     "subnetwork.cli.train:train", help="Train a network on worker processes, or under torchrun."
 )
+app.command("subnetwork.cli.plan:plan", help="Say how a model is cut, and whether it pays.")
+app.command("subnetwork.cli.watch:watch", help="Show a run and its workers as it goes.")
+app.command(
+    "subnetwork.cli.evaluate:evaluate", help="Test a run's merged model on the data of the run."
+)
+app.command("subnetwork.cli.export:export", help="Write a run's merged model for the plain module.")
 app.command("subnetwork.cli.report:report", help="Write the page of a folder of records again.")
 lab.command("subnetwork.cli.lab:run", help="Run an experiment: measured, exact and proven.")
 lab.command(
@@ -71,7 +93,7 @@ def _with_config(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[Path | None, Parameter(help="A TOML file of flags; flags win.")] = None,
 ) -> object:
-    app.config = (_flags_of(config),) if config else ()
+    app.config = (*([_flags_of(config)] if config else []), _say_what_was_given)
     return app(tokens, exit_on_error=False, print_error=False)
 
 

@@ -14,9 +14,15 @@ from subnetwork.experiments.evidence import Evidence, write
 from subnetwork.experiments.registry import EXPERIMENTS, experiment_named, run_named
 from subnetwork.experiments.sweep import Unit, read_sweep, run_sweep
 from subnetwork.record import Record, read
+from subnetwork.theory.data import LIBSVM
+from subnetwork.theory.declared import DECLARED, Declared
 from subnetwork.theory.method_table import METHODS
+from subnetwork.theory.minima import GapOfMinima
+from subnetwork.theory.prior_work import BoundedGradient, CompressedIterates, NonConvexSGD
 from subnetwork.theory.problems import OTHER_PROBLEMS, PROBLEMS, problem_named
-from subnetwork.theory.sketches import SKETCHES
+from subnetwork.theory.special_cases import gradient_descent, heterogeneous, homogeneous, perm1
+from subnetwork.theory.theorem_a import TheoremA
+from subnetwork.theory.theorems import Neighbourhood, StationaryPoints
 
 FLAGS = {"rounds": "n_rounds", "seeds": "n_seeds", "threads": "n_threads"}
 
@@ -79,16 +85,32 @@ def catalogue() -> dict[str, dict[str, str]]:
     return {
         "experiments": {name: experiment.line for name, experiment in EXPERIMENTS.items()},
         "problems": {name: _first_line(name, build) for name, build in problems.items()},
-        "sketches": {name: _SKETCH_LINES.get(name, "") for name in SKETCHES},
+        "sketches": {name: _of_sketch(row) for name, row in DECLARED.items()},
+        "theorems": {name: _first_line(name, theorem) for name, theorem in THEOREMS.items()},
         "methods": {name: _first_line(name, build) for name, build in METHODS.items()},
     }
 
 
-_SKETCH_LINES = {
-    "identity": "C_i = I: gradient descent",
-    "perm": "Perm-q: a permutation deals d/n coordinates to each worker (eq. 5)",
-    "preconditioned_perm1": "Perm-1 in the units of L_i (eqs. 12, 32); n = d",
+THEOREMS: Mapping[str, Any] = {
+    "(18)-(19)": Neighbourhood,
+    "(22)-(24)": StationaryPoints,
+    "(25)-(26)": gradient_descent,
+    "(27)-(28)": perm1,
+    "(29)-(31)": homogeneous,
+    "(32)-(34)": heterogeneous,
+    "(20)": CompressedIterates,
+    "(7), (21)": BoundedGradient,
+    "non-convex SGD": NonConvexSGD,
+    "A": TheoremA,
+    "gap of minima": GapOfMinima,
 }
+
+
+def _of_sketch(row: Declared) -> str:
+    """The formula of a declared sketch and what it promises."""
+    promises = [word for word, kept in (("E C_i = I", row.unbiased),) if kept]
+    promises += ["mean_i C_i = I"] if row.reconstructs else []
+    return f"{row.formula}; {' and '.join(promises)}" if promises else row.formula
 
 
 def swept(file: Path, workers: int, out: Path, say: Callable[[str], None]) -> tuple[int, int]:
@@ -141,5 +163,7 @@ def _first_line(name: str, build: Any) -> str:  # noqa: ANN401 - a function, or 
     if hasattr(build, "args"):
         kind = "Logistic regression" if name.startswith("logistic:") else "Least squares"
         rows = "; its rows are kept, for large d" if name.startswith("rows:") else ""
-        return f"{kind} on {name.rsplit(':', maxsplit=1)[-1]}{rows}."
+        table = name.rsplit(":", maxsplit=1)[-1]
+        file = " (a file of SUBNETWORK_DATA)" if table in LIBSVM else ""
+        return f"{kind} on {table}{rows}{file}."
     return str((build.__doc__ or "").splitlines()[0])

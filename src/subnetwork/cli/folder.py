@@ -1,13 +1,18 @@
-"""A run's folder appears whole or not at all."""
+"""A run's folder appears whole or not at all; a run that can go on waits beside it."""
 
+import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-OURS = ("*.jsonl", "report.html", "model.safetensors")  # what commands write into a run's folder
+# what commands write into a run's folder; a name that ends in / is a folder of such files
+OURS = ("*.jsonl", "report.html", "model.safetensors", "tensorboard/")
+CHECKPOINTS = "checkpoints"
+IN_CHECKPOINTS = ("header.json", "manifest.json", "COMMITTED", "shard-*.safetensors")
 
 
 @contextmanager
@@ -21,15 +26,10 @@ def staged(out: Path) -> Iterator[Path]:
         ValueError: where `out` cannot be written, or holds a file that no command here wrote.
     """
     out = out.resolve()
-    try:
-        _check_replaceable(out)
+    with _writable(out):
+        check_ours(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{out.name[:40]}.", dir=out.parent))
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to {out}: {error.strerror}. Choose a folder that can be written to with "
-            "--out."
-        ) from None
     try:
         yield stage
         _put(stage, out)
@@ -37,27 +37,184 @@ def staged(out: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def unfinished(out: Path) -> Path:
+    """Where the run lies that is to become `out`: OUT.unfinished, with its record as it grows."""
+    out = out.resolve()
+    return out.with_name(f"{out.name}.unfinished")
+
+
+def run_folder(run: Path) -> Path:
+    """The folder of a run that is complete, or else the one where it lies unfinished.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    for folder in (run, unfinished(run)):
+        if folder.is_dir():
+            return folder
+    raise ValueError(
+        f"there is no run in {run}. Name a folder that `subnetwork train` wrote, or --out of it."
+    )
+
+
+@contextmanager
+def resumable(out: Path, *, resume: bool, restart: bool) -> Iterator[Path]:
+    """Yield OUT.unfinished, which takes the place of `out` when the block ends well.
+
+    If it does not, OUT.unfinished stays where it holds a checkpoint, so that the run can go on, and
+    is removed where it does not. An earlier run in `out` stays as it was until it is replaced. One
+    process at a time holds the folder.
+
+    Args:
+        out: the run's folder.
+        resume: go on in the folder that is there, or with a copy of the run that is in `out`.
+        restart: give up an unfinished run.
+
+    Raises:
+        ValueError: the folder cannot be written, another process writes it, it holds a file that no
+            command here wrote, or an unfinished run that is neither resumed nor given up.
+    """
+    out = out.resolve()
+    folder = unfinished(out)
+    with _writable(out):
+        check_ours(out)
+        check_ours(folder)
+        lock = _lock(folder, out)
+    try:
+        with _writable(out):
+            _prepare(folder, out, resume=resume, restart=restart)
+        try:
+            yield folder
+            _put(folder, out)
+        except BaseException:
+            if not has_checkpoint(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint, intact or not."""
+    return any((folder / CHECKPOINTS).glob("round-*"))
+
+
+def is_written(folder: Path) -> bool:
+    """Whether some process writes the run in a folder at this moment."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def check_ours(folder: Path) -> None:
+    """Raise ValueError where a folder holds anything that no command here wrote."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file. Choose a folder with --out.")
+    for path in sorted(folder.iterdir()):
+        foreign = _foreign(path)
+        if foreign is not None:
+            raise ValueError(
+                f"{folder} holds {foreign.relative_to(folder)}, which no run wrote, so it is left "
+                "alone. Choose another folder with --out, or move it away."
+            )
+
+
+def _foreign(path: Path) -> Path | None:
+    """What in a path no command wrote, or None."""
+    if path.name in (CHECKPOINTS, f"{CHECKPOINTS}.new") and path.is_dir():
+        within = [file for one in path.iterdir() for file in _files(one)]
+        return next((f for f in within if not any(map(f.match, IN_CHECKPOINTS))), None)
+    if path.is_dir():
+        return None if f"{path.name}/" in OURS else path
+    ours = any(path.match(pattern) for pattern in OURS)
+    return None if ours or path.match(".*.jsonl.new") else path
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.iterdir()) if path.is_dir() and "round-" in path.name else [path]
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {out}: {error.strerror}. Choose a folder that can be written to with "
+            "--out."
+        ) from None
+
+
+def _lock(folder: Path, out: Path) -> int:
+    """Make and hold the folder; the system lets go of it however this process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(
+            f"{folder} is being written by another process. Wait for its end, watch it with "
+            f"`subnetwork watch {out}`, or choose another folder with --out."
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def _prepare(folder: Path, out: Path, *, resume: bool, restart: bool) -> None:
+    """Bring OUT.unfinished into the state in which the run begins or goes on."""
+    if has_checkpoint(folder):
+        if not (resume or restart):
+            raise ValueError(
+                f"{folder} holds an unfinished run. Go on with --resume, give it up with "
+                "--restart, or choose another folder with --out."
+            )
+        if resume:
+            return
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if resume:
+        for path in out.glob("*.jsonl"):
+            _link(str(path), str(folder / path.name))
+        copy = folder / f"{CHECKPOINTS}.new"
+        shutil.copytree(out / CHECKPOINTS, copy, copy_function=_link)
+        copy.rename(folder / CHECKPOINTS)
+
+
+def _link(source: str, target: str) -> str:
+    """The same file under a second name, or a copy: files of a run are replaced, never changed."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
 def _put(stage: Path, out: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     stage.chmod(0o777 & ~umask)
     if out.exists():
-        earlier = stage.with_name(f"{stage.name}.earlier")
+        earlier = out.with_name(f".{out.name}.earlier")
+        with suppress(FileNotFoundError):
+            shutil.rmtree(earlier)
         out.rename(earlier)
         stage.rename(out)
         shutil.rmtree(earlier)
     else:
         stage.rename(out)
-
-
-def _check_replaceable(out: Path) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ValueError(f"{out} is a file. Choose a folder with --out.")
-    for path in sorted(out.iterdir()):
-        if not path.is_file() or not any(path.match(pattern) for pattern in OURS):
-            raise ValueError(
-                f"{out} holds {path.name}, which no run wrote, so it is left alone. Choose another "
-                "folder with --out, or move it away."
-            )

@@ -27,6 +27,8 @@ class Measurement:
     """Runs to average over."""
     seed: int | None = None
     """The seed of these runs' seeds."""
+    sketch: str | None = None
+    """The sketch of the experiment study; see `lab list`."""
     step_size: float | None = None
     """Step size gamma; the largest that the theorem allows if it is left out."""
     data: str | None = None
@@ -50,6 +52,7 @@ class Measurement:
             "n_rounds": self.rounds,
             "n_seeds": self.seeds,
             "seed": self.seed,
+            "sketch": self.sketch,
             "step_size": self.step_size,
             "data": self.data,
             "n_threads": self.threads,
@@ -94,14 +97,14 @@ def run(
 
 
 def listing() -> int:
-    """Print the experiments, problems, sketches and methods, one line each."""
+    """Print the experiments, problems, sketches, methods and theorems, one line each."""
     from subnetwork.cli.choices import catalogue
 
     console = Output()
     for kind, lines in catalogue().items():
         console.print(kind, style="bold", highlight=False)
         for name, line in lines.items():
-            say(console, f"  {name:<20} {line}")
+            say(console, f"  {name:<22} {line}")
     return 0
 
 

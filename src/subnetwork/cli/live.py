@@ -13,14 +13,16 @@ def showing(
     console: Console, name: str, steps: int
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield the function that shows a row: live on a terminal, else about ten lines a run."""
-    sent = 0
+    sent, before = 0, (0, 0.0)
 
     def text(row: Mapping[str, Any]) -> str:
-        nonlocal sent
+        nonlocal sent, before
+        (samples, seconds), before = before, (row["samples"], row["seconds"])
+        rate = (row["samples"] - samples) / max(row["seconds"] - seconds, 1e-9)
         sent += sum(row["bytes_down"]) + sum(row["bytes_up"])
         return (
             f"step {row['steps']:>4}  loss {row['loss']:6.4f}  accuracy {row['accuracy']:6.1%}  "
-            f"payload {sent / 1e6:8.2f} MB"
+            f"payload {sent / 1e6:8.2f} MB  {rate:6.0f} samples/s"
         )
 
     if not console.is_terminal:

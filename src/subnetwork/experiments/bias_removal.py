@@ -50,6 +50,7 @@ def contenders(n: int, n_rounds: int) -> list[Contender]:
         Contender("stale_sag", "stale copy + SAG", 2.0, reaches=True),
         Contender("anchored", "anchored IST", reaches=True),
         Contender("marina", "MARINA, PermK", reaches=True),
+        Contender("marina_p", "MARINA-P, PermK", reaches=True),
         Contender("gd", "gradient descent", 2.0, reaches=True),
     ]
 
@@ -90,14 +91,10 @@ def run(
         "figure": "curves",
         "x_scale": "log",
         "measure": "f(xᵏ) − f*",
-        "n_workers": n,
-        "dim": d,
+        **evidence.sizes(problem, n_rounds=n_rounds, n_seeds=n_seeds, seed=seed),
         "floor": floor,
         "floor_name": "bias of IST",
         "first": start,
-        "n_rounds": n_rounds,
-        "n_seeds": n_seeds,
-        "seed": seed,
     }
     return Evidence(NAME, config, rows, outcomes)
 

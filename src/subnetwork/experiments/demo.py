@@ -16,20 +16,21 @@ from subnetwork.experiments.outcome import Outcome, equal, verdict, write_claims
 from subnetwork.experiments.training import merged
 from subnetwork.experiments.training import record as record_training
 from subnetwork.methods import Training
-from subnetwork.methods.rows import METHODS, Method, Task, method, task
+from subnetwork.methods.rows import Method, Task, method, task
 from subnetwork.methods.worker import MODULE
-from subnetwork.nets import ModelState
+from subnetwork.nets import MLP, ModelState
 from subnetwork.runtime import Seat, here, launched
 from subnetwork.theory.problems import breast_cancer
 
 Show: TypeAlias = Callable[[str], AbstractContextManager[Callable[[Mapping[str, Any]], None]]]
 """name -> a context that yields what shows a row of a run."""
 
+COMPARED = ("ist", "local_sgd", "diloco", "synchronous_sgd")
 POINTS = 0.02  # of accuracy that IST may lose to synchronous SGD at equal samples
 
 
 def run(folder: Path, base: Training, *, show: Show) -> list[Outcome]:
-    """Train every method of the table on digits, run both theorems on breast_cancer.
+    """Train IST and three baselines on digits, run both theorems on breast_cancer.
 
     Args:
         folder: where the records and `model.safetensors` go.
@@ -40,10 +41,12 @@ def run(folder: Path, base: Training, *, show: Show) -> list[Outcome]:
         What was claimed and measured, also written to `folder`/claims.jsonl.
     """
     torch.set_num_threads(1)
-    tasks = {name: task(replace(base, method=name)) for name in METHODS}
+    tasks = {name: task(replace(base, method=name)) for name in COMPARED}
     methods = {name: method(t) for name, t in tasks.items()}
     with launched(base.workers, MODULE) as seats:
-        models = {name: _train(folder, tasks[name], methods[name], seats, show) for name in METHODS}
+        models = {
+            name: _train(folder, tasks[name], methods[name], seats, show) for name in COMPARED
+        }
     (folder / "model.safetensors").write_bytes(
         save(merged(tasks["ist"], models["ist"]).state_dict())
     )
@@ -64,7 +67,7 @@ def _train(folder: Path, t: Task, row: Method, seats: Sequence[Seat], show: Show
 
 def _of_training(folder: Path) -> list[Outcome]:
     """What the records of the methods say, read back from them."""
-    runs = {name: record.read(folder / f"{name}.jsonl") for name in METHODS}
+    runs = {name: record.read(folder / f"{name}.jsonl") for name in COMPARED}
     final = {name: float(one.rows[-1]["accuracy"]) for name, one in runs.items()}
     payload = {
         name: sum(sum(row["bytes_down"]) + sum(row["bytes_up"]) for row in one.rows)
@@ -114,6 +117,7 @@ def _of_the_lab(folder: Path, seed: int) -> list[Outcome]:
 
 def _record_deal(folder: Path, t: Task, row: Method) -> None:
     """Write down the deal of the first two rounds: what the page's pictures are drawn from."""
+    assert isinstance(t.architecture, MLP)
     layers = [t.architecture.inputs, *t.architecture.hidden, t.architecture.outputs]
     sizes = t.architecture.layout.sizes
     config = {"layers": layers, "axes": list(sizes), "workers": t.run.workers, "seed": t.run.seed}

@@ -40,7 +40,6 @@ def run(
         "gradient descent": ("gd", Dealt(Full(n), d, "paper"), n_rounds // n),
     }
     rows: list[Row] = []
-    outcomes: list[Outcome] = []
     for curve, (name, sketch, K) in contenders.items():
         gamma = stationary_points(problem, sketch).largest_step
         method = method_named(name, problem, np.ones(d), step_size=gamma)
@@ -54,9 +53,20 @@ def run(
         moments = expected(problem, estimator(problem, sketch), np.ones(d), step_size=gamma)
         exact = along(problem.L_bar[None] / 2, moments, K)[:, 0]
         rows += [{**row, "exact": float(exact[row["k"]])} for row in found]
+    config = {
+        "figure": "curves",
+        "x": "bits",
+        "measure": "f(xᵏ) − f*",
+        **evidence.sizes(problem, n_rounds=n_rounds, n_seeds=n_seeds, seed=seed),
+    }
+    return Evidence(NAME, config, rows, [*_ahead(rows, n_rounds, n), _agreement(rows)])
+
+
+def _ahead(rows: list[Row], n_rounds: int, n: int) -> list[Outcome]:
+    """Perm-q against both others after the same number of bits."""
     halfway = _after(rows, "gradient descent", n_rounds // n)
     first, other = (_after(rows, curve, n_rounds) for curve in ("Perm-q", "Rand-q"))
-    outcomes.append(
+    return [
         Outcome(
             "At equal bits E(f - f*) is smaller with Perm-q than with independent Rand-q",
             "",
@@ -64,9 +74,7 @@ def run(
             other,
             verdict(first < other),
             record=NAME,
-        )
-    )
-    outcomes.append(
+        ),
         Outcome(
             "At equal bits, every number sent counted, E(f - f*) is smaller with Perm-q than with "
             "gradient descent",
@@ -75,20 +83,8 @@ def run(
             halfway,
             verdict(first < halfway),
             record=NAME,
-        )
-    )
-    outcomes.append(_agreement(rows))
-    config = {
-        "figure": "curves",
-        "x": "bits",
-        "measure": "f(xᵏ) − f*",
-        "n_workers": n,
-        "dim": d,
-        "n_rounds": n_rounds,
-        "n_seeds": n_seeds,
-        "seed": seed,
-    }
-    return Evidence(NAME, config, rows, outcomes)
+        ),
+    ]
 
 
 def _after(rows: list[Row], curve: str, k: int) -> float:

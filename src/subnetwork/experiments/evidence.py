@@ -12,6 +12,7 @@ from subnetwork.keys import key
 from subnetwork.record import Row, writing
 from subnetwork.shapes import Curve, Floats, Matrix
 from subnetwork.theory.curves import Moments, along
+from subnetwork.theory.problem import Problem
 from subnetwork.theory.simulation import Simulation, simulate
 
 STANDARD_ERRORS = 4.5  # a false alarm in 10^5 for one number
@@ -148,6 +149,11 @@ def log_spaced(n_rounds: int, n_points: int = 80) -> list[int]:
     [1, 2, 5, 10]
     """
     return sorted({round(k) for k in np.geomspace(1, n_rounds, n_points).tolist()})
+
+
+def sizes(problem: Problem, **counts: int) -> dict[str, int]:
+    """What a record says of the size of an experiment: n, d, and its rounds and seeds."""
+    return {"n_workers": problem.n_workers, "dim": problem.dim, **counts}
 
 
 def run_seeds(seed: int, n_seeds: int) -> list[int]:

@@ -50,11 +50,7 @@ def run(
     problem = problem.minimised_at_zero()
     sketch = Dealt(Perm(problem.n_workers), problem.dim, "paper")
     theorem, e = stationary_points(problem, sketch), estimator(problem, sketch)
-    gamma = theorem.largest_step if step_size is None else step_size
-    if not theorem.check():
-        evidence.require_progress(gamma, theorem.largest_step)
-    if not theorem.check():
-        theorem.bound(0.0, gamma, n_rounds)  # refuses a step size before anything runs
+    gamma = _step(theorem, step_size, n_rounds)
     curve = expected_perm1 if problem.n_workers == problem.dim else expected
     both = evidence.both_ways(
         Simulation(sketch, GradientSteps(problem, gamma), "update"),
@@ -70,19 +66,23 @@ def run(
         "left_side": LEFT_SIDE,
         "sketch": f"Perm-{problem.dim / problem.n_workers:g}",
         "merge": "update form (2)",
-        "n_workers": problem.n_workers,
-        "dim": problem.dim,
+        **evidence.sizes(problem, n_rounds=n_rounds, n_seeds=n_seeds, seed=seed),
         "step_size": gamma,
-        "n_rounds": n_rounds,
-        "n_seeds": n_seeds,
-        "seed": seed,
     }
-    outcomes = [
-        evidence.below(both, bounds, EQUATION, NAME),
-        evidence.agreement(both, EQUATION, NAME),
-        *(theta_28(problem, theorem) if problem.n_workers == problem.dim else []),
-    ]
+    outcomes = [evidence.below(both, bounds, EQUATION, NAME)]
+    outcomes.append(evidence.agreement(both, EQUATION, NAME))
+    if problem.n_workers == problem.dim:
+        outcomes += theta_28(problem, theorem)
     return Evidence(NAME, config, evidence.rows(both, bound=bounds), outcomes)
+
+
+def _step(theorem: StationaryPoints, step_size: float | None, n_rounds: int) -> float:
+    """1/theta or what was asked for; refuses a step size before anything runs."""
+    gamma = theorem.largest_step if step_size is None else step_size
+    if not theorem.check():
+        evidence.require_progress(gamma, theorem.largest_step)
+        theorem.bound(0.0, gamma, n_rounds)
+    return gamma
 
 
 def _bounds(theorem: StationaryPoints, both: Sides, step_size: float) -> list[float | None]:

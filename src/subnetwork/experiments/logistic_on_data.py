@@ -53,30 +53,27 @@ def run(
         method = method_named(name, problem, np.zeros(d), step_size=factor * unit, **options)
         seeds = evidence.run_seeds(seed, 2 if name == "gd" else n_seeds)
         rows += runs.over_seeds(curve, method, problem.gap, seeds=seeds, n_rounds=n_rounds)
-    ends = {curve: runs.last(rows, curve) for curve in CONTENDERS}
-    best = min(ends["anchored, T = 2"], ends["stale copy + SAG"])
-    outcomes = [
-        Outcome(
-            f"After {n_rounds} rounds on {data} the better of anchored IST and stale copies is at "
-            "most a tenth of IST's f - f*",
-            "",
-            best,
-            ends["IST"] / 10,
-            verdict(best <= ends["IST"] / 10),
-            record=NAME,
-        )
-    ]
     config = {
         "figure": "curves",
         "measure": "f(xᵏ) − f*",
         "problem": f"logistic regression on {data}",
-        "n_workers": n_workers,
-        "dim": d,
+        **evidence.sizes(problem, n_rounds=n_rounds, n_seeds=n_seeds, seed=seed),
         "ridge": problem.ridge,
         "step_size": unit,
         "first": problem.gap(np.zeros(d)),
-        "n_rounds": n_rounds,
-        "n_seeds": n_seeds,
-        "seed": seed,
     }
-    return Evidence(NAME, config, rows, outcomes)
+    return Evidence(NAME, config, rows, [_ahead(rows, data, n_rounds)])
+
+
+def _ahead(rows: list[Row], data: str, n_rounds: int) -> Outcome:
+    ends = {curve: runs.last(rows, curve) for curve in CONTENDERS}
+    best = min(ends["anchored, T = 2"], ends["stale copy + SAG"])
+    return Outcome(
+        f"After {n_rounds} rounds on {data} the better of anchored IST and stale copies is at "
+        "most a tenth of IST's f - f*",
+        "",
+        best,
+        ends["IST"] / 10,
+        verdict(best <= ends["IST"] / 10),
+        record=NAME,
+    )

@@ -3,8 +3,9 @@
 import numpy as np
 
 from subnetwork.experiments import evidence
-from subnetwork.experiments.evidence import Evidence
+from subnetwork.experiments.evidence import Evidence, Sides
 from subnetwork.experiments.outcome import Outcome, equal
+from subnetwork.record import Row
 from subnetwork.theory.curves import expected_preconditioned
 from subnetwork.theory.problems import Quadratics
 from subnetwork.theory.simulation import Simulation
@@ -59,30 +60,33 @@ def run(
         seeds=evidence.run_seeds(seed, n_seeds),
         n_threads=n_threads,
     )
-    at = list(zip(both.drop.tolist(), both.horizons, strict=True))
-    printed = [theorem.bound(drop, gamma, K, beta=beta) for drop, K in at]
-    tightened = [theorem.tightened(drop, gamma, K) for drop, K in at]
     config = {
         "equation": EQUATION,
         "left_side": LEFT_SIDE,
         "sketch": "preconditioned Perm-1",
         "merge": "update form (2)",
-        "n_workers": problem.n_workers,
-        "dim": problem.dim,
+        **evidence.sizes(problem, n_rounds=n_rounds, n_seeds=n_seeds, seed=seed),
         "step_size": gamma,
         "beta": beta,
-        "n_rounds": n_rounds,
-        "n_seeds": n_seeds,
-        "seed": seed,
     }
-    outcomes = [
+    table, outcomes = _against(both, theorem, gamma, beta)
+    if gamma >= FOLLOWED:
+        outcomes.append(floor(sketch, theorem, gamma))
+    return Evidence(NAME, config, table, outcomes)
+
+
+def _against(
+    both: Sides, theorem: Neighbourhood, step_size: float, beta: float
+) -> tuple[list[Row], list[Outcome]]:
+    """The left side beside the right side as printed and as tightened, at every horizon."""
+    at = list(zip(both.drop.tolist(), both.horizons, strict=True))
+    printed = [theorem.bound(drop, step_size, K, beta=beta) for drop, K in at]
+    tightened = [theorem.tightened(drop, step_size, K) for drop, K in at]
+    return evidence.rows(both, bound=printed, tightened=tightened), [
         evidence.below(both, printed, EQUATION, NAME),
         evidence.below(both, tightened, "(19), tightened", NAME),
         evidence.agreement(both, EQUATION, NAME),
-        *([floor(sketch, theorem, gamma)] if gamma >= FOLLOWED else []),
     ]
-    table = evidence.rows(both, bound=printed, tightened=tightened)
-    return Evidence(NAME, config, table, outcomes)
 
 
 def floor(sketch: PreconditionedPerm1, theorem: Neighbourhood, step_size: float) -> Outcome:

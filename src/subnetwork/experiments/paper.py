@@ -13,6 +13,7 @@ class Statement:
 
     first: int
     last: int
+    figure: str  # the experiment that draws it
     says: str
     code: tuple[str, ...]  # module:name under subnetwork
 
@@ -24,29 +25,61 @@ class Statement:
 
 
 STATEMENTS = (
-    Statement(1, 1, "f is the mean of the f_i", ("theory.problems:Quadratics",)),
-    Statement(2, 2, "x+ = x - gamma g, the update form", ("theory.merges:update_form",)),
-    Statement(3, 3, "g_i = C_i grad f_i(C_i x)", ("theory.work:GradientSteps",)),
-    Statement(4, 4, "Algorithm 1 as one line", ("algorithm:rounds", "theory.merges:merge_form")),
-    Statement(5, 5, "the Perm-q sketch", ("theory.sketches:Dealt", "deals:Perm")),
-    Statement(6, 6, "E grad f(Cx) is not grad f(x)", ("experiments.identities:identities",)),
-    Statement(7, 8, "bounded gradients, and why not", ("theory.prior_work:BoundedGradient",)),
-    Statement(9, 9, "the quadratic model", ("theory.problems:Quadratics",)),
-    Statement(10, 11, "g = B x - mean C_i b_i", ("theory.estimator:estimator",)),
-    Statement(12, 13, "preconditioned Perm-1, E B = I", ("theory.sketches:PreconditionedPerm1",)),
-    Statement(14, 14, "E mean C_i b_i", ("theory.perm1:dealt_b",)),
-    Statement(15, 17, "E g = L^-1 grad f + h", ("theory.perm1:h_17",)),
-    Statement(18, 18, "heterogeneity is bounded", ("theory.perm1:sigma2_18",)),
-    Statement(19, 19, "convergence to a neighbourhood", ("theory.theorems:Neighbourhood",)),
-    Statement(20, 20, "prior work wants q close to d", ("theory.prior_work:CompressedIterates",)),
-    Statement(21, 21, "prior work wants Lipschitz f", ("theory.prior_work:BoundedGradient",)),
-    Statement(22, 24, "stationary points, b_i = 0", ("theory.theorems:StationaryPoints",)),
-    Statement(25, 26, "gradient descent", ("theory.special_cases:gradient_descent",)),
+    Statement(1, 1, "eq_1_3", "f is the mean of the f_i", ("theory.problems:Quadratics",)),
+    Statement(2, 2, "eq_4", "x+ = x - gamma g, the update form", ("theory.merges:update_form",)),
+    Statement(3, 3, "eq_1_3", "g_i = C_i grad f_i(C_i x)", ("theory.work:GradientSteps",)),
     Statement(
-        27, 28, "IST as Perm-1", ("theory.special_cases:perm1", "theory.perm1:BLB_28_corrected")
+        4, 4, "eq_4", "Algorithm 1 as one line", ("algorithm:rounds", "theory.merges:merge_form")
     ),
-    Statement(29, 31, "homogeneous preconditioning", ("theory.special_cases:homogeneous",)),
-    Statement(32, 34, "heterogeneous preconditioning", ("theory.special_cases:heterogeneous",)),
+    Statement(5, 5, "eq_5", "the Perm-q sketch", ("theory.sketches:Dealt", "deals:Perm")),
+    Statement(
+        6, 6, "eq_6", "E grad f(Cx) is not grad f(x)", ("experiments.identities:identities",)
+    ),
+    Statement(
+        7, 8, "eq_7_8", "bounded gradients, and why not", ("theory.prior_work:BoundedGradient",)
+    ),
+    Statement(9, 9, "eq_9_11", "the quadratic model", ("theory.problems:Quadratics",)),
+    Statement(10, 11, "eq_9_11", "g = B x - mean C_i b_i", ("theory.estimator:estimator",)),
+    Statement(
+        12,
+        13,
+        "eq_12_13",
+        "preconditioned Perm-1, E B = I",
+        ("theory.sketches:PreconditionedPerm1",),
+    ),
+    Statement(14, 14, "eq_14_17", "E mean C_i b_i", ("theory.perm1:dealt_b",)),
+    Statement(15, 17, "eq_14_17", "E g = L^-1 grad f + h", ("theory.perm1:h_17",)),
+    Statement(18, 18, "eq_18", "heterogeneity is bounded", ("theory.perm1:sigma2_18",)),
+    Statement(
+        19, 19, "eq_19", "convergence to a neighbourhood", ("theory.theorems:Neighbourhood",)
+    ),
+    Statement(
+        20,
+        20,
+        "gdci_threshold",
+        "prior work wants q close to d",
+        ("theory.prior_work:CompressedIterates",),
+    ),
+    Statement(
+        21, 21, "eq_7_8", "prior work wants Lipschitz f", ("theory.prior_work:BoundedGradient",)
+    ),
+    Statement(
+        22, 24, "eq_22_24", "stationary points, b_i = 0", ("theory.theorems:StationaryPoints",)
+    ),
+    Statement(25, 26, "eq_25_26", "gradient descent", ("theory.special_cases:gradient_descent",)),
+    Statement(
+        27,
+        28,
+        "eq_28",
+        "IST as Perm-1",
+        ("theory.special_cases:perm1", "theory.perm1:BLB_28_corrected"),
+    ),
+    Statement(
+        29, 31, "eq_29_31", "homogeneous preconditioning", ("theory.special_cases:homogeneous",)
+    ),
+    Statement(
+        32, 34, "eq_32_34", "heterogeneous preconditioning", ("theory.special_cases:heterogeneous",)
+    ),
 )
 
 HEAD = """# The paper, line by line
@@ -56,10 +89,10 @@ is, and what `subnetwork lab verify` finds. Made by `subnetwork.experiments.pape
 this file with a fresh run, so edit the code and not the file.
 
 "Holds" is to 1e-10 by enumeration of all draws, or exactly along a run. "Corrected" means that the
-print fails and the line below it holds in its place.
+print fails and the line below it holds in its place. `subnetwork lab figure NAME` draws the figure.
 
-| eq. | statement | code | verdict |
-|---|---|---|---|
+| eq. | statement | code | figure | verdict |
+|---|---|---|---|---|
 """
 
 
@@ -83,7 +116,7 @@ def _line(s: Statement, outcomes: Sequence[Outcome]) -> str:
     numbered = set(range(s.first, s.last + 1))
     rows = [o for o in outcomes if numbers([o]) & numbered]
     code = ", ".join(f"`{place}`" for place in s.code)
-    return f"| {s.equations} | {s.says} | {code} | {_verdict(rows)} |"
+    return f"| {s.equations} | {s.says} | {code} | `{s.figure}` | {_verdict(rows)} |"
 
 
 def _verdict(rows: Iterable[Outcome]) -> str:

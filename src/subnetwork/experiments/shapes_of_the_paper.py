@@ -6,6 +6,7 @@ d = 1000, n = 10: a larger step is faster and ends higher. Gaussian data in both
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -77,24 +78,24 @@ def homogeneous(
         ]
         claim = f"With {curve} the error tends to |h|^2_L / 2, which no step size removes"
         outcomes.append(equal(claim, "(17)", float(exact[-1]), floor, tolerance=1e-6))
-    x_inf = problem.minimiser - h
-    config = {
+    return Evidence("homogeneous", _said(problem, x0, h, n_rounds, seed), rows, outcomes)
+
+
+def _said(problem: Quadratics, x0: Vector, h: Vector, n_rounds: int, seed: int) -> dict[str, Any]:
+    """The config of `homogeneous`: how far everything is from everything."""
+    return {
         "figure": "curves",
         "note": RECOLLECTED,
         "measure": "f(xᵏ) − f*",
-        "n_workers": dim,
-        "dim": dim,
+        **evidence.sizes(problem, n_rounds=n_rounds, seed=seed),
         "condition": float(np.linalg.cond(problem.L_bar)),
         "size_of_solution": float(np.linalg.norm(problem.minimiser)),
-        "size_of_limit": float(np.linalg.norm(x_inf)),
+        "size_of_limit": float(np.linalg.norm(problem.minimiser - h)),
         "distance_at_start": float(np.linalg.norm(x0 - problem.minimiser)),
         "distance_of_limit": float(np.linalg.norm(h)),
-        "floor": floor,
+        "floor": float(h @ problem.L_bar @ h) / 2,
         "floor_name": "exact bias",
-        "n_rounds": n_rounds,
-        "seed": seed,
     }
-    return Evidence("homogeneous", config, rows, outcomes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,32 +158,32 @@ def heterogeneous(
         ks = runs.marks(n_rounds)
         rows += runs.rows_of(f"γ = {gamma:g}", ks, gaps[:, ks] / start)
         ends.append(float(gaps[:, -1].mean() / start))
-    ordered = list(np.argsort(step_sizes)) == list(np.argsort(ends))
-    outcomes = [
-        Outcome(
-            f"After {n_rounds} rounds a smaller step size has the smaller error, and all are "
-            "above the exact bias floor",
-            "",
-            min(ends),
-            floor,
-            verdict(ordered and min(ends) >= floor),
-            record="heterogeneous",
-        )
-    ]
     config = {
         "figure": "curves",
         "note": RECOLLECTED,
         "measure": "(f(xᵏ) − f*) / (f(x⁰) − f*)",
-        "n_workers": n_workers,
-        "dim": dim,
+        **evidence.sizes(problem, n_rounds=n_rounds, n_seeds=n_seeds, seed=seed),
         "first": start,
         "floor": floor,
         "floor_name": "exact bias",
-        "n_rounds": n_rounds,
-        "n_seeds": n_seeds,
-        "seed": seed,
     }
-    return Evidence("heterogeneous", config, rows, outcomes)
+    end = _ordered(step_sizes, ends, floor, n_rounds)
+    return Evidence("heterogeneous", config, rows, [end])
+
+
+def _ordered(
+    step_sizes: Sequence[float], ends: Sequence[float], floor: float, n_rounds: int
+) -> Outcome:
+    ordered = list(np.argsort(step_sizes)) == list(np.argsort(ends))
+    return Outcome(
+        f"After {n_rounds} rounds a smaller step size has the smaller error, and all are "
+        "above the exact bias floor",
+        "",
+        min(ends),
+        floor,
+        verdict(ordered and min(ends) >= floor),
+        record="heterogeneous",
+    )
 
 
 def _limit(sketch: _Preconditioned) -> Vector:

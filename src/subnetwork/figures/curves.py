@@ -48,7 +48,8 @@ def curves(record: Record, axis: str | None = None) -> Figure:
     """All curves of a record with their 5-95 % bands, exact expectations, and the floor.
 
     Where a row has an exact expectation it is a thin line upon the measured one; where it has a
-    bound, that is dashed. The y axis ends under the lowest curve, and `DECADES` below the highest.
+    bound, that is dashed. The y axis ends under the lowest curve, and `DECADES` below the highest
+    unless the config says "decades".
 
     Args:
         record: rows with `curve`, `measured`, an x, and `low`, `high`, `exact`, `bound` or not.
@@ -62,7 +63,7 @@ def curves(record: Record, axis: str | None = None) -> Figure:
     floor = number(config.get("floor"))
     heights = [y for c in found for y in (*c.y, *_drawn(c.exact), *_drawn(c.bound)) if y > 0]
     heights += [floor] if floor else []
-    low, high = _limits(heights)
+    low, high = _limits(heights, number(config.get("decades")) or DECADES)
     figure, axes = style.panel(
         label,
         _y_label(str(config.get("measure", "")), found),
@@ -147,10 +148,10 @@ def _drawn(column: Sequence[float | None]) -> list[float]:
     return [value for value in column if value is not None and value > 0]
 
 
-def _limits(heights: Sequence[float]) -> tuple[float, float]:
-    """The y axis: a little around all curves, not deeper than `DECADES` under the highest."""
+def _limits(heights: Sequence[float], decades: float) -> tuple[float, float]:
+    """The y axis: a little around all curves, not deeper than so many decades under the highest."""
     high = max(heights, default=1.0)
-    low = max(min(heights, default=0.1), high / 10**DECADES)
+    low = max(min(heights, default=0.1), high / 10**decades)
     if high < 3 * low:  # too little for a logarithm
         return low - 0.08 * (high - low or low), high + 0.05 * (high - low or low)
     return low / 1.8, high * 1.5
@@ -172,7 +173,8 @@ def _scale(
         style.log_axis(axes, "x", min(positive), max(positive))
     elif xs:
         axes.set_xlim(min(xs), max(xs))
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        whole = all(x == round(x) for x in xs)  # workers, coordinates, rounds: no ticks between
+        axes.xaxis.set_major_locator(MaxNLocator(3 if max(xs) >= 1e5 else 4, integer=whole))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: style.power(v) if v else "0"))
 
 

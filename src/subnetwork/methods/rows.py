@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from subnetwork.algorithm import Merge
-from subnetwork.deals import Deal, Full, Perm
-from subnetwork.keys import DATA, INIT, PARTITION
+from subnetwork.deals import AtLeast, Bernoulli, Deal, Full, Lazy, Ordered, Perm, Rolling
+from subnetwork.keys import INIT, PARTITION
+from subnetwork.methods.narrowed import narrowed
+from subnetwork.methods.tasks import Task, task
 from subnetwork.methods.training import Training
 from subnetwork.nets import (
-    MLP,
-    Batches,
-    DataSet,
+    Architecture,
     Gradients,
     LocalSteps,
     ModelState,
@@ -22,25 +22,14 @@ from subnetwork.nets import (
     Submodel,
     holders,
     initial_state,
-    load,
 )
-from subnetwork.nets.local import MOMENTUM, Local
+from subnetwork.nets.data import GraphSet
+from subnetwork.nets.local import Local, Supervised
+from subnetwork.nets.optimizers import SGD, Adam, AdamW, Optimizer
+
+__all__ = ["METHODS", "Method", "Task", "method", "task"]
 
 NetMerge = Merge[ModelState, NetPartition, Submodel]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A run with its data and its network: what every method of one seed shares."""
-
-    run: Training
-    data: DataSet
-    architecture: MLP
-    batches: Batches
-
-    def start(self, moments: tuple[str, ...] = ()) -> ModelState:
-        """x^0, the same for all methods of one seed."""
-        return initial_state(self.architecture, seed=self.run.stream(INIT), moments=moments)
 
 
 @dataclass(frozen=True)
@@ -56,18 +45,34 @@ class Method:
     steps_a_round: int  # local steps of a worker in a full round
 
 
-def task(run: Training) -> Task:
-    """Load the data and size the network; raises ValueError for unknown names and bad sizes."""
-    data = load(run.data, run.stream(DATA))
-    inputs, targets = data.train_inputs, data.train_targets
-    architecture = MLP(inputs.shape[1], tuple(run.hidden), data.n_classes)
-    batches = Batches(inputs, targets, run.workers, run.batch_size, run.stream(DATA))
-    return Task(run, data, architecture, batches)
-
-
 def ist(t: Task) -> Method:
-    """Independent subnetwork training (Yuan et al. 2022): a permutation deals out the neurons."""
+    """Independent subnetwork training (Yuan et al. 2022): a permutation deals out the units."""
     return _with_local_steps(t, Perm(t.run.workers), holders)
+
+
+def lazy_ist(t: Task) -> Method:
+    """IST of which a part of the units is dealt anew each round: few units change hands."""
+    return _with_local_steps(t, Lazy(t.run.workers, t.run.period), holders)
+
+
+def never_dealt(t: Task) -> Method:
+    """N narrow networks that are dealt once and for all, and merged: what exchange has to beat."""
+    return _with_local_steps(t, Lazy(t.run.workers, None), holders)
+
+
+def narrow(t: Task) -> Method:
+    """One network of a worker's size, trained alone: what other workers have to beat.
+
+    Raises:
+        ValueError: more than one worker.
+    """
+    if t.run.workers > 1:
+        raise ValueError(
+            f"narrow is one network of a worker's size, trained alone, not by {t.run.workers} "
+            f"workers. Use --workers 1 --share {t.run.workers}."
+        )
+    small = narrowed(t.architecture, t.run.share)
+    return _with_local_steps(t, Full(1), holders, small)
 
 
 def local_sgd(t: Task) -> Method:
@@ -84,16 +89,76 @@ def diloco(t: Task) -> Method:
 def synchronous_sgd(t: Task) -> Method:
     """Synchronous data-parallel SGD: one gradient a round, averaged; the merge steps."""
     sketch = NetSketch(t.architecture.layout, Full(t.run.workers))
-    local = Gradients(t.architecture, t.batches)
+    local = Gradients(t.architecture, t.batches, Supervised(t.loss))
     merge = StepOnGradients(t.run.step_size, t.run.momentum)
     return Method(t.start(), sketch, local, merge, t.run.stream(PARTITION), t.run.total_steps, 1)
 
 
+def heterofl(t: Task) -> Method:
+    """HeteroFL (Diao et al. 2021): nested prefixes of the units, by capacity."""
+    return _with_local_steps(t, Ordered(_capacities(t)), holders)
+
+
+def fedrolex(t: Task) -> Method:
+    """FedRolex (Alam et al. 2022): a window of the units that moves each round, by capacity."""
+    return _with_local_steps(t, Rolling(_capacities(t)), holders)
+
+
+def federated_dropout(t: Task) -> Method:
+    """Federated dropout (Caldas et al. 2018): every worker keeps units at random, by itself."""
+    return _with_local_steps(t, Bernoulli(t.run.workers, t.run.keep), holders)
+
+
+def masked_relu(t: Task) -> Method:
+    """Randomly masked neurons of one hidden layer (Liao & Kyrillidis 2022).
+
+    Raises:
+        ValueError: another model than relu.
+    """
+    if t.run.model != "relu":
+        raise ValueError(
+            f"masked_relu trains one hidden layer under fixed signs, not {t.run.model}. Use "
+            "--model relu, or --method federated_dropout."
+        )
+    return _with_local_steps(t, Bernoulli(t.run.workers, t.run.keep), holders)
+
+
+def gist(t: Task) -> Method:
+    """GIST (Wolfe et al. 2021): IST of a graph network, on clusters of the graph.
+
+    Raises:
+        ValueError: data that are no graph.
+    """
+    if not isinstance(t.data, GraphSet):
+        raise ValueError(
+            f"gist trains graph networks, and {t.data.name} is no graph. Use --data cora --model "
+            "gcn, or --method ist."
+        )
+    return _with_local_steps(t, Perm(t.run.workers), holders)
+
+
+def resist(t: Task) -> Method:
+    """ResIST (Dun et al. 2022): blocks are dealt out and left out; width stays whole.
+
+    On gpt it is IST by blocks. Every worker holds `least_blocks` of them or more.
+    """
+    return _with_local_steps(t, AtLeast(t.run.workers, t.run.least_blocks), holders)
+
+
 METHODS: Mapping[str, Callable[[Task], Method]] = {
     "ist": ist,
+    "lazy_ist": lazy_ist,
+    "never_dealt": never_dealt,
+    "narrow": narrow,
     "local_sgd": local_sgd,
     "diloco": diloco,
     "synchronous_sgd": synchronous_sgd,
+    "heterofl": heterofl,
+    "fedrolex": fedrolex,
+    "federated_dropout": federated_dropout,
+    "masked_relu": masked_relu,
+    "gist": gist,
+    "resist": resist,
 }
 
 
@@ -104,12 +169,37 @@ def method(t: Task) -> Method:
     return METHODS[t.run.method](t)
 
 
-def _with_local_steps(t: Task, deal: Deal, merge: NetMerge) -> Method:
-    run = t.run
-    sketch = NetSketch(t.architecture.layout, deal)
+def _with_local_steps(
+    t: Task, deal: Deal, merge: NetMerge, architecture: Architecture | None = None
+) -> Method:
+    run, built = t.run, architecture or t.architecture
+    loss = Supervised(t.loss)
     local = LocalSteps(
-        t.architecture, t.batches, run.step_size, run.local_steps, run.momentum, run.total_steps
+        built, t.batches, _optimizer(run), run.local_steps, run.total_steps, loss=loss
     )
-    x = t.start((MOMENTUM,) if run.momentum else ())
+    x = initial_state(built, seed=run.stream(INIT), moments=local.moments)
     n_rounds = math.ceil(run.total_steps / run.local_steps)
+    sketch = NetSketch(built.layout, deal)
     return Method(x, sketch, local, merge, run.stream(PARTITION), n_rounds, run.local_steps)
+
+
+def _optimizer(run: Training) -> Optimizer:
+    match run.optimizer:
+        case "adam":
+            return Adam(run.step_size, weight_decay=run.weight_decay)
+        case "adamw":
+            return AdamW(run.step_size, weight_decay=run.weight_decay)
+    return SGD(run.step_size, run.momentum, weight_decay=run.weight_decay)
+
+
+def _capacities(t: Task) -> tuple[float, ...]:
+    """One for each worker."""
+    n, given = t.run.workers, t.run.capacities
+    if not given:
+        return tuple(0.5 ** (i % 3) for i in range(n))
+    if len(given) != n:
+        raise ValueError(
+            f"There are {len(given)} capacities for --workers {n}. Give one share of the units in "
+            "(0, 1] for each worker."
+        )
+    return given

@@ -8,6 +8,17 @@ from typing import Any
 
 from subnetwork.keys import key
 
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "optimizer": ("sgd", "adam", "adamw"),
+    "split": ("iid", "dirichlet", "label", "client", "consecutive", "shared"),
+    "norm": ("batch", "layer", "none"),
+    "measure": ("test", "validation"),
+}
+COUNTS = (
+    *("workers", "rounds", "local_steps", "batch_size", "width", "blocks", "heads"),
+    *("period", "share", "least_blocks", "clusters", "clusters_per_batch"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -19,11 +30,27 @@ class Training:
     """
 
     method: str = "ist"
-    """ist, local_sgd, diloco or synchronous_sgd."""
+    """ist, lazy_ist, never_dealt, narrow, local_sgd, diloco, synchronous_sgd, heterofl, fedrolex,
+    federated_dropout, masked_relu, gist or resist."""
     data: str = "digits"
-    """Data set: digits."""
+    """Data set: digits, fashion_mnist, cifar10, a9a, cora, tinyshakespeare, ..; most are read from
+    the folder that SUBNETWORK_DATA names."""
+    model: str = "mlp"
+    """mlp, relu, resnet, gpt, gcn, sage or gat."""
     hidden: tuple[int, ...] = (256,)
-    """Neurons of each hidden layer."""
+    """Units of each hidden layer: of mlp, relu, gcn, sage, gat."""
+    width: int = 16
+    """Channels of the first stage of resnet; of a token of gpt."""
+    blocks: int = 2
+    """Blocks of each stage of resnet; of gpt."""
+    heads: int = 4
+    """Attention heads, of gpt and gat."""
+    norm: str = "batch"
+    """Between the layers of mlp, gcn, sage: batch, layer or none."""
+    dropout: float = 0.0
+    """Share of activations that are dropped, of mlp, gpt, gcn, sage, gat."""
+    axes: tuple[str, ...] = ()
+    """Patterns of the axes to cut, such as *.heads; none: all that can be cut exactly."""
     workers: int = 4
     """Workers n."""
     rounds: int = 30
@@ -31,28 +58,56 @@ class Training:
     local_steps: int = 10
     """Local steps between two merges, tau."""
     batch_size: int = 32
-    """Rows in a batch of one worker."""
+    """Rows in a batch of one worker; of a graph, all its nodes."""
+    split: str = "iid"
+    """Who has which rows: iid, dirichlet, label, client, consecutive, or shared (all have all)."""
+    alpha: float = 0.3
+    """Concentration of the dirichlet split; small: few workers have a label."""
+    clusters: int = 1
+    """Clusters that a graph is sampled in; 1: every batch is the whole graph."""
+    clusters_per_batch: int = 1
+    """Clusters of a graph in a batch."""
+    optimizer: str = "sgd"
+    """Of the local steps: sgd, adam or adamw."""
     step_size: float = 0.2
-    """Step size gamma of the local SGD."""
+    """Step size gamma of the local steps."""
     momentum: float = 0.0
     """Momentum of the local SGD; it is cut, sent and merged with its parameters."""
+    weight_decay: float = 0.0
+    """Weight decay of the local optimizer; it acts on what a worker holds."""
+    period: int = 10
+    """lazy_ist: rounds in which every unit is dealt anew once."""
+    capacities: tuple[float, ...] = ()
+    """heterofl, fedrolex: each worker's share of the units; none: 1, 1/2, 1/4, 1, .."""
+    least_blocks: int = 1
+    """resist: blocks that every worker holds at least."""
+    keep: float = 0.5
+    """federated_dropout, masked_relu: the probability that a worker holds a unit."""
+    share: int = 4
+    """narrow: its network has one unit in so many."""
     outer_step_size: float = 0.7
     """DiLoCo's outer step size."""
     outer_momentum: float = 0.9
     """DiLoCo's outer Nesterov momentum."""
+    measure: str = "test"
+    """What accuracy is measured on: test, or validation, to choose hyperparameters."""
     seed: int = 0
     """The one seed; partition, data and initialisation have streams of their own."""
     steps: int | None = None
     """A budget of local steps instead of `rounds`: the last round takes those that are left."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "rounds", "local_steps", "batch_size"):
+        for name in COUNTS:
             _at_least_one(name, getattr(self, name))
         _at_least_one("steps", self.rounds if self.steps is None else self.steps)
-        for name in ("step_size", "outer_step_size"):
+        for name in ("step_size", "outer_step_size", "alpha", "keep"):
             _positive(name, getattr(self, name))
-        for name in ("momentum", "outer_momentum"):
+        for name in ("momentum", "outer_momentum", "dropout"):
             _below_one(name, getattr(self, name))
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is 0 or more, not {self.weight_decay}. Try 0.0005.")
+        for name, known in CHOICES.items():
+            _one_of(name, getattr(self, name), known)
         if self.batch_size < 2:
             raise ValueError("batch_size is 2 or more: batch normalisation wants two rows.")
         if not 0 <= self.seed < 2**64:
@@ -74,8 +129,9 @@ class Training:
     @classmethod
     def from_json(cls, text: str) -> "Training":
         """The run that `to_json` wrote down."""
-        fields: Mapping[str, Any] = json.loads(text)
-        return cls(**{**fields, "hidden": tuple(fields["hidden"])})
+        read: Mapping[str, Any] = json.loads(text)
+        lists = {name: tuple(value) for name, value in read.items() if isinstance(value, list)}
+        return cls(**{**read, **lists})
 
 
 def _at_least_one(name: str, value: int) -> None:
@@ -91,3 +147,8 @@ def _positive(name: str, value: float) -> None:
 def _below_one(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"{name} is in [0, 1), not {value}. Try 0.9.")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"There is no {name} {value!r}. Known are: {', '.join(known)}.")

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from subnetwork.nets.counters import no_moments
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import ModelState, Submodel, Tensors
 
@@ -104,12 +105,22 @@ def initial_state(
                 )
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     architecture.layout.check(params)
-    zeros = {m: {name: torch.zeros_like(p) for name, p in params.items()} for m in moments}
-    return ModelState(params, zeros)
+    return ModelState(params, no_moments(architecture.layout, params, moments))
 
 
 def runnable(architecture: Architecture, part: ModelState | Submodel) -> nn.Module:
     """The module of a model or submodel, with copies of its parameters."""
+    module = built(architecture, part)
+    load_params(module, part.params)
+    return module
+
+
+def built(architecture: Architecture, part: ModelState | Submodel) -> nn.Module:
+    """A module of the shapes of a model or submodel, before its parameters are put in.
+
+    Raises:
+        ValueError: it has no unit on some axis of width, so there is no network.
+    """
     layout = architecture.layout
     units = layout.units_of(part.params)
     present = frozenset().union(*(layout.axes_of(name) for name in part.params))
@@ -119,9 +130,7 @@ def runnable(architecture: Architecture, part: ModelState | Submodel) -> nn.Modu
             f"A worker holds no unit of {empty} this round, so there is no network to train. Use "
             "Perm, which deals everyone a unit, or a larger share."
         )
-    module = architecture.build(units)
-    load_params(module, part.params)
-    return module
+    return architecture.build(units)
 
 
 def load_params(module: nn.Module, params: Tensors) -> None:

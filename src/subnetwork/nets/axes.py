@@ -11,6 +11,7 @@ from subnetwork.nets.trace.terms import Atom, Cat, Dims, Prod, Term, atoms, reso
 from subnetwork.nets.trace.tracer import Traced
 
 INNER = "inside the units of another axis"
+NOT_NAMED = "not named in width"
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _why_whole(axis: Axis, width: Sequence[str] | None, inexact: bool) -> str | 
         return axis.why_whole
     if width is None:
         return INNER if axis.inner else None
-    return None if any(fnmatch(axis.name, pattern) for pattern in width) else "not named in width"
+    return None if any(fnmatch(axis.name, pattern) for pattern in width) else NOT_NAMED
 
 
 @dataclass(frozen=True)

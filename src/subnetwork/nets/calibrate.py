@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from subnetwork.nets.data import Inputs
+from subnetwork.nets.evaluate import called
 
-def recalibrate(model: nn.Module, stream: Callable[[], Iterable[Tensor]]) -> nn.Module:
+
+def recalibrate(model: nn.Module, stream: Callable[[], Iterable[Inputs]]) -> nn.Module:
     """Set the running mean and variance of every batch normalisation from data; return the model.
 
     Merged running statistics are those of no model. Layer by layer, in the order in which the model
@@ -27,7 +30,7 @@ def recalibrate(model: nn.Module, stream: Callable[[], Iterable[Tensor]]) -> nn.
         )
         with torch.no_grad():
             for batch in stream():
-                model(batch)
+                called(model, batch)
         hook.remove()
         pooled.write_to(norm)
     return model
@@ -64,12 +67,12 @@ class _Pooled:
         norm.running_var.copy_(self.deviations / max(self.count - 1, 1))
 
 
-def _in_order(model: nn.Module, batch: Tensor) -> list[_BatchNorm]:
+def _in_order(model: nn.Module, batch: Inputs) -> list[_BatchNorm]:
     order: list[_BatchNorm] = []
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     hooks = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
     with torch.no_grad():
-        model(batch)
+        called(model, batch)
     for hook in hooks:
         hook.remove()
     return list(dict.fromkeys(order))

@@ -7,10 +7,12 @@ from typing import TypeAlias
 
 from torch import nn
 
-from subnetwork.nets.axes import Axis, Found, chosen, found, restricted
+from subnetwork.nets.axes import NOT_NAMED, Axis, Found, chosen, found, restricted
 from subnetwork.nets.builders import Builder, CannotBuildError
+from subnetwork.nets.builders.block import Block
 from subnetwork.nets.builders.copy import Copy
 from subnetwork.nets.builders.export import exported
+from subnetwork.nets.depth import chosen_blocks, skippable, with_blocks
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.terms import axes_of
@@ -18,15 +20,19 @@ from subnetwork.nets.trace.rule import Rule
 from subnetwork.nets.trace.tracer import Inputs, trace
 from subnetwork.nets.verify import Bench, Evidence, measured, problem_running
 
-Make: TypeAlias = Callable[[nn.Module, Inputs, Layout], Builder]
-BUILDERS: dict[str, Make] = {"copy": lambda _, __, layout: Copy(layout), "export": exported}
+Make: TypeAlias = Callable[[nn.Module, Inputs, Layout, Mapping[str, Block]], Builder]
+BUILDERS: dict[str, Make] = {
+    "copy": lambda _, __, layout, skips: Copy(layout, skips),
+    "export": lambda model, inputs, layout, _: exported(model, inputs, layout),
+}
 
 
-def decompose(
+def decompose(  # noqa: PLR0913 (each has a name and a default)
     model: nn.Module,
     example_batch: object,
     *,
     width: Sequence[str] | None = None,
+    depth: bool | Sequence[str] = False,
     inexact: bool = False,
     verify: bool = True,
     builder: str | None = None,
@@ -44,7 +50,10 @@ def decompose(
         example_batch: what `model` is called with: a tensor, a tuple of positional or a dict of
             keyword arguments. Sizes other than the batch's should be typical.
         width: patterns of the names of the axes to cut, such as ``["*.heads", "*.mlp.hidden"]``.
-            None takes all exact, outermost axes: heads, not the width of a head.
+            None takes all exact, outermost axes: heads, not the width of a head; () takes none.
+        depth: whether whole blocks may be left out as well: those that are the identity when their
+            parameters are zero. They are the units of the axis ``blocks``. Patterns of names, such
+            as ``["layer3.*"]``, take some of them; the others stay in every part.
         inexact: whether axes may be cut whose units meet in a normalisation, a softmax or a mean,
             so that a part is not the model at masked parameters.
         verify: whether to prove the plan; without it, parts are only run once.
@@ -60,19 +69,23 @@ def decompose(
     everything = found(trace(model, inputs, rules))
     search = _Search(model, inputs, everything, _makes(builder), verify)
     whole, cut = chosen(everything.axes, width, inexact)
-    while cut:
-        attempt = search.attempt(restricted(everything.layout, cut))
+    blocks, kept = search.blocks(depth) if depth else ((), {})
+    while cut or blocks:
+        attempt = search.attempt(cut, blocks)
         if attempt.builder is not None:
-            return search.plan(whole, attempt)
-        fallen = search.falls(cut)
+            return search.plan(whole, kept, attempt)
+        fallen = search.falls(cut, blocks)
         if not fallen:
+            names = [*cut, *(block.path for block in blocks)]
             raise ValueError(
-                f"The axes {list(cut)} can be cut one by one but not together: "
-                f"{'; '.join(attempt.problems)}. Name some of them in width=."
+                f"{names} can be cut one by one but not together: {'; '.join(attempt.problems)}. "
+                "Name some of them in width= and depth=."
             )
-        whole = {**whole, **fallen}
+        whole = {**whole, **{axis: why for axis, why in fallen.items() if axis in cut}}
+        kept = {**kept, **{path: why for path, why in fallen.items() if path not in cut}}
         cut = tuple(axis for axis in cut if axis not in fallen)
-    raise ValueError(_nothing_to_cut(model, everything, whole))
+        blocks = tuple(block for block in blocks if block.path not in fallen)
+    raise ValueError(_nothing_to_cut(model, everything, whole, kept))
 
 
 def plan_from(
@@ -110,13 +123,13 @@ def plan_from(
     everything = Found(axes, layout, {}, (), None)
     inputs = Inputs.of(example_batch)
     search = _Search(model, inputs, everything, _makes(builder), verify)
-    attempt = search.attempt(layout)
+    attempt = search.attempt_layout(layout, search.named_blocks(layout))
     if attempt.builder is None:
         raise ValueError(
             f"The layout does not hold for {type(model).__name__}: {'; '.join(attempt.problems)}. "
             "Compare it with decompose(model, batch).layout."
         )
-    return search.plan({}, attempt)
+    return search.plan({}, {}, attempt)
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,7 @@ class _Attempt:
     builder: Builder | None
     evidence: Evidence | None
     problems: tuple[str, ...]
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,18 +155,39 @@ class _Search:
     def bench(self) -> Bench:
         return Bench.of(self.model, self.inputs, self.found.layout)
 
-    def attempt(self, layout: Layout) -> _Attempt:
+    def blocks(self, depth: bool | Sequence[str]) -> tuple[tuple[Block, ...], Mapping[str, str]]:
+        """The blocks that are to be left out, and those that cannot be, with the reason."""
+        everything = skippable(self.bench)
+        return chosen_blocks(everything, depth), everything.kept
+
+    def named_blocks(self, layout: Layout) -> tuple[Block, ...]:
+        """The blocks that a layout names; raises ValueError where one cannot be left out."""
+        if nameless := [axis for axis in layout.depth if axis not in layout.unit_names]:
+            raise ValueError(
+                f"The layout says which parameters belong to the blocks of {nameless}, but not "
+                "which modules they are. Write their paths into unit_names."
+            )
+        names = [name for names in layout.unit_names.values() for name in names]
+        found = {block.path: block for block in self.blocks(names)[0]} if names else {}
+        return tuple(found[name] for name in names if name in found)
+
+    def attempt(self, cut: Sequence[str], blocks: Sequence[Block]) -> _Attempt:
+        """Cut these axes and blocks, and no others."""
+        return self.attempt_layout(with_blocks(restricted(self.found.layout, cut), blocks), blocks)
+
+    def attempt_layout(self, layout: Layout, blocks: Sequence[Block]) -> _Attempt:
         """The first builder whose subnetworks pass."""
         problems: list[str] = []
+        skips = {block.path: block for block in blocks}
         for kind, make in self.makes.items():
             try:
-                made = make(self.model, self.inputs, layout)
+                made = make(self.model, self.inputs, layout, skips)
                 evidence = self.judged(made, layout)
             except CannotBuildError as problem:
                 problems.append(f"{kind}: {problem}")
                 continue
             if evidence.problem is None:
-                return _Attempt(layout, made, evidence, tuple(problems))
+                return _Attempt(layout, made, evidence, tuple(problems), tuple(blocks))
             problems.append(f"{kind}: {evidence.problem}")
         return _Attempt(layout, None, None, tuple(problems))
 
@@ -164,12 +199,13 @@ class _Search:
         bench = replace(self.bench, layout=layout)
         return measured(bench, made.at(bench.model, bench.inputs))
 
-    def falls(self, cut: Sequence[str]) -> dict[str, str]:
-        """The axes that do not pass by themselves, with what was measured."""
-        alone = {axis: self.attempt(restricted(self.found.layout, (axis,))) for axis in cut}
-        return {axis: "; ".join(a.problems) for axis, a in alone.items() if a.builder is None}
+    def falls(self, cut: Sequence[str], blocks: Sequence[Block]) -> dict[str, str]:
+        """The axes and blocks that do not pass by themselves, with what was measured."""
+        alone = {axis: self.attempt((axis,), ()) for axis in cut}
+        alone |= {block.path: self.attempt((), (block,)) for block in blocks}
+        return {name: "; ".join(a.problems) for name, a in alone.items() if a.builder is None}
 
-    def plan(self, whole: Mapping[str, str], attempt: _Attempt) -> Plan:
+    def plan(self, whole: Mapping[str, str], kept: Mapping[str, str], attempt: _Attempt) -> Plan:
         """The plan of an attempt that passed."""
         assert attempt.builder is not None
         notes = [self.found.note] if self.found.note else []
@@ -180,6 +216,8 @@ class _Search:
             builder=attempt.builder,
             axes=self.found.axes,
             whole=whole,
+            blocks=attempt.blocks,
+            kept=kept,
             fixed=self.found.fixed,
             notes=(*notes, *(f"not built by {p}" for p in attempt.problems), *self.found.unknown),
             evidence=attempt.evidence if self.verify else None,
@@ -197,13 +235,18 @@ def _makes(builder: str | None) -> Mapping[str, Make]:
     return {builder: BUILDERS[builder]}
 
 
-def _nothing_to_cut(model: nn.Module, everything: Found, whole: Mapping[str, str]) -> str:
+def _nothing_to_cut(
+    model: nn.Module, everything: Found, whole: Mapping[str, str], kept: Mapping[str, str]
+) -> str:
     sizes = {axis.name: axis for axis in everything.axes}
-    reasons = [f"{sizes[name]}: {why}" for name, why in whole.items()]
+    reasons = [f"block {path}: {why}" for path, why in kept.items()]
+    reasons += [f"{sizes[name]}: {why}" for name, why in whole.items()]
     reasons += list(everything.unknown)
     reasons += [f"{where[0]}: {why}" for why, where in everything.fixed.items()]
     told = "; ".join(reasons[:4]) + ("; ..." if len(reasons) > 4 else "")
     advice = "Give it a hidden layer"
+    if any(why == NOT_NAMED for why in whole.values()):
+        advice = "Name an axis in width=, or leave out blocks with depth=True"
     if everything.unknown:
         advice = "Pass rules=[...] for the operations that are not understood"
     if any(axis.flags for axis in everything.axes):

@@ -36,6 +36,8 @@ class Layout:
     unit_of: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Depth: the parameter belongs as a whole to this unit of that axis (a block of a network).
     Whoever does not hold the unit has no such parameter; its dims may be cut as well."""
+    unit_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Depth: the path of the module of each unit of an axis, for those who build without it."""
 
     def __post_init__(self) -> None:
         for name, dims in {**self.dims, **self.buffers}.items():
@@ -50,6 +52,13 @@ class Layout:
                 raise ValueError(
                     f"Parameter {name} is said to belong to unit {unit} of axis {axis}, but the "
                     f"layout has the axes {dict(self.sizes)}. Name one of its parameters and units."
+                )
+
+        for axis, names in self.unit_names.items():
+            if len(names) != self.sizes.get(axis):
+                raise ValueError(
+                    f"The layout has {self.sizes.get(axis, 0)} units of axis {axis}, but names "
+                    f"{len(names)} of them: {list(names)}. Name every one."
                 )
 
     def check(self, params: Tensors) -> None:
@@ -123,6 +132,21 @@ class Layout:
         """The units of the whole model."""
         return {axis: torch.arange(n) for axis, n in self.sizes.items()}
 
+    def holds(self, name: str, units: Mapping[str, Tensor]) -> bool:
+        """Whether who holds these units has the parameter at all: in no block, or in one of his."""
+        axis, unit = self.unit_of.get(name, (None, 0))
+        return axis is None or bool((units[axis] == unit).any())
+
+    def left_out(self, units: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """The paths of the blocks that are not among these units, in the order of the model."""
+        held = {axis: set(units[axis].tolist()) for axis in self.unit_names}
+        return tuple(
+            name
+            for axis, names in self.unit_names.items()
+            for unit, name in enumerate(names)
+            if unit not in held[axis]
+        )
+
     def axes_of(self, name: str) -> frozenset[str]:
         """The axes of width that a parameter is cut along."""
         return frozenset().union(*map(axes_of, self.dims[name]))
@@ -156,6 +180,7 @@ class Layout:
                 "dims": data(self.dims),
                 "buffers": data(self.buffers),
                 "unit_of": self.unit_of,
+                "unit_names": self.unit_names,
             },
             indent=1,
         )
@@ -169,4 +194,6 @@ class Layout:
             return {name: tuple(map(from_data, dims)) for name, dims in tensors.items()}
 
         unit_of = {name: (axis, unit) for name, (axis, unit) in data.get("unit_of", {}).items()}
-        return cls(data["sizes"], read(data["dims"]), read(data.get("buffers", {})), unit_of)
+        names = {axis: tuple(paths) for axis, paths in data.get("unit_names", {}).items()}
+        buffers = read(data.get("buffers", {}))
+        return cls(data["sizes"], read(data["dims"]), buffers, unit_of, names)

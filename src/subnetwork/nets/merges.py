@@ -15,14 +15,29 @@ def holders(x: ModelState, partition: NetPartition, trained: Sequence[Submodel],
 
     Absent workers hold nothing: what only they held keeps its value.
     """
-    return ModelState(
-        partition.merge(x.params, [z.params for z in trained]),
-        {
-            name: partition.merge(moment, [z.moments.get(name, {}) for z in trained])
-            for name, moment in x.moments.items()
-        },
-        x.outer,
-    )
+    return _merged(x, partition, trained, in_place=False)
+
+
+def holders_in_place(
+    x: ModelState, partition: NetPartition, trained: Sequence[Submodel], /
+) -> ModelState:
+    """The same numbers written over those of `x`, which is returned: no second model in memory.
+
+    For loops that own their model. `rounds` yields the model of every round; with this merge they
+    are all the same one, the last.
+    """
+    return _merged(x, partition, trained, in_place=True)
+
+
+def _merged(
+    x: ModelState, partition: NetPartition, trained: Sequence[Submodel], *, in_place: bool
+) -> ModelState:
+    params = partition.merge(x.params, [z.params for z in trained], in_place=in_place)
+    moments = {
+        name: partition.merge(moment, [z.moments.get(name, {}) for z in trained], in_place=in_place)
+        for name, moment in x.moments.items()
+    }
+    return ModelState(params, moments, x.outer)
 
 
 @dataclass(frozen=True)

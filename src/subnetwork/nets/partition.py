@@ -1,27 +1,41 @@
 """One deal per axis of a network: the C_i of Algorithm 1 as index sets, never as matrices."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import EllipsisType
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from subnetwork.deals import Deal, Hands
+from subnetwork.keys import key, shuffled, words
+from subnetwork.nets.buffers import Buffers
+from subnetwork.nets.counters import at_size
+from subnetwork.nets.entries import Entries, Key
 from subnetwork.nets.layout import Layout
-from subnetwork.nets.state import ModelState, Submodel, Tensors
+from subnetwork.nets.state import ModelState, Submodel, Tensors, views
 from subnetwork.nets.terms import Dim, apart, places
 
-Block = tuple[Tensor | slice, ...] | EllipsisType
+_LEFT_OUT = 1  # a stream of its own beside that of the deal
 
 
 @dataclass(frozen=True)
 class NetPartition:
-    """One round's cut: the units of every axis, dealt out to the workers."""
+    """One round's cut: the units of every axis, dealt out to the workers.
+
+    Indices are computed once a round, when they are first asked for, and shared by `select`,
+    `merge` and whoever exchanges entries.
+    """
 
     layout: Layout
     hands: Mapping[str, Hands]  # axis -> the units of each worker
+    buffers: Buffers | None = None  # where `select` puts submodels; None: in memory of their own
+    _found: dict[tuple[object, ...], Entries] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def n_workers(self) -> int:
@@ -29,31 +43,57 @@ class NetPartition:
         return len(next(iter(self.hands.values())))
 
     def select(self, x: ModelState, worker: int, /) -> Submodel:
-        """w_i: copies of the blocks of parameters and moments that worker i holds (line 3)."""
-        return Submodel(
-            self._cut(x.params, worker),
-            {name: self._cut(moment, worker) for name, moment in x.moments.items()},
-        )
+        """w_i: copies of the blocks of parameters and moments that worker i holds (line 3).
 
-    def merge(self, whole: Tensors, parts: Sequence[Tensors]) -> dict[str, Tensor]:
+        They stand one after another in one flat buffer, which is what travels, where all have one
+        dtype. The buffer is new, unless the partition has standing `buffers`.
+        """
+        held = [
+            {
+                name: (entry.detach(), self.entries(name, entry, worker))
+                for name, entry in tensors.items()
+                if self.holds(name, worker)
+            }
+            for tensors in (x.params, *x.moments.values())
+        ]
+        pieces = [piece for tensors in held for piece in tensors.values()]
+        room = self._room(worker, pieces)
+        for (entry, entries), out in zip(pieces, room, strict=True):
+            if not entry.is_meta:
+                entries.gather(entry, out)
+        rest = iter(room)
+        params, *moments = ({name: next(rest) for name in tensors} for tensors in held)
+        return Submodel(params, dict(zip(x.moments, moments, strict=True)))
+
+    def merge(
+        self, whole: Tensors, parts: Sequence[Tensors], *, in_place: bool = False
+    ) -> dict[str, Tensor]:
         """The mean over the holders of each entry; an entry that nobody holds keeps its value.
 
         One holder: its value. Several: x + mean_i (z_i - x), summed in the order of the workers,
         which leaves an entry that nobody changed as it was, to the bit. With one deal per axis a
         matrix between two cut axes is covered by 1/n each round; the other blocks wait. A worker
-        whose part lacks a parameter (`ABSENT`) is no holder of it.
+        whose part is empty (`ABSENT`) holds nothing.
+
+        Args:
+            whole: the tensors of the model.
+            parts: those of each worker.
+            in_place: overwrite the tensors of `whole` and return them, instead of copies.
         """
-        disjoint = frozenset(axis for axis, hands in self.hands.items() if _are_disjoint(hands))
         merged = {}
         for name, entry in whole.items():
-            holders = [i for i, part in enumerate(parts) if name in part and self.holds(name, i)]
-            blocks = [self.block(name, entry, i) for i in holders]
+            holders = [i for i, part in enumerate(parts) if part and self.holds(name, i)]
+            blocks = [self.entries(name, entry, i) for i in holders]
             values = [parts[i][name] for i in holders]
-            axis, _ = self.layout.unit_of.get(name, ("", 0))
-            if axis in disjoint or any(apart(dim, disjoint) for dim in self.layout.dims[name]):
-                merged[name] = _assigned(entry, blocks, values)
+            target = entry if in_place else entry.detach().clone()
+            if self._one_holder(name):
+                for block, value in zip(blocks, values, strict=True):
+                    block.scatter(target, value)
+            elif len(values) > 1 and not any(block.cut for block in blocks):
+                _mean_over_all(target, values)
             else:
-                merged[name] = _mean_over_holders(entry, blocks, values)
+                _mean_over_holders(target, blocks, values)
+            merged[name] = target
         return merged
 
     def held(self, tensors: Tensors, parts: Sequence[Tensors] | None = None) -> dict[str, Tensor]:
@@ -61,10 +101,13 @@ class NetPartition:
 
         With `parts`, what came back: that some worker held and brought back.
         """
-        masks = {name: torch.zeros(t.shape, dtype=torch.bool) for name, t in tensors.items()}
+        masks = {
+            name: torch.zeros(t.shape, dtype=torch.bool, device=t.device)
+            for name, t in tensors.items()
+        }
         for name, mask in masks.items():
             for i in range(self.n_workers):
-                if self.holds(name, i) and (parts is None or name in parts[i]):
+                if self.holds(name, i) and (parts is None or parts[i]):
                     mask[self.block(name, mask, i)] = True
         return masks
 
@@ -73,66 +116,147 @@ class NetPartition:
         axis, unit = self.layout.unit_of.get(name, (None, 0))
         return axis is None or unit in self.hands[axis][worker]
 
-    def block(self, name: str, entry: Tensor, worker: int) -> Block:
+    def entries(self, name: str, entry: Tensor, worker: int) -> Entries:
+        """Worker i's entries of a parameter, or of a moment of it, whose tensor is `entry`.
+
+        Only the shape and the device of the tensor matter; it may be a meta tensor.
+        """
+        shape, device = tuple(entry.shape), entry.device.type
+        device = "cpu" if device == "meta" else str(entry.device)
+        dims = at_size(self.layout.dims[name], shape, self.layout.sizes)
+        path = (dims, shape, worker, device)
+        if path not in self._found:
+            units = self.units(worker)
+            index = tuple(
+                None if dim is None else places(dim, units, self.layout.sizes).to(device)
+                for dim in dims
+            )
+            self._found[path] = Entries(shape, index)
+        return self._found[path]
+
+    def block(self, name: str, entry: Tensor, worker: int) -> Key:
         """The index of worker i's block in a parameter; the whole tensor where nothing is cut."""
-        return block_of(self.layout, self.layout.dims[name], entry, self.units(worker))
+        return self.entries(name, entry, worker).key
 
     def units(self, worker: int) -> dict[str, Tensor]:
         """The units that a worker holds on each axis."""
         return {axis: torch.as_tensor(hands[worker]) for axis, hands in self.hands.items()}
 
-    def _cut(self, tensors: Tensors, worker: int) -> dict[str, Tensor]:
-        return {
-            name: entry[self.block(name, entry, worker)].detach().clone()
-            for name, entry in tensors.items()
-            if self.holds(name, worker)
-        }
+    def _one_holder(self, name: str) -> bool:
+        """Whether no entry of the parameter has two holders."""
+        axis, _ = self.layout.unit_of.get(name, ("", 0))
+        dims = self.layout.dims[name]
+        return axis in self._disjoint or any(apart(dim, self._disjoint) for dim in dims)
+
+    @cached_property
+    def _disjoint(self) -> frozenset[str]:
+        return frozenset(axis for axis, hands in self.hands.items() if _are_disjoint(hands))
+
+    def _room(self, worker: int, pieces: Sequence[tuple[Tensor, Entries]]) -> list[Tensor]:
+        """Memory for the pieces of a submodel, in one buffer where they have one dtype."""
+        kinds = {(entry.dtype, entry.device) for entry, _ in pieces}
+        shapes = [entries.shape for _, entries in pieces]
+        if len(kinds) != 1:
+            return [torch.empty(e.shape, dtype=t.dtype, device=t.device) for t, e in pieces]
+        ((dtype, device),) = kinds
+        length = sum(map(math.prod, shapes))
+        if self.buffers is None or device.type == "meta":
+            return views(torch.empty(length, dtype=dtype, device=device), shapes)
+        return views(self.buffers.flat(worker, length, dtype, device), shapes)
 
 
 @dataclass(frozen=True)
 class NetSketch:
-    """The law of the cut: one deal, drawn afresh for every axis and round, keyed by both."""
+    """The law of the cut: one deal, drawn afresh for every axis and round, keyed by both.
+
+    Different axes may have different deals: ``{"blocks": AtLeast(4, least=3), "*": Full(4)}``. An
+    axis takes the deal of the first pattern that names it.
+    """
 
     layout: Layout
-    deal: Deal
+    deal: Deal | Mapping[str, Deal]
+    buffers: Buffers | None = None
+    """Standing buffers for the submodels: each round overwrites those of the last. None: every
+    submodel has memory of its own, and rounds stay as they were for as long as they are kept."""
+    width: int = 1
+    """Hands on the axes of width are cut down to a multiple of so many units, so that submodels
+    come in few shapes and `torch.compile` makes few graphs. The units left over, other ones each
+    round, sit it out."""
 
     def __post_init__(self) -> None:
-        for axis, size in self.layout.sizes.items():
-            try:
-                self.deal.hands(size, seed=0, k=0)  # refuses here what it would refuse in round 0
+        if self.width < 1:
+            raise ValueError(f"Hands are multiples of width={self.width} units; use 1 or more.")
+        deals = self.deals
+        for number, (axis, size) in enumerate(self.layout.sizes.items()):
+            try:  # refuses here what it would refuse in round 0
+                hands = deals[axis].hands(size, seed=0, k=0, axis=number)
             except ValueError as mistake:
                 raise ValueError(f"Axis {axis}: {mistake}") from None
+            least = min(map(len, hands))
+            if axis not in self.layout.depth and 0 < least < self.width:
+                raise ValueError(
+                    f"Axis {axis}: a hand of {least} units has no multiple of width={self.width}. "
+                    f"Use width={least} or less."
+                )
+        if len({deal.n_workers for deal in deals.values()}) > 1:
+            counts = {axis: deal.n_workers for axis, deal in deals.items()}
+            raise ValueError(
+                f"All axes of a model are dealt to the same workers, not to {counts} of them. "
+                "Give every deal the same n_workers."
+            )
+
+    @property
+    def deals(self) -> dict[str, Deal]:
+        """The deal of every axis; raises ValueError where patterns and axes do not match."""
+        axes = list(self.layout.sizes)
+        if not isinstance(self.deal, Mapping):
+            return dict.fromkeys(axes, self.deal)
+        for pattern in self.deal:
+            if not any(fnmatch(axis, pattern) for axis in axes):
+                raise ValueError(
+                    f"No axis that is cut is called {pattern!r}, for which a deal is given. "
+                    f"The axes are: {', '.join(axes)}."
+                )
+        found = {
+            axis: next((d for pattern, d in self.deal.items() if fnmatch(axis, pattern)), None)
+            for axis in axes
+        }
+        if left := [axis for axis, deal in found.items() if deal is None]:
+            raise ValueError(
+                f"No deal is given for the axes {left}: the patterns {list(self.deal)} do not name "
+                'them. Add one under "*" for all others.'
+            )
+        return {axis: deal for axis, deal in found.items() if deal is not None}
 
     def sample(self, seed: int, k: int, /) -> NetPartition:
         """The cut of round k."""
+        deals = self.deals
         hands = {
-            axis: self.deal.hands(size, seed=seed, k=k, axis=number)
+            axis: deals[axis].hands(size, seed=seed, k=k, axis=number)
             for number, (axis, size) in enumerate(self.layout.sizes.items())
         }
-        return NetPartition(self.layout, hands)
+        if self.width > 1:
+            for number, axis in enumerate(hands):
+                if axis not in self.layout.depth:
+                    hands[axis] = self._cut_down(hands[axis], (seed, k, number))
+        return NetPartition(self.layout, hands, self.buffers)
+
+    def _cut_down(self, hands: Hands, path: tuple[int, int, int]) -> Hands:
+        """Leave random units out of each hand, keyed like the draw itself."""
+        kept = []
+        for i, hand in enumerate(hands):
+            stream = words(key(*path, i, _LEFT_OUT))
+            places = shuffled(len(hand), stream)[: len(hand) - len(hand) % self.width]
+            kept.append(hand[np.sort(np.asarray(places, dtype=np.int64))])
+        return tuple(kept)
 
 
 def block_of(
     layout: Layout, dims: Sequence[Dim], entry: Tensor, units: Mapping[str, Tensor]
-) -> Block:
-    """The index of the entries that belong to some units; the whole tensor where nothing is cut.
-
-    A dim that is whole is a slice, which moves rows at once, as long as the cut dims are next to
-    each other; else the index would put them first.
-    """
-    cut = [d for d, dim in enumerate(dims) if dim is not None]
-    if not cut:
-        return ...
-    if cut[-1] - cut[0] + 1 > len(cut):
-        cut = list(range(len(dims)))
-    kept: list[Tensor | slice] = [slice(None)] * len(dims)
-    for d in cut:
-        dim = dims[d]
-        index = torch.arange(entry.shape[d])
-        if dim is not None:
-            index = places(dim, units, layout.sizes)
-        kept[d] = index.reshape([-1 if other == d else 1 for other in cut])
-    return tuple(kept)
+) -> Key:
+    """The index of the entries that belong to some units; the whole tensor where nothing is cut."""
+    index = tuple(None if dim is None else places(dim, units, layout.sizes) for dim in dims)
+    return Entries(tuple(entry.shape), index).key
 
 
 def _are_disjoint(hands: Hands) -> bool:
@@ -140,19 +264,18 @@ def _are_disjoint(hands: Hands) -> bool:
     return len(np.unique(units)) == len(units)
 
 
-def _assigned(entry: Tensor, blocks: Sequence[Block], values: Sequence[Tensor]) -> Tensor:
-    """What `_mean_over_holders` gives where no entry has two holders, in one pass."""
-    merged = entry.clone()
-    for block, value in zip(blocks, values, strict=True):
-        merged[block] = value
-    return merged
+def _mean_over_all(entry: Tensor, values: Sequence[Tensor]) -> None:
+    """What `_mean_over_holders` does where several workers hold every entry, in fewer passes."""
+    change = values[0] - entry
+    for value in values[1:]:
+        change += value - entry
+    entry += change.div_(len(values))
 
 
-def _mean_over_holders(entry: Tensor, blocks: Sequence[Block], values: Sequence[Tensor]) -> Tensor:
-    sole, change = entry.clone(), torch.zeros_like(entry)
-    holders = torch.zeros(entry.shape, dtype=entry.dtype)
+def _mean_over_holders(entry: Tensor, blocks: Sequence[Entries], values: Sequence[Tensor]) -> None:
+    sole, change, holders = entry.clone(), torch.zeros_like(entry), torch.zeros_like(entry)
     for block, value in zip(blocks, values, strict=True):
-        sole[block] = value
-        change[block] += value - entry[block]
-        holders[block] += 1
-    return torch.where(holders > 1, entry + change / holders.clamp(min=1), sole)
+        sole[block.key] = value
+        change[block.key] += value - entry[block.key]
+        holders[block.key] += 1
+    entry.copy_(torch.where(holders > 1, entry + change / holders.clamp(min=1), sole))

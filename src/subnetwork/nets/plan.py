@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, nn
 
 from subnetwork.deals import Deal, Hands
 from subnetwork.nets.axes import Axis
 from subnetwork.nets.builders import Builder
+from subnetwork.nets.builders.block import Block
+from subnetwork.nets.counters import no_moments
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.state import ModelState
@@ -27,6 +28,7 @@ class Plan:
     A plan is an `Architecture`: sketches, local work, merges and runtimes take it as they take
     an `MLP`. It refers to the model that it was made from and never changes it.
 
+    >>> import torch
     >>> from subnetwork import Perm, decompose
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> plan = decompose(model, torch.ones(3, 4))
@@ -41,6 +43,8 @@ class Plan:
     builder: Builder
     axes: tuple[Axis, ...]  # all that the model has
     whole: Mapping[str, str]  # axis that is not cut -> why
+    blocks: tuple[Block, ...] = ()  # the units of its axis of depth
+    kept: Mapping[str, str] = field(default_factory=dict)  # block that cannot be left out -> why
     fixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # why -> dims without axis
     notes: tuple[str, ...] = ()
     evidence: Evidence | None = None  # None: never measured
@@ -57,7 +61,8 @@ class Plan:
             ValueError: where a buffer holds a value a unit, so that numbers do not determine it.
         """
         odd = [name for name in self.layout.buffers if not _is_statistic(self.model, name)]
-        if odd and any(len(units[axis]) < n for axis, n in self.layout.sizes.items()):
+        sizes = {a: n for a, n in self.layout.sizes.items() if a not in self.layout.depth}
+        if odd and any(len(units[axis]) < n for axis, n in sizes.items()):
             raise ValueError(
                 f"The buffer {odd[0]} holds values of single units, and their number does not "
                 "say which ones a module holds. Build it with plan.cut(model, deal=...) instead."
@@ -69,17 +74,21 @@ class Plan:
         named = (model or self.model).named_parameters()
         params = {name: p.detach().clone() for name, p in named}
         self.layout.check(params)
-        zeros = {m: {name: torch.zeros_like(p) for name, p in params.items()} for m in moments}
-        return ModelState(params, zeros)
+        return ModelState(params, no_moments(self.layout, params, moments))
 
     def cut(
-        self, model: nn.Module, *, deal: Deal, seed: int = 0, round: int = 0
+        self,
+        model: nn.Module,
+        *,
+        deal: Deal | Mapping[str, Deal],
+        seed: int = 0,
+        round: int = 0,
     ) -> list[nn.Module]:
         """One smaller module for each worker, with copies of the model's values.
 
         Args:
             model: the one of the plan, or another of the same architecture.
-            deal: who gets which units of each axis.
+            deal: who gets which units of each axis; one for all, or one for each pattern of names.
             seed: of the deal; the same seed and round give the same cut anywhere.
             round: number of the round.
 

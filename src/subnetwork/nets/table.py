@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from subnetwork.nets.axes import NOT_NAMED
 from subnetwork.nets.trace.tracer import Inputs, without_mkldnn
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ class Cost:
     flops: int  # of a forward pass; a step takes about three times as many
     activations: int  # bytes that the forward pass keeps for the backward pass
     payload: int  # bytes of its parameters: what is sent to a worker and what comes back
+
+    def minus(self, other: "Cost") -> "Cost":
+        """What this takes more than the other."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Cost(*(mine - its for mine, its in pairs))
 
 
 def cost(model: nn.Module, inputs: Inputs) -> Cost:
@@ -49,10 +55,14 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
 def table(plan: "Plan", n_workers: int) -> str:
     """The costs of the largest of n parts under a Perm, beside those of the whole model.
 
+    Blocks differ in what they take: each line is that of the blocks which take most of it. Where
+    there are fewer blocks than workers, each worker has one, as under `AtLeast`.
+
     Raises:
-        ValueError: where an axis has fewer units than there are workers.
+        ValueError: where an axis of width has fewer units than there are workers.
     """
-    few = {axis: n for axis, n in plan.layout.sizes.items() if n < n_workers}
+    depth = plan.layout.depth
+    few = {a: n for a, n in plan.layout.sizes.items() if n < n_workers and a not in depth}
     if few:
         axis, n = min(few.items(), key=lambda item: item[1])
         raise ValueError(
@@ -61,8 +71,8 @@ def table(plan: "Plan", n_workers: int) -> str:
         )
     sizes = {axis: math.ceil(n / n_workers) for axis, n in plan.layout.sizes.items()}
     whole = cost(plan.build(plan.layout.all_units), plan.inputs)
-    part = cost(plan.builder.build(plan.model, _first(sizes)), plan.inputs)
-    rows = [("", "whole model", f"one of {n_workers}", "share")]
+    part = _largest(plan, sizes)
+    rows = [("", "whole model", f"one of {n_workers}{', at most' if depth else ''}", "share")]
     rows += [
         _row("parameters", whole.parameters, part.parameters, "d"),
         _row("FLOPs, forward", whole.flops, part.flops, "d"),
@@ -74,6 +84,35 @@ def table(plan: "Plan", n_workers: int) -> str:
         f"{row[0]:<{widths[0]}}  " + "  ".join(f"{row[i]:>{widths[i]}}" for i in (1, 2, 3))
         for row in rows
     )
+
+
+def _largest(plan: "Plan", sizes: Mapping[str, int]) -> Cost:
+    """The cost of so many units of each axis: of blocks, those that take most."""
+    units = _first(sizes)
+    if not plan.blocks:
+        return cost(plan.builder.build(plan.model, units), plan.inputs)
+    (axis,) = plan.layout.unit_names
+    bare = cost(_with(plan, units, axis, ()), plan.inputs)
+    kinds: dict[object, Cost] = {}
+    costs = []
+    for unit, block in enumerate(plan.blocks):
+        module = _with(plan, units, axis, (unit,))
+        own = {n: p for n, p in module.named_parameters() if n.startswith(f"{block.path}.")}
+        shapes = tuple((n.removeprefix(block.path), tuple(p.shape)) for n, p in own.items())
+        kind = (type(plan.model.get_submodule(block.path)), block.shape, shapes)
+        if kind not in kinds:
+            kinds[kind] = cost(module, plan.inputs).minus(bare)
+        costs.append(astuple(kinds[kind]))
+    count = sizes[axis]
+    most = [sum(sorted(taken, reverse=True)[:count]) for taken in zip(*costs, strict=True)]
+    return Cost(*(b + m for b, m in zip(astuple(bare), most, strict=True)))
+
+
+def _with(
+    plan: "Plan", units: Mapping[str, Tensor], axis: str, blocks: tuple[int, ...]
+) -> nn.Module:
+    held = {**units, axis: torch.tensor(blocks, dtype=torch.int64)}
+    return plan.builder.build(plan.model, held)
 
 
 def _first(sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -90,10 +129,23 @@ def text(plan: "Plan") -> str:
     by_name = {axis.name: axis for axis in plan.axes}
     kind = {"copy": "patched copies of the model", "export": "exported graphs"}
     lines = [f"cut into {kind.get(plan.builder.kind, plan.builder.kind)}, {_evidence(plan)}", "cut"]
-    lines += [f"  {by_name[name]}  {_places(by_name[name].places)}" for name in plan.layout.sizes]
-    if plan.whole or plan.fixed:
+    lines += [
+        f"  {by_name[name]}  {_places(by_name[name].places)}"
+        for name in plan.layout.sizes
+        if name in by_name
+    ]
+    lines += [
+        f"  {axis}({len(names)})  left out whole: {_places(names, 6)}"
+        for axis, names in plan.layout.unit_names.items()
+    ]
+    if plan.whole or plan.fixed or plan.kept:
         lines.append("whole")
-    lines += [f"  {by_name[name]}  not cut: {why}" for name, why in plan.whole.items()]
+    lines += [f"  block {path}  in every part: {why}" for path, why in plan.kept.items()]
+    lines += [
+        f"  {by_name[name]}  not cut: {why}" for name, why in plan.whole.items() if why != NOT_NAMED
+    ]
+    if unnamed := tuple(str(by_name[n]) for n, why in plan.whole.items() if why == NOT_NAMED):
+        lines.append(f"  {_places(unnamed)}  not cut: {NOT_NAMED}")
     lines += [f"  {_places(where)}  {why}" for why, where in plan.fixed.items()]
     return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
 
@@ -107,6 +159,6 @@ def _evidence(plan: "Plan") -> str:
     return f"equal to the masked model within {plan.evidence.masked:.0e} in {dtype}"
 
 
-def _places(places: tuple[str, ...]) -> str:
-    shown = ", ".join(places[:3])
-    return shown if len(places) <= 3 else f"{shown} and {len(places) - 3} more"
+def _places(places: tuple[str, ...], most: int = 3) -> str:
+    shown = ", ".join(places[:most])
+    return shown if len(places) <= most else f"{shown} and {len(places) - most} more"

@@ -13,10 +13,10 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from subnetwork.deals import Perm, RandQ
+from subnetwork.deals import AtLeast, Perm, RandQ
 from subnetwork.nets.builders import Builder
 from subnetwork.nets.layout import Layout
-from subnetwork.nets.partition import NetPartition, NetSketch, block_of
+from subnetwork.nets.partition import NetPartition, block_of
 from subnetwork.nets.state import ModelState, Tensors
 from subnetwork.nets.trace.tracer import Inputs, first_line
 
@@ -131,13 +131,17 @@ def measured(bench: Bench, builder: Builder, *, gradients: bool = False) -> Evid
 
 
 def cuts(layout: Layout) -> list[dict[str, Tensor]]:
-    """The cuts that are tried: two halves, and a third drawn by itself."""
-    halves = NetSketch(layout, Perm(2)).sample(0, 0)
-    thirds = {
-        axis: torch.as_tensor(RandQ(1, max(1, n // 3)).hands(n, seed=1, k=0, axis=i)[0])
-        for i, (axis, n) in enumerate(layout.sizes.items())
-    }
-    return [halves.units(0), halves.units(1), thirds]
+    """The cuts that are tried: two halves that cover all, and a third of each axis, of no block."""
+    halves: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    third = {}
+    for i, (axis, n) in enumerate(layout.sizes.items()):
+        deep = axis in layout.depth
+        deal = AtLeast(2) if deep and n < 2 else Perm(2)
+        for half, hand in zip(halves, deal.hands(n, seed=0, k=0, axis=i), strict=True):
+            half[axis] = torch.as_tensor(hand)
+        few = RandQ(1, max(1, n // 3)).hands(n, seed=1, k=0, axis=i)[0]
+        third[axis] = torch.as_tensor(few[:0] if deep else few)
+    return [*halves, third]
 
 
 def permutation_gap(bench: Bench) -> float:
@@ -175,9 +179,10 @@ def masked(layout: Layout, values: Tensors, units: Mapping[str, Tensor]) -> dict
     """C x: the parameters with every entry set to zero that these units do not hold."""
     zeroed = {}
     for name, dims in layout.dims.items():
-        block = block_of(layout, dims, values[name], units)
         zeroed[name] = torch.zeros_like(values[name])
-        zeroed[name][block] = values[name][block]
+        if layout.holds(name, units):
+            block = block_of(layout, dims, values[name], units)
+            zeroed[name][block] = values[name][block]
     return zeroed
 
 
@@ -205,7 +210,10 @@ def _gradients(model: nn.Module, out: Sequence[Tensor]) -> dict[str, Tensor]:
 
 def _lost_in_merge(bench: Bench) -> str | None:
     x = ModelState({name: bench.values[name] for name in bench.layout.dims})
-    halves: NetPartition = NetSketch(bench.layout, Perm(2)).sample(0, 0)
+    first, second = cuts(bench.layout)[:2]
+    halves = NetPartition(
+        bench.layout, {axis: (first[axis].numpy(), second[axis].numpy()) for axis in first}
+    )
     merged = halves.merge(x.params, [halves.select(x, i).params for i in range(2)])
     lost = [name for name, p in x.params.items() if not torch.equal(p, merged[name])]
     return f"merging the parts does not give back {lost[0]}" if lost else None

@@ -1,228 +1,252 @@
-"""How a worker gets its link: it connects, both ends prove that they know the run's secret.
+"""`join`: independent subnetwork training inside the user's own loop, one process a worker."""
 
-Nothing of a run is sent to, or believed from, an end that has not proved it. The proof is an HMAC
-over two fresh nonces, so that the secret itself never travels and nothing heard can be used again.
-"""
-
-import hashlib
-import hmac
+import copy
 import os
-import queue
-import secrets
-import socket
-import stat
-import threading
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
-from subnetwork.runtime.wire import Link
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-LOOPBACK = "127.0.0.1"
-SECRET = "SUBNETWORK_SECRET"  # in the environment: 64 hexadecimal digits
-NONCE = 32  # bytes, of a nonce, of the secret and of a proof
-HANDSHAKE = 5.0  # seconds that an end has to prove itself
-AT_ONCE = 64  # connections that may be proving themselves; more are turned away
-_NUMBER = 8
+from subnetwork.deals import Deal
+from subnetwork.nets.architecture import load_params
+from subnetwork.nets.calibrate import recalibrate
+from subnetwork.nets.partition import NetSketch
+from subnetwork.nets.plan import Plan
+from subnetwork.nets.state import Submodel
+from subnetwork.runtime.carrying import State, kinds, put, read
+from subnetwork.runtime.direct import (
+    Draws,
+    Held,
+    Wire,
+    agree,
+    carried,
+    check_wire,
+    digest,
+    handed_over,
+    meet,
+    merged,
+    over,
+    taken,
+    whole_parameters,
+)
+from subnetwork.runtime.direct.counted import COUNTER, is_counter, packed, unpacked
+from subnetwork.runtime.direct.held import PARAMS
+from subnetwork.runtime.direct.links import Exchange, Links
+from subnetwork.runtime.direct.start import with_new_counters, with_new_moments
+from subnetwork.runtime.torchrun import place_under_torchrun, workers_under_torchrun
 
 
-class Listener:
-    """The coordinator's side: takes in workers that know the secret, whenever they come."""
+@contextmanager
+def join(plan: Plan, *, deal: Deal, seed: int = 0, wire: Wire = "float32") -> Iterator["Session"]:
+    """Take part in a training run as one of its workers; every process of torchrun calls this.
 
-    def __init__(self, n_workers: int, secret: bytes, *, host: str = LOOPBACK) -> None:
-        assert len(secret) == NONCE
-        self._secret = secret
-        self._arrived: tuple[queue.SimpleQueue[Link], ...] = tuple(
-            queue.SimpleQueue() for _ in range(n_workers)
+    The subnetworks of all workers are dealt anew each round and handed from worker to worker
+    directly, each entry that changes hands once. Training starts from the present values of
+    `plan.model`, the same on every rank.
+
+    Args:
+        plan: of `decompose`, made from the same model on every rank.
+        deal: who gets which units; for as many workers as there are processes.
+        seed: of the deal; the same on every rank.
+        wire: what is sent: "float32" as it is, "bfloat16" or "int8" rounded.
+
+    Raises:
+        ValueError: where the deal is for another number of workers than there are processes.
+        RunFailedError: where the ranks do not agree on model, plan, deal, seed or wire.
+    """
+    check_wire(wire)
+    rank, n_workers = _here()
+    if deal.n_workers != n_workers:
+        raise ValueError(
+            f"The deal is for {deal.n_workers} workers, but there "
+            f"{'is one process' if n_workers == 1 else f'are {n_workers} processes'}. Start "
+            f"torchrun --nproc-per-node {deal.n_workers}, or deal to {n_workers}."
         )
-        self._proving = threading.BoundedSemaphore(AT_ONCE)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, 0), family=family, backlog=256)
-        threading.Thread(target=self._accept, name="subnetwork-listener", daemon=True).start()
+    session = Session(plan, deal, seed, wire, rank)
+    yield session
+
+
+class Session:
+    """One worker's place in a run: its subnetwork each round, and the whole model at the end."""
+
+    def __init__(self, plan: Plan, deal: Deal, seed: int, wire: Wire, rank: int) -> None:
+        self.rank, self.n_workers, self.wire = rank, deal.n_workers, wire
+        self.bytes_sent = self.bytes_received = 0
+        self._plan, self._merged = plan, False
+        self._module: nn.Module | None = None
+        self._carried: list[Optimizer] = []
+        self._links = _links(rank, deal.n_workers)
+        whole = {name: p.detach().cpu() for name, p in plan.model.named_parameters()}
+        plan.layout.check(whole)
+        like = {name: p.to("meta") for name, p in whole.items()}
+        self._draws = Draws(NetSketch(plan.layout, deal), like, seed)
+        agree(self._links, rank, [*digest(self._draws, wire), _sum(whole.values())])
+        self._held = taken(self._draws, rank, 0, ((name, {PARAMS: p}) for name, p in whole.items()))
 
     @property
-    def address(self) -> str:
-        """Where to connect to, as HOST PORT."""
-        host, port = self._socket.getsockname()[:2]
-        return f"{host} {port}"
+    def k(self) -> int:
+        """The round that goes on, or comes next."""
+        return self._held.k + self._merged
 
-    def arrived(self, worker: int) -> Link | None:
-        """The newest link of a worker that came since this was last asked, or None."""
-        newest = None
-        with suppress(queue.Empty):
-            while True:
-                link = self._arrived[worker].get_nowait()
-                if newest is not None:
-                    newest.close()
-                newest = link
-        return newest
+    def rounds(self, n_rounds: int) -> Iterator[nn.Module]:
+        """This worker's subnetwork, round for round: a real, smaller module, in training mode.
 
-    def close(self) -> None:
-        """Take in nobody any more."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        for worker in range(len(self._arrived)):
-            link = self.arrived(worker)
-            if link is not None:
-                link.close()
+        Train it in the body of the loop as you like. When the body ends, its parameters are taken
+        back, merged and handed over; a body that is left by `break` leaves its round undone. It can
+        be called again to go on.
+        """
+        for _ in range(n_rounds):
+            self._begin()
+            module = self._subnetwork()
+            self._carried = []
+            yield module
+            self._end(module)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return  # closed
-            if not self._proving.acquire(blocking=False):
-                connection.close()
-                continue
-            threading.Thread(target=self._admit, args=(connection,), daemon=True).start()
+    def carry(self, optimizer: Optimizer) -> None:
+        """Let the state of an optimizer travel with the parameters, by coordinate.
 
-    def _admit(self, connection: socket.socket) -> None:
-        try:
-            worker = prove_worker(connection, self._secret, len(self._arrived))
-            _tune(connection)
-            self._arrived[worker].put(Link(connection))
-        except (OSError, ValueError):
-            connection.close()  # a stranger learns nothing, not even why
-        finally:
-            self._proving.release()
+        Call it in the body of the loop, in every round, after the optimizer was made from
+        `sub.parameters()`: it fills in what earlier holders of these coordinates left, and what is
+        there when the body ends goes on. Without it, state starts anew whenever you make a new
+        optimizer. Works for optimizers whose state has the shape of the parameter, and counts of
+        steps: SGD, Adam, AdamW, Adagrad, RMSprop.
 
+        Raises:
+            ValueError: where the optimizer steps other parameters.
+        """
+        assert self._module is not None, "rounds() yields a module first"
+        put(optimizer, dict(self._module.named_parameters()), self._state())
+        self._carried.append(optimizer)
 
-def prove_worker(connection: socket.socket, secret: bytes, n_workers: int) -> int:
-    """Coordinator's half of the handshake: the number of the worker at the other end.
+    def model(
+        self,
+        *,
+        everywhere: bool = False,
+        stream: Callable[[], Iterable[Tensor]] | None = None,
+    ) -> nn.Module | None:
+        """The whole model as it stands: a plain copy of `plan.model` with the merged parameters.
 
-    Raises:
-        ValueError: where it does not know the secret, or is none of the workers.
-        OSError: where it left or kept silent for `HANDSHAKE` seconds.
-    """
-    until = time.monotonic() + HANDSHAKE
-    ours = secrets.token_bytes(NONCE)
-    connection.settimeout(HANDSHAKE)
-    connection.sendall(ours)
-    answer = _exactly(connection, _NUMBER + 2 * NONCE, until)
-    number, theirs, proof = answer[:_NUMBER], answer[_NUMBER:-NONCE], answer[-NONCE:]
-    if not hmac.compare_digest(proof, _proof(secret, b"worker", ours, theirs, number)):
-        raise ValueError("the other end does not know the secret")
-    worker = int.from_bytes(number, "little")
-    if worker >= n_workers:
-        raise ValueError(f"worker {worker} of {n_workers}")
-    connection.sendall(_proof(secret, b"coordinator", ours, theirs, number))
-    return worker
+        Every rank has to call it. In the body of the loop it is the model at the round's start.
 
+        Args:
+            everywhere: whether every rank gets it; else rank 0 does, and the others get None.
+            stream: yields batches of inputs, to recompute batch statistics (`recalibrate`):
+                those of parts are not those of the merged model, and are not taken over.
+        """
+        to = tuple(range(self.n_workers)) if everywhere else (0,)
+        whole = {
+            name: tensors[PARAMS]
+            for name, tensors in whole_parameters(
+                self._held, self._draws, self.rank, self._links, to
+            )
+            if tensors and not is_counter(name)
+        }
+        if self.rank not in to:
+            return None
+        model = copy.deepcopy(self._plan.model)
+        load_params(model, whole)
+        if stream is not None:
+            return recalibrate(model, stream)
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if any(norm.running_mean is not None for norm in norms):
+            warnings.warn(
+                f"The model has {len(norms)} batch normalisations, whose statistics are those it "
+                "started with. Pass stream= to session.model, or call subnetwork.nets.recalibrate.",
+                stacklevel=2,
+            )
+        return model
 
-def connect(address: str, worker: int, secret: bytes, *, timeout: float = 20.0) -> Link:
-    """Worker's half: a link to the coordinator at `address` (HOST PORT).
+    def _begin(self) -> None:
+        if self._merged:
+            self._held = self._over(handed_over(self._draws, self.rank, self._let_go(), self.wire))
+            self._merged = False
 
-    Raises:
-        ConnectionError: where nobody is there, or it does not know the secret.
-    """
-    host, port = address.split()
-    until = time.monotonic() + timeout
-    number = worker.to_bytes(_NUMBER, "little")
-    try:
-        connection = socket.create_connection((host, int(port)), timeout=timeout)
-    except OSError as error:
-        raise ConnectionError(f"no coordinator at {host}:{port}: {error}") from None
-    try:
-        theirs, ours = _exactly(connection, NONCE, until), secrets.token_bytes(NONCE)
-        connection.sendall(number + ours + _proof(secret, b"worker", theirs, ours, number))
-        proof = _exactly(connection, NONCE, until)
-    except OSError as error:
-        connection.close()
-        raise ConnectionError(f"turned away by {host}:{port}: {error}") from None
-    if not hmac.compare_digest(proof, _proof(secret, b"coordinator", theirs, ours, number)):
-        connection.close()
-        raise ConnectionError(f"who listens at {host}:{port} does not know the run's secret")
-    _tune(connection)
-    return Link(connection)
+    def _end(self, module: nn.Module) -> None:
+        named = dict(module.named_parameters())
+        self._make_room(kinds(self._carried))
+        own = unpacked(self._held.submodel)
+        params = {name: named[name].detach().cpu() for name in own.params}
+        moments = own.moments
+        if self._carried:
+            after = read(self._carried, named, self._state())
+            moments = {**after.moments, **({COUNTER: after.counters} if after.counters else {})}
+        held = replace(self._held, submodel=packed(Submodel(params, moments)))
+        self._held = self._over(merged(self._draws, self.rank, held, self.wire))
+        self._merged = True
 
+    def _make_room(self, found: set[str]) -> None:
+        """For state that was not there before: on all ranks at once, zero where nobody has any."""
+        new = sorted(found - set(unpacked(self._held.submodel).moments))
+        if not new:
+            return
+        agree(self._links, self.rank, [self.n_workers, zlib.crc32(" ".join(new).encode())])
+        moments = [name for name in new if name != COUNTER]
+        self._held = with_new_moments(self._draws, self.rank, self._held, moments)
+        if COUNTER in new:
+            self._draws, self._held = with_new_counters(self._draws, self.rank, self._held)
 
-def reconnecting(
-    find: Callable[[], tuple[str, bytes]], worker: int, patience: float
-) -> Callable[[], Link | None]:
-    """What opens a worker's link again and again: None when `patience` seconds were in vain."""
+    def _state(self) -> State:
+        own = unpacked(self._held.submodel)
+        moments = {m: t for m, t in own.moments.items() if m != COUNTER}
+        return State(moments, own.moments.get(COUNTER, {}))
 
-    def link() -> Link | None:
-        until = time.monotonic() + patience
-        while time.monotonic() < until:
-            try:
-                address, secret = find()
-                return connect(address, worker, secret)
-            except (OSError, ValueError):
-                time.sleep(0.1)
-        return None
+    def _subnetwork(self) -> nn.Module:
+        own = unpacked(self._held.submodel)
+        module = self._module
+        if module is None or not _same_kind(module, own, self._plan):
+            units = self._draws.partition(self._held.k).units(self.rank)
+            module = self._plan.builder.build(self._plan.model, units)
+        load_params(module, own.params)
+        module.zero_grad(set_to_none=True)
+        self._module = module
+        return module.train()
 
-    return link
+    def _let_go(self) -> Held:
+        """The part, which is the exchange's from now on: its memory is needed there."""
+        held = self._held
+        self._held = Held(held.k, Submodel({}), {})
+        return held
 
-
-def write_secret(folder: Path) -> bytes:
-    """A new secret, also in `folder`/secret, which only this user can read."""
-    secret = secrets.token_bytes(NONCE)
-    descriptor = os.open(folder / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secret)
-    return secret
-
-
-def read_secret(folder: Path) -> bytes:
-    """The secret in a folder that is this user's and nobody else can enter.
-
-    Raises:
-        PermissionError: where the folder or the file belongs to, or is open to, somebody else.
-    """
-    path = folder / "secret"
-    for place in (folder, path):
-        found = place.stat()
-        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise PermissionError(f"{place} is not this user's alone")
-    return path.read_bytes()
+    def _over(self, exchange: Exchange[Held]) -> Held:
+        done = carried(exchange, self._links)
+        self.bytes_sent += done.bytes_sent
+        self.bytes_received += done.bytes_received
+        return done.result
 
 
-def secret_of_environment() -> bytes | None:
-    """The secret in SUBNETWORK_SECRET; None where it is not set.
-
-    Raises:
-        ValueError: where it is not 64 hexadecimal digits.
-    """
-    digits = os.environ.get(SECRET)
-    if digits is None:
-        return None
-    with suppress(ValueError):
-        secret = bytes.fromhex(digits)
-        if len(secret) == NONCE:
-            return secret
-    raise ValueError(
-        f"{SECRET} holds {len(digits)} characters, not 64 hexadecimal digits. Make one with: "
-        'python -c "import secrets; print(secrets.token_hex(32))"'
-    )
+def _here() -> tuple[int, int]:
+    """(rank, processes): of torch.distributed where it is set up, of torchrun, or (0, 1)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    ranks = workers_under_torchrun()
+    return (0, 1) if ranks is None else (int(os.environ["RANK"]), ranks)
 
 
-def _proof(secret: bytes, side: bytes, *parts: bytes) -> bytes:
-    return hmac.new(
-        secret, b"subnetwork join\0" + side + b"\0" + b"".join(parts), hashlib.sha256
-    ).digest()
+def _links(rank: int, n_workers: int) -> Links:
+    if n_workers == 1:
+        return lambda _: None
+    if dist.is_initialized():
+        return over(dist.new_group(backend="gloo"), rank)
+    store = dist.PrefixStore("direct", place_under_torchrun().store)
+    return over(meet(store, rank, n_workers), rank)
 
 
-def _exactly(connection: socket.socket, size: int, until: float) -> bytes:
-    received = b""
-    while len(received) < size:
-        left = until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no proof in time")
-        connection.settimeout(left)
-        more = connection.recv(size - len(received))
-        if not more:
-            raise ConnectionError("the other end left")
-        received += more
-    return received
+def _same_kind(module: nn.Module, own: Submodel, plan: Plan) -> bool:
+    """Whether last round's module can take these parameters: same shapes, and no unit matters."""
+    shapes = {name: p.shape for name, p in module.named_parameters()}
+    only_sizes = not plan.layout.depth and not plan.layout.buffers
+    return only_sizes and shapes == {name: p.shape for name, p in own.params.items()}
 
 
-def _tune(connection: socket.socket) -> None:
-    """Send at once; notice within half a minute that the other host is gone."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, option):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+def _sum(tensors: Iterable[Tensor]) -> int:
+    """A number that tells two models apart."""
+    total = 0
+    for t in tensors:
+        total = zlib.crc32(t.contiguous().view(-1).view(torch.uint8).numpy().data, total)
+    return total

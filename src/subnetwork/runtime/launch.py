@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from subnetwork.algorithm import WorkerLostError
-from subnetwork.runtime.join import Listener, connect, read_secret, write_secret
+from subnetwork.runtime.handshake import Listener, connect, read_secret, write_secret
 from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import DONE, GONE, Build, serve
 from subnetwork.runtime.wire import Link

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from subnetwork.algorithm import WorkerLostError
-from subnetwork.runtime.join import (
+from subnetwork.runtime.handshake import (
     LOOPBACK,
     SECRET,
     Listener,

@@ -133,7 +133,13 @@ class Link:
 
 
 def pack(submodel: Submodel) -> Tensor:
-    """All entries of a submodel in one flat buffer, in the order of `Submodel.tensors`."""
+    """All entries of a submodel in one flat buffer, in the order of `Submodel.tensors`.
+
+    One that lives in such a buffer is not copied.
+    """
+    flat = submodel.flat()
+    if flat is not None:
+        return flat
     return torch.cat([tensor.reshape(-1) for tensor in submodel.tensors()])
 
 

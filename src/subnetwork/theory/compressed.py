@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from subnetwork.theory.methods import (
 )
 from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import Dealt, DiagonalPartition, DiagonalSketch
-from subnetwork.theory.stochastic import StochasticSteps
+from subnetwork.theory.stochastic import EXACT, Sampling, StochasticSteps
 from subnetwork.theory.work import require_step_size
 
 
@@ -36,16 +37,10 @@ def ist(
     *,
     step_size: float,
     n_steps: int = 1,
-    sigma: float = 0.0,
-    noise_seed: int = 0,
 ) -> Method[Vector]:
-    """Independent subnetwork training as trained: masks P_i, a block goes back where it was.
-
-    With `sigma` every local gradient has Gaussian noise, keyed by `noise_seed` and not by the seed
-    of the partitions: runs that are averaged over it want a `noise_seed` each.
-    """
+    """Independent subnetwork training as trained: masks P_i, a block goes back where it was."""
     sketch = Dealt(Perm(problem.n_workers), problem.dim, "as trained")
-    work = StochasticSteps(problem, step_size, noise_seed, n_steps, sigma)
+    work = StochasticSteps(problem, step_size, 0, n_steps)
     return Method("ist", x0, sketch, work, holders_form, itself, _steps_cost(n_steps))
 
 
@@ -120,14 +115,15 @@ class Descents:
 
     problem: Problem
     step_size: float
+    xi: Sampling = EXACT
 
     def __call__(
         self, k: int, partition: DiagonalPartition, submodels: Sequence[Vector]
     ) -> list[Vector]:
-        """The z_i, in the order of the workers; the same in every round k."""
-        del k, partition
-        gradient = self.problem.worker_gradient
-        return [w - self.step_size * gradient(i, w) for i, w in enumerate(submodels)]
+        """The z_i, in the order of the workers."""
+        del partition
+        gradient = partial(self.xi.gradient, self.problem)
+        return [w - self.step_size * gradient(i, w, k) for i, w in enumerate(submodels)]
 
 
 def gdci(
@@ -162,10 +158,12 @@ class _Differences:
     """C_i (grad f_i(x) - grad f_i(before)); the whole gradient in a full round."""
 
     problem: Problem
+    xi: Sampling = EXACT
 
     def __call__(self, k: int, cut: Cut[Any], points: Sequence[Floats]) -> list[Vector]:
-        del k
-        gradient = self.problem.worker_gradient
+        def gradient(worker: int, x: Vector) -> Vector:
+            return self.xi.gradient(self.problem, worker, x, k)
+
         if cut.full:
             return [gradient(i, x) for i, (x, _) in enumerate(points)]
         pairs = enumerate(points)
@@ -204,6 +202,62 @@ def marina(
         Drifting(x0, x0, np.zeros(d)),
         Sending(Dealt(Perm(n), d, "paper"), send, is_full),
         _Differences(problem),
+        merge,
+        lambda state: state.x,
+        cost,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """The state of MARINA-P: x, and row i: the model w_i that worker i has."""
+
+    x: Vector
+    copies: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _WholeGradients:
+    """Worker i returns grad f_i(w_i), all of it."""
+
+    problem: Problem
+    xi: Sampling = EXACT
+
+    def __call__(self, k: int, cut: Cut[Any], points: Sequence[Vector]) -> list[Vector]:
+        del cut
+        return [self.xi.gradient(self.problem, i, w, k) for i, w in enumerate(points)]
+
+
+def marina_p(
+    problem: Problem, x0: Vector, *, step_size: float, p: float | None = None
+) -> Method[Copied]:
+    """MARINA-P with PermK (Gruntkowska, Tyurin & Richtarik 2024): differences of models are sent.
+
+    x+ = x - gamma mean_i grad f_i(w_i); then w_i+ = x+ with probability p (1/n unless given), the
+    same coin for all, else w_i + C_i (x+ - x). The mean of the w_i stays x, so that workers with
+    equal Hessians add no noise. Every worker returns a full gradient.
+    """
+    require_step_size(step_size)
+    n, d = problem.n_workers, problem.dim
+    threshold = round((1 / n if p is None else p) * 2**32)
+
+    def is_full(seed: int, k: int) -> bool:
+        return next(words(key(seed, k, 1))) < threshold
+
+    def merge(state: Copied, cut: Cut[Copied], returned: Sequence[Vector]) -> Copied:
+        x = state.x - step_size * np.mean(returned, axis=0)
+        if cut.full:
+            return Copied(x, np.tile(x, (n, 1)))
+        return Copied(x, state.copies + cut.draw.scale * (x - state.x))
+
+    def cost(cut: Cut[Copied]) -> Cost:
+        return Cost(sum(len(hand) for hand in cut.draw.hands), n * d, n * d * d)
+
+    return Method(
+        "marina_p",
+        Copied(x0, np.tile(x0, (n, 1))),
+        Sending(Dealt(Perm(n), d, "paper"), lambda s, _, i: np.asarray(s.copies[i]), is_full),
+        _WholeGradients(problem),
         merge,
         lambda state: state.x,
         cost,

@@ -4,32 +4,18 @@ Files are looked for where the environment variable SUBNETWORK_DATA says, and in
 `libsvm`. Whatever is wrong with a file is said with its name and what was expected of it.
 """
 
-import bz2
-import gzip
-import lzma
-import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from scipy import sparse
 
+from subnetwork import files
 from subnetwork.shapes import Floats
 from subnetwork.theory.table import Rows, Table, standardised, unfinished_row
-
-VARIABLE = "SUBNETWORK_DATA"
-_UNPACK: Mapping[str, Callable[[bytes], bytes]] = {
-    ".xz": lzma.decompress,
-    ".gz": gzip.decompress,
-    ".bz2": bz2.decompress,
-}
-_UNREADABLE = (ValueError, OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -84,22 +70,13 @@ def read_libsvm(
         ValueError: the file is missing or cannot be read, has other counts than expected, holds NaN
             or infinity, or has other than two labels though `binary`.
     """
-    from sklearn.datasets import load_svmlight_file  # 1 s of CPU to import
-
-    expected = f"LIBSVM text{_counts(n_rows, dim)}"
-    _require_file(path, expected)
-    try:
-        text = _UNPACK.get(path.suffix, bytes)(path.read_bytes())
-        X, y = load_svmlight_file(BytesIO(text), n_features=dim, zero_based=False)
-    except _UNREADABLE as reason:
-        raise ValueError(_unreadable(path, expected, reason)) from None
+    X, labels = files.svmlight(path, dim, f"LIBSVM text{_counts(n_rows, dim)}")
     features = sparse.csr_array(X, dtype=np.float64)
     if n_rows is not None and features.shape[0] != n_rows:
         raise ValueError(
             f"{path} has {features.shape[0]} rows, but {n_rows} were expected: it is cut off, or "
             "another version. Fetch the file again, or use read_libsvm without n_rows."
         )
-    labels = np.asarray(y, dtype=np.float64)
     targets = _signs(labels, path) if binary else labels
     return _finite(path, features, targets)
 
@@ -116,18 +93,14 @@ def read_npz(path: Path, *, features: str = "X", targets: str = "y") -> Table:
         ValueError: the file is missing or cannot be read, lacks an array, has Python objects in it,
             or holds NaN or infinity.
     """
-    expected = f"a NumPy archive with the arrays {features!r} and {targets!r}"
-    _require_file(path, expected)
+    arrays = files.npz(path, features, targets)
+    X, y = arrays[features], arrays[targets]
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = sorted({features, targets} - set(archive.files))
-            if missing:
-                raise ValueError(f"it has the arrays {sorted(archive.files)} and no {missing[0]!r}")
-            X, y = archive[features], archive[targets]
         table = np.asarray(X, dtype=np.float64).reshape(len(X), -1)
         numbers = np.asarray(y, dtype=np.float64).reshape(len(X))
-    except (*_UNREADABLE, TypeError, AttributeError) as reason:
-        raise ValueError(_unreadable(path, expected, reason)) from None
+    except (ValueError, TypeError) as reason:
+        expected = f"{features!r} and {targets!r} as numbers, one row a sample"
+        raise ValueError(files.unreadable(path, expected, reason)) from None
     return _finite(path, table, numbers)
 
 
@@ -176,36 +149,9 @@ def table_named(name: str) -> Table:
 
 def _find(name: str) -> Path:
     """The file of a set, in the data folder or its folder `libsvm`, packed or not."""
-    folder = os.environ.get(VARIABLE)
-    if not folder:
-        raise ValueError(
-            f"{name} is read from a file, but the environment variable {VARIABLE} is not set. Set "
-            f"it to the folder that holds {name}, {name}.xz, {name}.gz or {name}.bz2, or use "
-            "breast_cancer, which comes with scikit-learn."
-        )
-    for place in (Path(folder), Path(folder) / "libsvm"):
-        for ending in ("", *_UNPACK, ".txt"):
-            path = place / (name + ending)
-            if path.is_file():
-                return path
-    raise ValueError(
-        f"There is no file {name}, {name}.xz, {name}.gz, {name}.bz2 or {name}.txt in "
-        f"{folder} ({VARIABLE}) or its folder libsvm. Put {LIBSVM[name].rows} rows of LIBSVM text "
-        "there under one of these names."
-    )
-
-
-def _require_file(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}. Expected was {expected}. Check the path.")
-
-
-def _unreadable(path: Path, expected: str, reason: Exception) -> str:
-    said = " ".join(str(reason).split()) or type(reason).__name__
-    return (
-        f"{path} could not be read: {said.rstrip('.')}. Expected was {expected}. Fetch the file "
-        "again, or correct it."
-    )
+    holds = f"{LIBSVM[name].rows} rows of LIBSVM text"
+    without = "breast_cancer, which comes with scikit-learn"
+    return files.found(name, [name], ["libsvm"], holds, without)
 
 
 def _counts(n_rows: int | None, dim: int | None) -> str:

@@ -73,14 +73,16 @@ def _listed(
     merge: Merge[Vector, P, Vector],
     dim: int,
 ) -> Draws:
-    maps = [_affine(partition, work, merge, dim) for partition in partitions]
+    maps = [affine(partition, work, merge, dim) for partition in partitions]
     B, u = (np.stack(part) for part in zip(*maps, strict=True))
     return Draws(B, u, np.array(chances))
 
 
-def _affine(
+def affine(
     partition: P, work: Work[P, Vector], merge: Merge[Vector, P, Vector], dim: int
 ) -> tuple[Matrix, Vector]:
+    """(B, u) of one draw, x+ = x - (B x - u): the round at zero and at the unit vectors."""
+
     def after(x: Vector) -> Vector:
         submodels = [partition.select(x, i) for i in range(partition.n_workers)]
         return merge(x, partition, work(0, partition, submodels))

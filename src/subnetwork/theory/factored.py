@@ -7,12 +7,11 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from subnetwork.shapes import Floats, Matrix, PerWorker, Units, Vector
+from subnetwork.splits import Parts, consecutive
 from subnetwork.theory.linear import DENSE_DIM, solve_definite
 from subnetwork.theory.quadratics import Quadratics, require_definite
-from subnetwork.theory.splits import consecutive
 from subnetwork.theory.table import (
     Columns,
-    Parts,
     Table,
     by_columns,
     column_squares,

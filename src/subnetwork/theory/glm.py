@@ -7,12 +7,12 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from subnetwork.shapes import Floats, Matrices, Matrix, PerWorker, Units, Vector
+from subnetwork.splits import Parts
 from subnetwork.theory.factored import require_ridge
 from subnetwork.theory.linear import DENSE_DIM, solve_definite
 from subnetwork.theory.losses import LOGISTIC, Loss
 from subnetwork.theory.table import (
     Columns,
-    Parts,
     Table,
     by_columns,
     column_squares,

@@ -8,6 +8,7 @@ rounds stands in the state too, but is not counted as sent.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from subnetwork.deals import Full
 from subnetwork.shapes import Floats, Vector
 from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import Dealt, DiagonalPartition, DiagonalSketch
+from subnetwork.theory.stochastic import EXACT, Sampling
 
 S = TypeVar("S")
 
@@ -116,12 +118,12 @@ class Gradients:
     """The work of most methods: worker i returns C_i grad f_i(w_i)."""
 
     problem: Problem
+    xi: Sampling = EXACT
 
     def __call__(self, k: int, cut: Cut[Any], points: Sequence[Vector]) -> list[Vector]:
-        """The gradients, in the order of the workers; the same in every round k."""
-        del k
-        gradient = self.problem.worker_gradient
-        return [cut.draw.scale[i] * gradient(i, w) for i, w in enumerate(points)]
+        """The gradients, in the order of the workers."""
+        gradient = partial(self.xi.gradient, self.problem)
+        return [cut.draw.scale[i] * gradient(i, w, k) for i, w in enumerate(points)]
 
 
 def gathered(draw: DiagonalPartition, returned: Sequence[Vector]) -> Vector:

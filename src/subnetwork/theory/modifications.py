@@ -27,6 +27,7 @@ from subnetwork.theory.methods import (
 from subnetwork.theory.problem import Problem
 from subnetwork.theory.problems import Quadratics
 from subnetwork.theory.sketches import Dealt, DiagonalPartition
+from subnetwork.theory.stochastic import EXACT, Sampling
 from subnetwork.theory.work import require_step_size
 
 Rule: TypeAlias = Literal["plain", "sag", "saga"]
@@ -160,10 +161,11 @@ class _Reweighted:
 
     problem: Quadratics
     rho: float
+    xi: Sampling = EXACT
 
     def __call__(self, k: int, cut: Cut[Vector], points: Sequence[Vector]) -> list[Vector]:
-        del k
-        return [cut.draw.scale[i] * self._estimate(i, w) for i, w in enumerate(points)]
+        noise = [self.xi.noise(i, len(w), k) for i, w in enumerate(points)]
+        return [cut.draw.scale[i] * (self._estimate(i, w) + noise[i]) for i, w in enumerate(points)]
 
     def _estimate(self, worker: int, w: Vector) -> Vector:
         diagonal = np.diag(self.problem.L[worker]) * w
@@ -231,13 +233,16 @@ class _TwoResolutions:
     """(2n - 1) P_i grad f_i(P_i x) - (2n - 2) sum over halves P' of P' grad f_i(P' x)."""
 
     problem: Problem
+    xi: Sampling = EXACT
 
     def __call__(self, k: int, cut: _Halved, points: Sequence[Vector]) -> list[Vector]:
-        del k
-        return [self._estimate(i, cut, w) for i, w in enumerate(points)]
+        return [self._estimate(i, cut, w, k) for i, w in enumerate(points)]
 
-    def _estimate(self, worker: int, cut: _Halved, w: Vector) -> Vector:
-        gradient, n = self.problem.worker_gradient, cut.n_workers
+    def _estimate(self, worker: int, cut: _Halved, w: Vector, k: int) -> Vector:
+        def gradient(worker: int, x: Vector) -> Vector:
+            return self.xi.gradient(self.problem, worker, x, k)
+
+        n = cut.n_workers
         whole = cut.draw.scale[worker] * gradient(worker, w)
         halves = [mask * gradient(worker, mask * w) for mask in cut.halves.scale[2 * worker :][:2]]
         return np.asarray((2 * n - 1) * whole - (2 * n - 2) * (halves[0] + halves[1]))

@@ -52,9 +52,11 @@ def dense(
     """Any deal of `law`, whole L_i."""
     n, d = problem.b.shape
     one = bool((scales == scales[0, 0]).all())
+    line = one and n_steps == 1 and isinstance(deal, Perm)
+    keep, rate, lift = _line(float(scales[0, 0]), gamma, n, form) if line else (0.0, 0.0, 1.0)
     setup = dense_kernel.Dense(
         L=np.ascontiguousarray(problem.L).reshape(-1),
-        b=np.ascontiguousarray(problem.b).reshape(-1),
+        b=np.ascontiguousarray(lift * problem.b).reshape(-1),
         scales=scales[:1, :1].reshape(-1) if one else np.ascontiguousarray(scales).reshape(-1),
         mask=np.uint64(0 if one else 2**64 - 1),
         law=law(deal, d),
@@ -62,8 +64,22 @@ def dense(
         n_steps=n_steps,
         form=FORMS[form],
         tile=max(4, CACHE // (8 * d)),
+        line=line,
+        keep=keep,
+        rate=rate,
     )
     return Plan(d, _width(8 * n * d * d, 48 * d), partial(_dense, setup))
+
+
+def _line(s: float, gamma: float, n: int, form: str) -> tuple[float, float, float]:
+    """A round of Perm, C_i = s P_i, one step: x_j <- keep x_j - rate [L_i x]_j + lift b_ij.
+
+    z = s x - gamma s (s L_i x - b_i) on what worker i holds; the merge takes z, z/n, or moves x by
+    (z - s x)/n.
+    """
+    if form == "holders":
+        return s, gamma * s**2, gamma * s
+    return 1.0 if form == "update" else s / n, gamma * s**2 / n, gamma * s / n
 
 
 def perm1(

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from subnetwork.shapes import Vector
+from subnetwork.theory.moments import Linear
 from subnetwork.theory.problems import Quadratics
+from subnetwork.theory.theorem_a import theorem_a
+from subnetwork.theory.theorems import require_range
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,45 @@ class CompressedIterates:
             f"omega = {omega:.3g} is above kappa^-2 = {self.required:.3g}, where (20) ends; the "
             f"method itself is stable up to {self.threshold:.3g}."
         ]
+
+
+@dataclass(frozen=True)
+class NonConvexSGD:
+    """min_{k < K} E|grad F(x^k)|^2 <= 6 (F(x^0) - inf F) / (gamma K) + gamma L C.
+
+    SGD with an unbiased g of grad F (Khaled & Richtarik 2020), for E|g|^2 <= 2A (F - inf F) +
+    B |grad F|^2 + C and gamma <= min(1 / sqrt(L A K), 1 / (L B)). IST is such SGD, on F.
+
+    Attributes:
+        L: smoothness of F.
+        A: as above, and B, C.
+        B: likewise.
+        C: likewise.
+    """
+
+    L: float
+    A: float
+    B: float
+    C: float
+
+    def largest_step(self, n_rounds: int) -> float:
+        """min(1 / sqrt(L A K), 1 / (L B))."""
+        return 1 / max(float(np.sqrt(self.L * self.A * n_rounds)), self.L * self.B)
+
+    def bound(self, drop: float, step_size: float, n_rounds: int) -> float:
+        """Right side, for drop = F(x^0) - inf F; raises ValueError for a larger step."""
+        require_range(step_size, self.largest_step(n_rounds), "of non-convex SGD")
+        return 6 * drop / (step_size * n_rounds) + step_size * self.L * self.C
+
+
+def sgd_on_F(e: Linear) -> NonConvexSGD:
+    """The constants of a symmetric sketch on quadratics: F(x) = (x - x_inf)' H (x - x_inf) / 2.
+
+    E|B d + r|^2 <= 2 theta_I d' H d + 2 s2 for d = x - x_inf and r = B x_inf - u, so that
+    A = 2 theta_I, B = 0 and C = 2 s2, with theta_I and s2 of theorem A.
+    """
+    a = theorem_a(e)
+    return NonConvexSGD(float(np.linalg.eigvalsh(a.H)[-1]), 2 * a.theta, 0.0, 2 * a.s2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from subnetwork.splits import Parts, by_label, consecutive, dirichlet, iid
 from subnetwork.theory.data import LIBSVM, TABLES, table_named
 from subnetwork.theory.factored import Factored, factored, least_squares
 from subnetwork.theory.glm import GeneralisedLinear, generalised_linear, logistic_gaussian
@@ -16,8 +17,7 @@ from subnetwork.theory.losses import loss_named
 from subnetwork.theory.problem import Problem
 from subnetwork.theory.quadratics import Quadratics, require_definite
 from subnetwork.theory.sparse import tridiagonal
-from subnetwork.theory.splits import by_label, consecutive, dirichlet, iid
-from subnetwork.theory.table import Parts, Table, by_columns, largest_of_gram, standardised
+from subnetwork.theory.table import Table, by_columns, largest_of_gram, standardised
 
 __all__ = [
     "OTHER_PROBLEMS",

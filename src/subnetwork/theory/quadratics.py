@@ -71,6 +71,16 @@ class Quadratics:
         """D_i = Diag(L_i), one diagonal a row."""
         return np.array(np.einsum("ijj->ij", self.L))
 
+    @property
+    def hessian_variance(self) -> float:
+        """How different the f_i are: lambda_max(mean_i L_i^2 - L_bar^2), 0 for equal L_i.
+
+        The smallest V with mean_i |grad f_i(x) - grad f_i(y)|^2 <= |grad f(x) - grad f(y)|^2 +
+        V |x - y|^2 for all x, y (Szlendak et al. 2022), a dial of heterogeneity.
+        """
+        square = (self.L @ self.L).mean(axis=0) - self.L_bar @ self.L_bar
+        return max(float(np.linalg.eigvalsh((square + square.T) / 2)[-1]), 0.0)
+
     @cached_property
     def minimiser(self) -> Vector:
         """x* = L_bar^-1 b_bar; raises ValueError where L_bar is not positive definite."""

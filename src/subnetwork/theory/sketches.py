@@ -4,7 +4,6 @@ Two semantics are told apart everywhere and have no common default (`SEMANTICS`)
 carries a scale that makes E C_i = I; *as trained*, in networks, C_i is a 0/1 mask.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -195,23 +194,6 @@ def require_diagonals(problem: Quadratics, why: str) -> None:
             f"[L_i]_jj = {D[i, j]:.3g} for worker i={i}, coordinate j={j}, but {why}. Add a ridge "
             "such as 0.001 to the problem."
         )
-
-
-SKETCHES: Mapping[str, Callable[[Quadratics, Semantics], DiagonalSketch]] = {
-    "identity": lambda problem, semantics: Dealt(Full(problem.n_workers), problem.dim, semantics),
-    "perm": lambda problem, semantics: Dealt(Perm(problem.n_workers), problem.dim, semantics),
-    "preconditioned_perm1": lambda problem, _: PreconditionedPerm1(problem),
-}
-
-
-def sketch_named(name: str, problem: Quadratics, semantics: Semantics) -> DiagonalSketch:
-    """The sketch of that name for a problem; raises ValueError with the known names otherwise.
-
-    `semantics` says nothing to "preconditioned_perm1", which exists on paper only.
-    """
-    if name not in SKETCHES:
-        raise ValueError(f"There is no sketch {name!r}. Known sketches: {', '.join(SKETCHES)}.")
-    return SKETCHES[name](problem, semantics)
 
 
 def _scale_on_paper(deal: Deal, dim: int) -> float:

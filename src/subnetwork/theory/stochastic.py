@@ -39,12 +39,63 @@ def rows_gradient(
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """What makes gradients stochastic: grad f_i(x; xi) + sigma eps, keyed by (seed, k, worker, t).
+
+    xi: `batch` rows of worker i, drawn with replacement, or all of them for batch = 0; eps: a
+    standard Gaussian vector. A worker that takes several gradients at once (MARINA at two points,
+    halves of a block) takes them with the same xi and eps.
+
+    Raises:
+        ValueError: a negative sigma or batch.
+    """
+
+    seed: int = 0
+    sigma: float = 0.0
+    batch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sigma < 0 or self.batch < 0:
+            raise ValueError(
+                f"sigma={self.sigma} and batch={self.batch} are no noise: use sigma >= 0, and "
+                "batch >= 0, where 0 means all rows."
+            )
+
+    def require_rows(self, problem: Problem) -> None:
+        """Raise ValueError where rows are to be drawn and the problem keeps none."""
+        if self.batch and not n_rows(problem, 0):
+            raise ValueError(
+                f"batch={self.batch} draws rows, but {type(problem).__name__} has none. Use "
+                "batch=0 with sigma > 0, or a problem that keeps rows, as logistic:gaussian."
+            )
+
+    def gradient(self, problem: Problem, worker: int, x: Vector, k: int, t: int = 0) -> Vector:
+        """The gradient of f_i at x in round k, at local step t."""
+        stream = key(self.seed, NOISE, k, worker, t)
+        if self.batch and isinstance(problem, GeneralisedLinear | Factored):
+            drawn, m = words(key(stream, 1)), n_rows(problem, worker)
+            rows = np.array([below(drawn, m) for _ in range(self.batch)], dtype=np.int64)
+            return rows_gradient(problem, worker, rows, x) + self._noise(stream, len(x))
+        return problem.worker_gradient(worker, x) + self._noise(stream, len(x))
+
+    def noise(self, worker: int, size: int, k: int, t: int = 0) -> Vector | float:
+        """Sigma eps alone, 0 for sigma = 0."""
+        return self._noise(key(self.seed, NOISE, k, worker, t), size)
+
+    def _noise(self, stream: int, size: int) -> Vector | float:
+        return self.sigma * gaussian(stream, size) if self.sigma else 0.0
+
+
+EXACT = Sampling()
+"""Whole gradients without noise."""
+
+
+@dataclass(frozen=True)
 class StochasticSteps:
     """z^{t+1} = z^t - gamma C_i (grad f_i(z^t; xi) + sigma eps), t < n_steps (lines 5 and 6).
 
-    xi: `batch` rows of worker i, drawn with replacement, or all of them for batch = 0; eps: a
-    standard Gaussian vector. Both depend on (seed, k, worker, t) alone. The noise has a seed of its
-    own, so that the same noise can meet different partitions.
+    xi and eps as in `Sampling`. The noise has a seed of its own, so that the same noise can meet
+    different partitions.
 
     Raises:
         ValueError: no positive step size, fewer than one step, a negative sigma or batch, or a
@@ -65,11 +116,12 @@ class StochasticSteps:
                 f"n_steps={self.n_steps}, sigma={self.sigma} and batch={self.batch} are no local "
                 "work: use n_steps >= 1, sigma >= 0, and batch >= 0, where 0 means all rows."
             )
-        if self.batch and not n_rows(self.problem, 0):
-            raise ValueError(
-                f"batch={self.batch} draws rows, but {type(self.problem).__name__} has none. Use "
-                "batch=0 with sigma > 0, or a problem that keeps rows, as logistic:gaussian."
-            )
+        self.xi.require_rows(self.problem)
+
+    @property
+    def xi(self) -> Sampling:
+        """The noise of its gradients."""
+        return Sampling(self.seed, self.sigma, self.batch)
 
     def __call__(
         self, k: int, partition: DiagonalPartition, submodels: Sequence[Vector]
@@ -79,18 +131,9 @@ class StochasticSteps:
 
     def _train(self, k: int, worker: int, scale: Vector, z: Vector) -> Vector:
         for t in range(self.n_steps):
-            g = self._gradient(worker, z, key(self.seed, NOISE, k, worker, t))
+            g = self.xi.gradient(self.problem, worker, z, k, t)
             z = z - self.step_size * scale * g
         return z
-
-    def _gradient(self, worker: int, z: Vector, stream: int) -> Vector:
-        if self.batch and isinstance(self.problem, GeneralisedLinear | Factored):
-            drawn, m = words(key(stream, 1)), n_rows(self.problem, worker)
-            rows = np.array([below(drawn, m) for _ in range(self.batch)], dtype=np.int64)
-            g = rows_gradient(self.problem, worker, rows, z)
-        else:
-            g = self.problem.worker_gradient(worker, z)
-        return g + self.sigma * gaussian(stream, len(z)) if self.sigma else g
 
 
 def gaussian(stream: int, size: int) -> Vector:

@@ -80,6 +80,7 @@ class Study:
         facts = [
             ("sketch", self.name),
             ("workers n, coordinates d", f"{self.problem.n_workers}, {self.problem.dim}"),
+            ("Hessian variance", _number(self.problem.hessian_variance)),
             ("step size", f"{self.step_size:.4g}"),
             ("largest stable step", _number(self.stable_step)),
             ("bias f(x_inf) - f*", _number(self.bias)),

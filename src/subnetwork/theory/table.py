@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from subnetwork.shapes import Floats, Matrix, Units, Vector
+from subnetwork.shapes import Floats, Matrix, Vector
+from subnetwork.splits import Parts
 from subnetwork.theory.linear import DENSE_DIM, largest_eigenvalue
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ Rows: TypeAlias = Floats | CSR
 """Features with one row a sample; shape (m, d)."""
 Columns: TypeAlias = Floats | CSC
 """The same, stored by columns: a worker holds coordinates, which are columns."""
-Parts: TypeAlias = Sequence[Units]
-"""Which rows each worker has; one array a worker."""
 
 
 @dataclass(frozen=True, eq=False)

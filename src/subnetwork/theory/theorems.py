@@ -216,6 +216,6 @@ def require_range(step_size: float, largest: float, theorem: str) -> None:
 
 def _not_psd(lowest: float) -> str:
     return (
-        f"eq. (22) fails: W-bar has the eigenvalue {lowest:.3g} < 0. Precondition (eq. 12), or add "
-        "a ridge to the problem."
+        f"eq. (22) fails: W-bar has the eigenvalue {lowest:.3g} < 0. Standardise the columns of "
+        "the data, precondition (eq. 12), or add a ridge to the problem; theorem A may speak."
     )

@@ -10,22 +10,26 @@ from dataclasses import replace
 import numpy as np
 
 from subnetwork.deals import Full
-from subnetwork.shapes import Floats, Matrices, PerWorker, Vector
+from subnetwork.shapes import Floats, Matrices, Matrix, PerWorker, Vector
+from subnetwork.theory.coincidences import off
 from subnetwork.theory.estimator import Estimator, Noise, estimator, occupancy, share, sides
 from subnetwork.theory.jacobi import Jacobi, Shifted
 from subnetwork.theory.problems import Quadratics
 from subnetwork.theory.quadratics import require_quadratics
 from subnetwork.theory.simulation import Form
 from subnetwork.theory.sketches import DiagonalPartition, DiagonalSketch
-from subnetwork.theory.work import GradientSteps
+from subnetwork.theory.work import GradientSteps, UnequalSteps
 
 
-def one_round(work: GradientSteps, sketch: DiagonalSketch | Jacobi, form: Form) -> Estimator:
+def one_round(
+    work: GradientSteps | UnequalSteps, sketch: DiagonalSketch | Jacobi, form: Form
+) -> Estimator:
     """A round of Algorithm 1 with any number of local steps and any merge; the step is inside.
 
-    With tau = `work.n_steps`, A_i = sum_{t < tau} (I - gamma C_i L_i)^t multiplies the one-step
-    displacement. That is a closed form where A_i does not depend on who else is held: for one
-    coordinate a worker, and for `Full`.
+    With tau = `work.n_steps` (of worker i), A_i = sum_{t < tau} (I - gamma C_i L_i)^t multiplies
+    the one-step displacement. That is a closed form where A_i does not depend on who else is held:
+    for one coordinate a worker, for `Full`, and for diagonal L_i. On other blocks the mean has one
+    for 2 and 3 steps: `local_mean.mean_of_local_steps`.
 
     Raises:
         ValueError: several local steps on blocks of several coordinates; or the holders' merge for
@@ -52,31 +56,38 @@ def one_round(work: GradientSteps, sketch: DiagonalSketch | Jacobi, form: Form) 
 
 
 def _displacements(
-    work: GradientSteps, sketch: DiagonalSketch | Jacobi, forward: PerWorker, backward: PerWorker
+    work: GradientSteps | UnequalSteps,
+    sketch: DiagonalSketch | Jacobi,
+    forward: PerWorker,
+    backward: PerWorker,
 ) -> tuple[Matrices, PerWorker]:
     """G_i, U_i with z_i - w_i = -(G_i x - U_i) on what worker i holds."""
     problem = require_quadratics(work.problem, "The closed form of a round")
-    gamma, tau = work.step_size, work.n_steps
+    gamma, n = work.step_size, problem.n_workers
+    taus = work.n_steps if isinstance(work, UnequalSteps) else (work.n_steps,) * n
     K = gamma * backward[:, :, None] * problem.L
     U = gamma * backward * problem.b
-    if tau > 1:
+    if max(taus) > 1:
         if isinstance(sketch.deal, Full):
             pass
-        elif occupancy(sketch.deal, problem.dim).together[2] == 0:
+        elif occupancy(sketch.deal, problem.dim).together[2] == 0 or not off(problem.L).any():
             K = K * np.eye(problem.dim)  # one coordinate is held: the others do not act
         else:
             raise ValueError(
-                f"{tau} local steps on blocks of several coordinates have no closed form. Use "
-                "`draws.enumerated` for a small problem, one coordinate a worker, or n_steps=1."
+                f"{max(taus)} local steps on blocks of several coordinates have no closed form of "
+                "second moments. Use `draws.enumerated` for a small problem, `mean_of_local_steps` "
+                "for the mean of 2 or 3, one coordinate a worker, or n_steps=1."
             )
-        A = _geometric(np.eye(problem.dim) - K, tau)
+        A = np.stack(
+            [_geometric(np.eye(len(K_i)) - K_i, t) for K_i, t in zip(K, taus, strict=True)]
+        )
         K, U = A @ K, np.einsum("ijl,il->ij", A, U)
     return np.asarray(K * forward[:, None, :]), U
 
 
-def _geometric(step: Matrices, tau: int) -> Matrices:
+def _geometric(step: Matrix, tau: int) -> Matrix:
     """I + step + ... + step^(tau - 1)."""
-    total = power = np.broadcast_to(np.eye(step.shape[1]), step.shape)
+    total = power = np.eye(len(step))
     for _ in range(tau - 1):
         power = power @ step
         total = total + power

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from subnetwork.shapes import Units, Vector
 from subnetwork.theory.problem import Problem
 from subnetwork.theory.sketches import DiagonalPartition, LinearPartition
@@ -40,6 +42,47 @@ class GradientSteps:
             gradient = self.problem.worker_gradient(worker, z)
             z = z - self.step_size * partition.pull(gradient, worker)
         return z
+
+
+@dataclass(frozen=True)
+class UnequalSteps:
+    """`GradientSteps` of workers that do not all finish: worker i takes n_steps[i] of them.
+
+    To first order in gamma the problem with the weights n_steps[i] / sum(n_steps) is minimised.
+    Multiplying worker i's displacement by `correction[i]` restores f (`variants.reweighted`).
+
+    Raises:
+        ValueError: the step size is not positive, or there is not one count >= 1 for each worker.
+    """
+
+    problem: Problem
+    step_size: float
+    n_steps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        require_step_size(self.step_size)
+        n = self.problem.n_workers
+        if len(self.n_steps) != n or min(self.n_steps) < 1:
+            raise ValueError(
+                f"n_steps={self.n_steps} is not one number of steps >= 1 for each of {n} workers. "
+                "A worker without a step is absent: use `variants.absent`."
+            )
+
+    @property
+    def correction(self) -> Vector:
+        """mean(n_steps) / n_steps[i]."""
+        steps = np.array(self.n_steps, dtype=np.float64)
+        return np.asarray(steps.mean() / steps)
+
+    def __call__(
+        self, k: int, partition: LinearPartition, submodels: Sequence[Vector]
+    ) -> list[Vector]:
+        """The trained submodels z_i^+, in the order of the workers; the same in every round k."""
+        every = {
+            tau: GradientSteps(self.problem, self.step_size, tau)(k, partition, submodels)
+            for tau in set(self.n_steps)
+        }
+        return [every[tau][i] for i, tau in enumerate(self.n_steps)]
 
 
 @dataclass(frozen=True)

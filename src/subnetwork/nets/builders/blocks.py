@@ -1,6 +1,6 @@
 """The tensors of a subnetwork: blocks of the model's parameters and buffers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -8,16 +8,37 @@ from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import block_of
 
 
-def blocks(model: nn.Module, layout: Layout, units: Mapping[str, Tensor]) -> dict[int, Tensor]:
+def blocks(
+    model: nn.Module, layout: Layout, units: Mapping[str, Tensor]
+) -> dict[int, Tensor | None]:
     """Id of each parameter and buffer of the model -> a copy of the entries of these units.
 
-    A parameter gives a parameter, which requires a gradient where the model's does.
+    A parameter gives a parameter, which requires a gradient where the model's does. What belongs
+    to a block that is left out gives None.
     """
-    found: dict[int, Tensor] = {}
+    found: dict[int, Tensor | None] = {id(tensor): None for tensor in _tensors(model)}
     for name, p in model.named_parameters():
-        block = block_of(layout, layout.dims[name], p, units)
-        found[id(p)] = nn.Parameter(p.detach()[block].clone(), p.requires_grad)
-    for name, b in model.named_buffers():
-        dims = layout.buffers.get(name, ())
-        found[id(b)] = b.detach()[block_of(layout, dims, b, units)].clone() if dims else b.clone()
+        if layout.holds(name, units):
+            block = block_of(layout, layout.dims[name], p, units)
+            found[id(p)] = nn.Parameter(p.detach()[block].clone(), p.requires_grad)
+    buffers = dict(model.named_buffers())
+    for name, values in buffers_of(model, layout, units).items():
+        found[id(buffers[name])] = values
     return found
+
+
+def buffers_of(model: nn.Module, layout: Layout, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the entries of the model's buffers that belong to these units, by name."""
+    found = {}
+    gone = tuple(f"{path}." for path in layout.left_out(units))
+    for name, b in model.named_buffers():
+        if name.startswith(gone):
+            continue
+        dims = layout.buffers.get(name, ())
+        found[name] = b.detach()[block_of(layout, dims, b, units)].clone() if dims else b.clone()
+    return found
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()

@@ -8,13 +8,15 @@ own is what `subnetwork.nets.builders.export` is for.
 import copy
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from subnetwork.nets.builders.attention import forward_of_some_heads
+from subnetwork.nets.builders.block import Block
 from subnetwork.nets.builders.blocks import blocks
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.terms import Dim, extent, outermost
@@ -26,6 +28,7 @@ class Copy:
     """Builds by copying the model with its tensors replaced by blocks."""
 
     layout: Layout
+    skips: Mapping[str, Block] = field(default_factory=dict)  # the blocks of the layout, by path
     kind: str = "copy"
 
     def build(self, model: nn.Module, units: Mapping[str, Tensor], /) -> nn.Module:
@@ -33,7 +36,12 @@ class Copy:
         memo: dict[int, object] = dict(blocks(model, self.layout, units))
         small = copy.deepcopy(model, memo)
         sizes = {axis: len(kept) for axis, kept in units.items()}
+        gone = self.layout.left_out(units)
+        for path in gone:
+            small.get_submodule(path).forward = _Passing(self.skips[path])
         for path, module in small.named_modules():
+            if f"{path}.".startswith(tuple(f"{g}." for g in gone)):
+                continue
             dims = self.layout.dims.get(f"{path}.weight".lstrip("."), ())
             groups = _Groups(self.layout, sizes, dims[0] if dims else None)
             for kind, patch in _PATCHES:
@@ -45,6 +53,16 @@ class Copy:
         """Itself: a copy has the dtype of what is copied."""
         del model, inputs
         return self
+
+
+@dataclass(frozen=True)
+class _Passing:
+    """The forward of a block that is left out: its module stays, as a shell without tensors."""
+
+    block: Block
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return self.block.passed(args, kwargs)
 
 
 @dataclass(frozen=True)

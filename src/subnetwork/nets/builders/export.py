@@ -13,7 +13,7 @@ import types
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from subnetwork.nets import terms
 from subnetwork.nets.axes import plain
 from subnetwork.nets.builders import CannotBuildError
 from subnetwork.nets.builders.blocks import blocks
+from subnetwork.nets.builders.detour import Detour, detours, take
 from subnetwork.nets.builders.rewrite import NodeDims, Sizes, rewrite
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.trace.seen import Seen, readings
@@ -39,6 +40,7 @@ class Export:
     layout: Layout
     graph: fx.GraphModule
     dims: NodeDims  # node -> the terms of each tensor that it computes
+    around: Mapping[str, Detour] = field(default_factory=dict)  # path of a block -> its way around
     kind: str = "export"
 
     def build(self, model: nn.Module, units: Mapping[str, Tensor], /) -> nn.Module:
@@ -46,10 +48,13 @@ class Export:
         parts = blocks(model, self.layout, units)
         named = {name: parts[id(tensor)] for name, tensor in _all_tensors(model)}
         memo: dict[int, object] = {
-            id(tensor): named[name] for name, tensor in _all_tensors(self.graph) if name in named
+            id(tensor): _or_empty(named[name])
+            for name, tensor in _all_tensors(self.graph)
+            if name in named
         }
         with _silent():
             small = copy.deepcopy(self.graph, memo)
+        take(small, [self.around[path] for path in self.layout.left_out(units)])
         sizes = Sizes(self.layout.sizes, {axis: len(kept) for axis, kept in units.items()})
         for node in list(small.graph.nodes):
             if node.op == "call_function":
@@ -82,9 +87,12 @@ def exported(model: nn.Module, inputs: Inputs, layout: Layout) -> Export:
     if set(names) != set(whole):
         raise CannotBuildError(f"the graph has other parameters: {set(names) ^ set(whole)}")
     dims = _node_dims(graph, inputs, layout)
+    paths = [path for paths in layout.unit_names.values() for path in paths]
+    with _silent():
+        around = detours(graph, _flat(inputs).each(torch.clone), paths)
     for node in graph.graph.nodes:
         node.meta = {}
-    return Export(layout, graph, dims)
+    return Export(layout, graph, dims, around)
 
 
 def _in_order(model: nn.Module, inputs: Inputs) -> Inputs:
@@ -121,7 +129,7 @@ def _node_dims(graph: fx.GraphModule, inputs: Inputs, layout: Layout) -> NodeDim
     """Run the graph once, its parameters announced with the layout's axes."""
     with _silent():
         ran = copy.deepcopy(graph)
-    atoms = {axis: Atom(n) for axis, n in layout.sizes.items()}
+    atoms = {axis: Atom(n) for axis, n in layout.sizes.items() if axis not in layout.depth}
     seen = Seen(readings())
     for name, tensor in _all_tensors(ran):
         dims = layout.dims.get(name, layout.buffers.get(name, (None,) * tensor.dim()))
@@ -133,9 +141,8 @@ def _node_dims(graph: fx.GraphModule, inputs: Inputs, layout: Layout) -> NodeDim
     found: dict[str, list[Dims | None]] = {}
     recorder = _Recorder(ran)
     recorder.hold(seen, found)
-    flat = Inputs(tuple(tree_leaves((inputs.args, dict(inputs.kwargs)))), {})
     run = partial(recorder.run, enable_io_processing=False)
-    watch(seen, run, flat.each(torch.clone))
+    watch(seen, run, _flat(inputs).each(torch.clone))
     names = _names(atoms)
     return {
         node: tuple(
@@ -143,6 +150,14 @@ def _node_dims(graph: fx.GraphModule, inputs: Inputs, layout: Layout) -> NodeDim
         )
         for node, tensors in found.items()
     }
+
+
+def _flat(inputs: Inputs) -> Inputs:
+    return Inputs(tuple(tree_leaves((inputs.args, dict(inputs.kwargs)))), {})
+
+
+def _or_empty(tensor: Tensor | None) -> Tensor:
+    return nn.Parameter(torch.empty(0)) if tensor is None else tensor
 
 
 def _names(atoms: Mapping[str, Atom]) -> dict[Atom, str]:

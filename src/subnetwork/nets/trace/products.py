@@ -111,10 +111,10 @@ def attention(call: Call) -> Sequence[Dims]:
     return [query[:-1] + value[-1:], *(fresh(s) for s in call.shapes[1:])]
 
 
-@rule("_grouped_mm")
+@rule("_grouped_mm", "grouped_mm_fallback")
 def experts(call: Call) -> Sequence[Dims]:
     """Every row by the matrix of its expert."""
-    x, weight = call.of("self"), call.of("mat2")
+    x, weight = call.of("self", "input"), call.of("mat2", "weight")
     if len(weight) != len(x) + 1:
         raise NotImplementedError("between stacks of equal rank")
     freeze(weight[0], "experts are picked by position")

@@ -28,6 +28,9 @@ class Dense(NamedTuple):
     n_steps: int
     form: int  # UPDATE, MERGE or HOLDERS
     tile: int  # rows of L_i that stay in cache while all seeds pass over them
+    line: bool  # Perm, one scale, one local step: x_j <- keep x_j - rate [L_i x]_j + b_ij
+    keep: float
+    rate: float
 
 
 class Desk(NamedTuple):
@@ -141,10 +144,14 @@ def rows(L: Array, hand: Hand, last: int, deck: Deck, desk: Desk) -> None:
 def take_up(problem: Dense, X: Array, hand: Hand, deck: Deck, desk: Desk) -> None:
     """Submodel w_i = C_i x into z, on the coordinates in hand (line 3)."""
     row = hand.worker * U(len(deck.positions))
+    desk.done[hand.seed] = U(0)
+    if problem.line:  # the scale is in `rate`
+        for w in range(np.int64(hand.q)):
+            desk.z[hand.room + U(w)] = X[hand.zero + U(deck.hands[hand.first + U(w)])]
+        return
     for w in range(np.int64(hand.q)):
         j = U(deck.hands[hand.first + U(w)])
         desk.z[hand.room + U(w)] = problem.scales[(row + j) & problem.mask] * X[hand.zero + j]
-    desk.done[hand.seed] = U(0)
 
 
 @inlined
@@ -165,6 +172,12 @@ def give_back(problem: Dense, X: Array, hand: Hand, deck: Deck, desk: Desk) -> N
     Into x where nobody else holds the coordinate, else into a sum.
     """
     row, form = hand.worker * U(len(deck.positions)), problem.form
+    if problem.line:
+        for w in range(np.int64(hand.q)):
+            c, u = U(deck.hands[hand.first + U(w)]), hand.room + U(w)
+            kept = problem.b[row + c] + problem.keep * desk.z[u]
+            X[hand.zero + c] = kept - problem.rate * desk.grad[u]
+        return
     alone = problem.law.kind == PERM
     share = 1.0 / len(problem.law.weights)
     for w in range(np.int64(hand.q)):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from subnetwork.splits import by_client, by_label, consecutive, dirichlet, iid
 from subnetwork.theory.problems import split
-from subnetwork.theory.splits import by_client, by_label, consecutive, dirichlet, iid
 from subnetwork.theory.table import Table
 
 

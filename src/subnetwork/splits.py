@@ -1,16 +1,20 @@
-"""Which rows of a table go to which worker: even, by label, Dirichlet, or by given clients.
+"""Which rows of a data set go to which worker: even, by label, Dirichlet, or by given clients.
 
-Random splits are keyed by an integer seed alone, as deals are. Every split gives each row to one
-worker and each worker a row, or says why it cannot.
+The lab and the engine share them. Random splits are keyed by an integer seed alone, as deals are.
+Every split gives each row to one worker and each worker a row, or says why it cannot.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from subnetwork.keys import DATA, key, shuffled, words
 from subnetwork.shapes import Floats, Units
-from subnetwork.theory.table import Parts
+
+Parts: TypeAlias = Sequence[Units]
+"""Which rows each worker has; one array a worker."""
+
 
 _MOST_LABELS = 100  # more different labels than this are measurements and no classes
 

@@ -1,0 +1,337 @@
+"""What a round costs beside its compute, and what a worker remembers: direct, DDP and Local SGD.
+
+    python benchmarks/overhead.py [--quick] [--only "3 layers"]
+
+A 4096-wide MLP on 4096 inputs and 35 outputs, local steps J = 20, batch 128, float32, one thread a
+worker, processes on this machine over gloo. See README.md beside this file.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from subnetwork import Perm
+from subnetwork.nets import MLP, Batches, NetSketch
+from subnetwork.runtime.direct import (
+    Draws,
+    agree,
+    carried,
+    digest,
+    handed_over,
+    initial_parameters,
+    meet,
+    merged,
+    over,
+    taken,
+    together,
+    with_moments,
+)
+
+INPUTS, OUTPUTS, WIDTH, J, BATCH, STEP_SIZE = 4096, 35, 4096, 20, 128, 0.01
+MODELS = {"2 layers": (WIDTH,), "3 layers": (WIDTH, WIDTH)}
+VARIANTS = ("direct", "DDP", "Local SGD")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of one variant."""
+
+    variant: str
+    model: str
+    workers: int
+    rounds: int
+
+    @property
+    def network(self) -> MLP:
+        """The whole network."""
+        return MLP(INPUTS, MODELS[self.model], OUTPUTS, norm=False)
+
+    @property
+    def name(self) -> str:
+        """As the RESULT lines say it."""
+        return f"{self.model}, {self.workers} workers"
+
+
+def data(workers: int) -> Batches:
+    """Noise: what is learned is no matter here."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1024, INPUTS, generator=generator)
+    targets = torch.randint(OUTPUTS, (1024,), generator=generator)
+    return Batches(inputs, targets, workers, BATCH, seed=1)
+
+
+Seconds = tuple[float, float]
+"""Of the wall, and of this process's CPU: the second one means something on a busy machine too."""
+
+
+def now() -> Seconds:
+    """Both clocks."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Seconds) -> Seconds:
+    """Seconds that went by on both."""
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def steps(module: nn.Module, batches: Batches, rank: int, k: int) -> Seconds:
+    """J local steps; returns their seconds."""
+    start = now()
+    optimizer = torch.optim.SGD(module.parameters(), STEP_SIZE)
+    for step in range(k * J, (k + 1) * J):
+        optimizer.zero_grad(set_to_none=True)
+        inputs, targets = batches.batch(rank, step)
+        cross_entropy(module(inputs), targets).backward()
+        optimizer.step()
+    return since(start)
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmRSS: the benchmark needs Linux")
+
+
+def peak() -> int:
+    """The most that it ever was."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def direct(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[str, float]:
+    """Rounds of the product: local steps on a part, merge, hand-over; compute timed apart."""
+    n = case.workers
+    sketch = NetSketch(case.network.layout, Perm(n))
+    with torch.device("meta"):
+        like = dict(nn.Sequential(*case.network.build(sketch.layout.all_units)).named_parameters())
+    draws = Draws(sketch, {name: p.to("meta") for name, p in like.items()}, 3)
+    links = over(meet(store, rank, n, host="127.0.0.1"), rank)
+    agree(links, rank, digest(draws, "float32"))
+    x = with_moments(initial_parameters(case.network, seed=2))
+    box = [taken(draws, rank, 0, x)]
+    compute, whole = [], []
+    for k in range(case.rounds + 1):
+        start = now()
+        part, seconds = one_round(case, rank, draws, box, batches, links)
+        box.append(part)
+        whole.append(since(start))
+        compute.append(seconds)
+        stored = part.n_bytes
+        del part
+        if k == 0:
+            agree(links, rank, [n])
+    pairs = list(zip(whole[1:], compute[1:], strict=True))
+    return {
+        "compute": sum(c for _, (c, _) in pairs) / J / case.rounds,
+        "iteration": sum(w for (w, _), _ in pairs) / J / case.rounds,
+        "overhead": median((w - c) / c for (w, _), (c, _) in pairs),
+        "overhead_cpu": median((w - c) / c for (_, w), (_, c) in pairs),
+        "stored": stored,
+    }
+
+
+def one_round(case, rank, draws, box, batches, links):  # noqa: ANN001, ANN201
+    """The next part, and the seconds of the local steps in it; the part is taken out of its box."""
+    held = box.pop()
+    own = held.submodel.params
+    with torch.device("meta"):
+        module = case.network.build(draws.partition(held.k).units(rank)).to("meta")
+    for (name, _), layer in zip(own.items(), owners(module), strict=True):
+        setattr(layer, name.rpartition(".")[2], nn.Parameter(own[name]))
+    seconds = steps(module, batches, rank, held.k)
+    module.zero_grad(set_to_none=True)
+    del module  # its parameters are those of the part, trained in place
+    after = [carried(merged(draws, rank, held), links).result]
+    del held, own
+    return carried(handed_over(draws, rank, after.pop()), links).result, seconds
+
+
+def owners(module: nn.Module) -> list[nn.Module]:
+    """The layer of each parameter."""
+    return [module.get_submodule(n.rpartition(".")[0]) for n, _ in module.named_parameters()]
+
+
+def ddp(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[str, float]:
+    """Torch's DistributedDataParallel on the whole network."""
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=case.workers)
+    module = nn.parallel.DistributedDataParallel(whole_network(case))
+    times = [steps(module, batches, rank, k)[0] / J for k in range(max(2, case.rounds // 2))]
+    dist.destroy_process_group()
+    return {"iteration": median(times[1:])}
+
+
+def local_sgd(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[str, float]:
+    """J steps on the whole network, then all_reduce of the parameters."""
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=case.workers)
+    module, times = whole_network(case), []
+    for k in range(max(2, case.rounds // 2)):
+        start = time.perf_counter()
+        steps(module, batches, rank, k)
+        with torch.no_grad():
+            for p in module.parameters():
+                dist.all_reduce(p)
+                p.div_(case.workers)
+        times.append((time.perf_counter() - start) / J)
+    dist.destroy_process_group()
+    return {"iteration": median(times[1:])}
+
+
+def whole_network(case: Case) -> nn.Module:
+    """With torch's own initialisation."""
+    module = case.network.build(case.network.layout.all_units)
+    for layer in module:
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+    return module
+
+
+RUN: dict[str, Callable[..., dict[str, float]]] = {
+    "direct": direct,
+    "DDP": ddp,
+    "Local SGD": local_sgd,
+}
+
+
+def warm_up() -> None:
+    """Load the compiled exchange, in this process alone."""
+    network = MLP(4, (4, 4), 2, norm=False)
+    x = dict(initial_parameters(network, seed=0))
+    like = {name: p.to("meta") for name, p in x.items()}
+    draws = [Draws(NetSketch(network.layout, Perm(2)), like, 0) for _ in range(2)]
+    parts = [taken(d, i, 0, with_moments(x.items())) for i, d in enumerate(draws)]
+    parts = together(
+        [merged(d, i, part) for i, (d, part) in enumerate(zip(draws, parts, strict=True))]
+    )
+    together(
+        [handed_over(d, i, part) for i, (d, part) in enumerate(zip(draws, parts, strict=True))]
+    )
+
+
+def work(case: Case, rank: int, folder: Path) -> None:
+    """One rank: what it saw, as JSON."""
+    torch.set_num_threads(1)
+    batches = data(case.workers)
+    steps(nn.Linear(INPUTS, OUTPUTS), batches, rank, 0)  # what torch loads on first use
+    if case.variant == "direct":
+        warm_up()
+    base = resident()
+    store = dist.FileStore(str(folder / "store"), case.workers)
+    found = RUN[case.variant](case, rank, store, batches)
+    found["memory"] = peak() - base
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+
+
+def measured(case: Case) -> dict[str, float]:
+    """The slowest, largest rank of a case."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [case.variant, case.model, str(case.workers), str(case.rounds)]
+        ranks = [
+            subprocess.Popen([sys.executable, __file__, "--rank", str(rank), folder, *words])
+            for rank in range(case.workers)
+        ]
+        codes = [rank.wait() for rank in ranks]
+        if any(codes):
+            sys.exit(f"{case} ended with {codes}")
+        found = [
+            json.loads((Path(folder) / f"rank{i}.json").read_text()) for i in range(case.workers)
+        ]
+    return {key: max(of[key] for of in found) for key in found[0]}
+
+
+def predicted(case: Case, *, whole: bool) -> int:
+    """The most bytes of a worker, by the plan alone.
+
+    DDP: parameters, gradients, and these a second time in buckets. A part: its parameters, its
+    share of the blocks that nobody trains with two bytes for the place of each entry, and beside
+    them the gradients, or the exchange: what leaves, what arrives, and the largest parameter twice.
+    """
+    network, n = case.network, case.workers
+    with torch.device("meta"):
+        full = network.build(network.layout.all_units)
+    total, held, stored, largest = 0, 0, 0, 0
+    for name, p in full.named_parameters():
+        cut = sum(dim is not None for dim in network.layout.dims[name])
+        block = p.numel() // n**cut
+        waiting = (p.numel() - n * block) // n if cut else 0
+        own = 4 * block + (4 + 2) * waiting
+        total, held, stored, largest = (
+            total + p.numel(),
+            held + block,
+            stored + own,
+            max(largest, own),
+        )
+    exchange = 2 * 4 * held * (n - 1) // n + largest
+    return 3 * 4 * total if whole else stored + max(4 * held, exchange)
+
+
+def result(name: str, value: float, goal: float | None) -> str:
+    """One line for machines."""
+    met = None if goal is None else value <= goal
+    return "RESULT " + json.dumps(
+        {"name": name, "value": round(value, 4), "goal": goal, "met": met}
+    )
+
+
+def judge(model: str, workers: int, rounds: int) -> list[str]:
+    """All variants of one model side by side."""
+    cases = {variant: Case(variant, model, workers, rounds) for variant in VARIANTS}
+    found = {variant: measured(case) for variant, case in cases.items()}
+    ours, case = found["direct"], cases["direct"]
+    print(f"\n{case.name}{'':14s}{'s/iteration':>14s}{'compute':>10s}{'memory, MB':>12s}")
+    for variant, of in found.items():
+        compute = f"{of['compute']:10.4f}" if "compute" in of else f"{'':10s}"
+        print(f"  {variant:28s}{of['iteration']:14.4f}{compute}{of['memory'] / 1e6:12.1f}")
+    print(f"  stored between rounds {ours['stored'] / 1e6:.1f} MB")
+    ratio = predicted(case, whole=False) / predicted(case, whole=True)
+    goal = 0.05 if workers == 2 else None
+    faster = {v: found[v]["iteration"] / ours["iteration"] for v in VARIANTS[1:]}
+    remembers = ours["memory"] / found["DDP"]["memory"]
+    lines = [result(f"(round - compute) / compute, {case.name}", ours["overhead"], goal)]
+    lines += [
+        result(f"{v} / direct, s per iteration, {case.name}", faster[v], None) for v in faster
+    ]
+    lines.append(result(f"memory, direct / DDP, {case.name}", remembers, round(ratio, 4)))
+    print("\n".join(lines), flush=True)
+    return lines
+
+
+def main() -> int:
+    """Print times, memory and results; the exit status says whether all goals were met."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, noisier")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--rank", nargs=6, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.rank:
+        rank, folder, variant, model, workers, rounds = arguments.rank
+        work(Case(variant, model, int(workers), int(rounds)), int(rank), Path(folder))
+        return 0
+    rounds = 3 if arguments.quick else 9
+    lines = []
+    for model in MODELS:
+        for workers in (2, 4):
+            if arguments.only in Case("", model, workers, rounds).name:
+                lines += judge(model, workers, rounds)
+    print("\n" + "\n".join(lines))
+    return 0 if all('"met": false' not in line for line in lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""Accuracy of the methods at equal samples, equal bytes and equal FLOPs of a worker, in one table.
+
+    python benchmarks/quality.py --only cora --out runs/quality --minutes 20
+
+Every run is stored as a record when it ends and is never computed twice. What is compared is read
+off the runs' own courses: a baseline at equal bytes is its last round within the bytes of IST.
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from subnetwork.experiments.training import train
+from subnetwork.methods import Training
+from subnetwork.methods.rows import Task, method, task
+from subnetwork.nets.architecture import runnable
+from subnetwork.nets.data import GraphSet
+from subnetwork.nets.table import cost
+from subnetwork.nets.trace.tracer import Inputs
+from subnetwork.record import Record, read, writing
+
+Line = dict[str, Any]
+
+FAMILY = ("ist", "lazy_ist")
+BASELINES = ("local_sgd", "local_sgd_rare", "diloco")
+ROWS = ("full", *BASELINES, *FAMILY, "never_dealt", "narrow")
+WORDS = {
+    "full": "full network, one worker, n times the batch",
+    "local_sgd": "Local SGD",
+    "local_sgd_rare": "Local SGD, n times the local steps",
+    "diloco": "DiLoCo",
+    "ist": "IST",
+    "lazy_ist": "lazy IST",
+    "resist": "IST by blocks (ResIST)",
+    "never_dealt": "narrow networks, never re-dealt",
+    "narrow": "one narrow network, alone",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One data set with one network."""
+
+    base: Training
+    workers: tuple[int, ...]
+    splits: tuple[str, ...] = ("iid", "dirichlet")
+    rows: tuple[str, ...] = ROWS
+    goals: tuple[float, ...] = ()  # the papers' own figures, for each number of workers
+    source: str = ""
+
+
+CORA = Training(
+    data="cora", model="gcn", hidden=(128,), norm="none", dropout=0.5, optimizer="adam",
+    step_size=0.01, weight_decay=5e-4, local_steps=10, rounds=20, period=4,
+)  # fmt: skip
+TEXT = Training(
+    data="tinyshakespeare", model="gpt", width=64, blocks=4, heads=4, optimizer="adamw",
+    step_size=1e-3, batch_size=16, local_steps=20, rounds=10, axes=("*.heads", "*.hidden"),
+    period=4,
+)  # fmt: skip
+GIST = "GIST, Wolfe et al. 2021"
+SECTIONS = {
+    "cora": Section(CORA, (2, 4, 8), ("shared", "dirichlet"), ROWS, (80.8, 81.2, 79.6), GIST),
+    "cora_sage": Section(replace(CORA, model="sage"), (2, 4, 8), ("shared", "dirichlet")),
+    "citeseer": Section(replace(CORA, data="citeseer"), (2, 4, 8), ("shared", "dirichlet")),
+    "citeseer_sage": Section(
+        replace(CORA, data="citeseer", model="sage"), (2, 4, 8), ("shared", "dirichlet")
+    ),
+    "physics": Section(
+        replace(CORA, data="coauthor_physics", hidden=(64,), rounds=10), (2, 4, 8), ("shared",)
+    ),
+    "physics_sage": Section(
+        replace(CORA, data="coauthor_physics", model="sage", hidden=(64,), rounds=10),
+        (2, 4, 8),
+        ("shared",),
+    ),
+    "fashion": Section(
+        Training(data="fashion_mnist", hidden=(512,), step_size=0.1, local_steps=50, period=4), (4,)
+    ),
+    "cifar10": Section(
+        Training(
+            data="cifar10",
+            model="resnet",
+            width=16,
+            blocks=2,
+            step_size=0.1,
+            momentum=0.9,
+            local_steps=50,
+            rounds=8,
+            period=4,
+        ),
+        (2, 4),
+    ),
+    "shakespeare": Section(TEXT, (2,), ("iid",), (*ROWS, "resist")),
+}
+
+
+def run_of(section: Section, row: str, n: int, split: str, seed: int) -> Training:
+    """The run of a row: every worker takes the same local steps in all of them."""
+    base = replace(section.base, workers=n, split=split, seed=seed)
+    alone = replace(base, workers=1, split="shared" if split == "shared" else "iid")
+    match row:
+        case "full":
+            return replace(alone, method="local_sgd", batch_size=n * base.batch_size)
+        case "narrow":
+            return replace(alone, method="narrow", share=n)
+        case "local_sgd_rare":
+            rare = base.local_steps * n
+            return replace(base, method="local_sgd", local_steps=rare, steps=base.total_steps)
+        case "resist":
+            return replace(base, method="resist", axes=())
+    return replace(base, method=row)
+
+
+def record_of(run: Training, folder: Path) -> Record:
+    """The record of a run: read where it is there and whole, computed where it is not."""
+    path = path_of(run, folder)
+    if path.exists() and (found := read(path)).end == "done":
+        return found
+    t = task(run)
+    row = method(t)
+    w = row.sketch.sample(row.seed, 0).select(row.x, 0)
+    work = step_cost(t, runnable(row.local.architecture, w))
+    sent = 0
+    with writing(path, kind="quality", name=run.method, config=asdict(run)) as write:
+        for progress in train(t, row):
+            sent += max(progress.row["bytes_down"]) + max(progress.row["bytes_up"])
+            if run.workers == 1:
+                sent = 0  # nobody to talk to
+            write({**progress.row, "sent": sent, "work": work * progress.row["steps"]})
+    return read(path)
+
+
+def path_of(run: Training, folder: Path) -> Path:
+    """Where the record of a run lies: a name made of all that it depends on."""
+    return folder / f"{hashlib.sha256(run.to_json().encode()).hexdigest()[:16]}.jsonl"
+
+
+def step_cost(t: Task, module: torch.nn.Module) -> int:
+    """FLOPs of a worker's forward pass; of a graph network its parameters, which they follow.
+
+    (Sparse products are not counted by torch; they are linear in the units, as parameters are.)
+    """
+    if isinstance(t.data, GraphSet):
+        return sum(p.numel() for p in module.parameters())
+    return cost(module, Inputs.of(t.batches.batch(0, 0)[0])).flops
+
+
+def within(record: Record, key: str, budget: float) -> float | None:
+    """Accuracy of the last row whose `key` is within the budget."""
+    held = [row["accuracy"] for row in record.rows if row[key] <= budget * (1 + 1e-9)]
+    return held[-1] if held else None
+
+
+def units(names: list[str], seeds: int) -> Iterator[tuple[str, int, str, str, int]]:
+    """(section, workers, split, row, seed), the first seed of everything first."""
+    for seed in range(seeds):
+        for name in names:
+            section = SECTIONS[name]
+            for split in section.splits:
+                for n in section.workers:
+                    for row in section.rows:
+                        yield name, n, split, row, seed
+
+
+def summary(values: list[float | None]) -> dict[str, float] | None:
+    """Mean and largest distance from it, in percent; None where a run has nothing to show."""
+    held = [100 * v for v in values if v is not None]
+    if not held or len(held) < len(values):
+        return None
+    mean = statistics.mean(held)
+    return {"mean": mean, "spread": max(abs(v - mean) for v in held), "runs": len(held)}
+
+
+def compared(records: dict[str, list[Record]], family: list[str]) -> list[Line]:
+    """One line a row: at equal samples, and within the bytes and the work of plain IST."""
+    table = []
+    budgets = [
+        {key: record.rows[-1][key] for key in ("sent", "work")} for record in records.get("ist", [])
+    ]
+    for row, held in records.items():
+        line: Line = {
+            "row": row,
+            "samples": summary([r.rows[-1]["accuracy"] for r in held]),
+            "megabytes": statistics.mean(r.rows[-1]["sent"] for r in held) / 1e6,
+            "family": row in family,
+        }
+        for key in ("sent", "work"):
+            pairs = zip(held, budgets, strict=False)
+            line[key] = summary([within(r, key, b[key]) for r, b in pairs]) if budgets else None
+        table.append(line)
+    return table
+
+
+def goals(where: str, table: list[Line], paper: float | None) -> list[Line]:
+    """The goals of one table, met or not."""
+
+    def best(rows: tuple[str, ...], key: str) -> float | None:
+        held = [line[key]["mean"] for line in table if line["row"] in rows and line[key]]
+        return max(held, default=None)
+
+    found = []
+    for key, words in (("sent", "bytes"), ("work", "worker-FLOPs")):
+        ours, theirs = best((*FAMILY, "resist"), key), best(BASELINES, key)
+        ran = {line["row"] for line in table}
+        if ours is not None and ran.issuperset(BASELINES):  # beside nobody nothing is won
+            met = theirs is None or ours > theirs
+            name = f"{where}: IST family over Local SGD and DiLoCo at equal {words}"
+            found.append({"name": name, "value": ours, "goal": theirs, "met": met})
+    ist = best(("ist",), "samples")
+    if paper is not None and ist is not None:
+        name = f"{where}: IST at least the paper's own"
+        found.append({"name": name, "value": ist, "goal": paper, "met": ist >= paper})
+    return found
+
+
+def shown(cell: object) -> str:
+    """A cell of the table."""
+    if not isinstance(cell, dict):
+        return "-"
+    spread = f" ± {cell['spread']:.1f}" if cell["runs"] > 1 else ""
+    return f"{cell['mean']:.1f}{spread}"
+
+
+def markdown(where: str, table: list[Line], paper: str) -> str:
+    """One table of the page."""
+    head = "| row | equal samples | equal bytes | equal worker-FLOPs | MB a worker | runs |"
+    lines = [f"## {where}", "", *([paper, ""] if paper else []), head, "|---|---|---|---|---|---|"]
+    for line in table:
+        cells = [shown(line[key]) for key in ("samples", "sent", "work")]
+        runs = line["samples"]["runs"] if isinstance(line["samples"], dict) else 0
+        megabytes = f"{line['megabytes']:.2f}"
+        lines.append(f"| {WORDS[line['row']]} | {' | '.join(cells)} | {megabytes} | {runs} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> int:
+    """Run what is asked for, within the minutes; write the table of all that is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--minutes", type=float, default=60, help="no run is started after these")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, nargs="+", help="only these numbers of workers")
+    parser.add_argument("--splits", nargs="+", help="only these splits")
+    parser.add_argument("--rows", nargs="+", choices=WORDS, help="only these rows")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    began, left_out = time.monotonic(), 0
+    found: dict[tuple[str, int, str], dict[str, list[Record]]] = {}
+    for name, n, split, row, seed in units(args.only, args.seeds):
+        asked = ((n, args.workers), (split, args.splits), (row, args.rows))
+        if any(only and one not in only for one, only in asked):
+            continue
+        run = run_of(SECTIONS[name], row, n, split, seed)
+        if not path_of(run, args.out).exists() and time.monotonic() - began > 60 * args.minutes:
+            left_out += 1
+            continue
+        record = record_of(run, args.out)
+        found.setdefault((name, n, split), {}).setdefault(row, []).append(record)
+        last = record.rows[-1]
+        print(f"{name} n={n} {split} seed {seed} {row}: {100 * last['accuracy']:.1f} %", flush=True)
+    pages, results, data = [], [], {}
+    for (name, n, split), records in found.items():
+        section, where = SECTIONS[name], f"{name}, {n} workers, {split}"
+        table = compared(records, list(FAMILY))
+        own = dict(zip(section.workers, section.goals, strict=False)).get(n)
+        paper = own if split in ("iid", "shared") else None
+        note = f"The paper's own figure: {paper} % ({section.source})." if paper else ""
+        pages.append(markdown(where, table, note))
+        results += goals(where, table, paper)
+        data[where] = table
+    note = f"{left_out} runs were not started: the minutes were over.\n" if left_out else ""
+    (args.out / "quality.md").write_text(f"# Quality\n\n{note}\n" + "\n".join(pages))
+    (args.out / "quality.json").write_text(
+        json.dumps({"tables": data, "results": results}, indent=1)
+    )
+    print("\n".join(pages))
+    print(note)
+    for result in results:
+        print("RESULT", json.dumps(result))
+    return 0 if all(result["met"] for result in results) else 1
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main())

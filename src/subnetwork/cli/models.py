@@ -1,0 +1,92 @@
+"""The MODEL of a command: a built-in name, or `file.py:build` of the user's own."""
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def model_named(name: str) -> "tuple[nn.Module, Any]":
+    """A model and an example batch for it.
+
+    A name that ends in `.py:FUNCTION` runs that file of the user's, as `python file.py` would, and
+    calls the function, which returns the two; nothing else is run.
+
+    Raises:
+        ValueError: no such name, file or function, or one that fails or returns something else.
+    """
+    path, colon, function = name.rpartition(":")
+    if not colon and name not in BUILT_IN:
+        advice = f"{name}:build" if name.endswith(".py") else "file.py:build"
+        raise ValueError(
+            f"There is no model {name!r}. Known are: {', '.join(BUILT_IN)}; or write {advice} for "
+            "a function of your own that returns (model, example_batch)."
+        )
+    made = _built(Path(path), function) if colon else BUILT_IN[name]()
+    from torch import nn
+
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
+        raise ValueError(
+            f"{name} returned {_kind(made)}, not (model, example_batch): a torch.nn.Module, and "
+            "what it is called with: a tensor, a tuple of arguments or a dict of keywords."
+        )
+    return made
+
+
+def _mlp() -> Any:  # noqa: ANN401 - a pair
+    import torch
+
+    from subnetwork.nets import MLP, initial_state
+    from subnetwork.nets.architecture import runnable
+
+    network = MLP(inputs=784, hidden=(1024, 1024), outputs=10)
+    return runnable(network, initial_state(network, seed=0)), torch.rand(64, 784)
+
+
+BUILT_IN: Mapping[str, Callable[[], Any]] = {"mlp": _mlp}
+
+
+def _built(path: Path, function: str) -> Any:  # noqa: ANN401 - whatever the user's function gives
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(
+            f"There is no file {path}. Name a Python file, such as model.py:{function}."
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # as for a script: files beside it are found
+    try:
+        spec.loader.exec_module(module)
+        build = getattr(module, function, None)
+        if callable(build):
+            return build()
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path} cannot be run: {_told(error, path)}") from error
+    finally:
+        sys.path.pop(0)
+    raise ValueError(
+        f"{path} has no function {function!r}. Write one that takes nothing and returns "
+        "(model, example_batch)."
+    )
+
+
+def _told(error: BaseException, path: Path) -> str:
+    """An error of the user's file, with its last line in that file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
+    if isinstance(error, SyntaxError) and error.lineno:
+        lines = [error.lineno]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _kind(made: object) -> str:
+    if isinstance(made, tuple):
+        return f"a tuple of {len(made)}: " + ", ".join(type(one).__name__ for one in made[:4])
+    return type(made).__name__

@@ -1,0 +1,167 @@
+"""`subnetwork plan`: what of a model can be cut, and whether that pays on a network."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from subnetwork.cli.console import Output, say
+from subnetwork.cli.models import model_named
+from subnetwork.cli.quantities import bits_per_second, duration, n_bytes, rate, seconds
+
+if TYPE_CHECKING:
+    from subnetwork.runtime.costs import Network, Pace, Round, Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """The network, and how it is used. Nothing is predicted without a bandwidth."""
+
+    bandwidth: str | None = None
+    """Of every worker's link, up and down, such as 100mbit; or loopback, which is measured."""
+    latency: str | None = None
+    """From any worker to any other, such as 20ms."""
+    steps: int = 20
+    """Local steps of a round, tau."""
+    wire: str = "float32"
+    """Entries on the wire: float32, bfloat16 or int8. DDP always sends float32."""
+    period: int = 1
+    """A unit is dealt anew once in so many rounds (the deal Lazy)."""
+    cores: float | None = None
+    """Cores that all workers share; by default each worker has one of its own."""
+    moments: int = 0
+    """Moments of the local optimizer: 0 for SGD, 1 with momentum, 2 for Adam."""
+    calibration: float = 5.0
+    """Seconds to measure steps for."""
+
+
+def plan(
+    model: str,
+    /,
+    *,
+    workers: int = 4,
+    link: Annotated[Link | None, Parameter(name="*")] = None,
+) -> int:
+    """Say what of MODEL is cut for n workers; with --bandwidth, predict what a round costs.
+
+    Parameters
+    ----------
+    model:
+        A built-in name (mlp), or file.py:build of your own, which returns (model, example_batch).
+    workers:
+        Workers n.
+    link:
+        The network.
+    """
+    link = link or Link()
+    if workers < 2:
+        raise ValueError(f"A model is cut for two workers or more, not --workers {workers}.")
+    network = _network(link)  # refused before anything takes time
+    from subnetwork import decompose
+    from subnetwork.runtime.calibration import calibrate, sizes
+    from subnetwork.runtime.costs import Setting, predict
+
+    setting = Setting(workers, link.steps, link.wire, link.period, link.cores)
+    cut = decompose(*model_named(model))
+    console = Output()
+    say(console, f"{cut}\n\n{cut.table(workers)}")
+    if network is None:
+        return 0
+    entries = sizes(cut, workers, moments=link.moments)
+    pace = calibrate(cut, workers, budget=link.calibration)
+    costs = predict(entries, pace, network, setting)
+    for line in ("", _heading(setting, network, pace), *_rows(costs), "", *_verdict(costs)):
+        say(console, line)
+    return 0
+
+
+def _network(link: Link) -> "Network | None":
+    if link.bandwidth is None:
+        if link.latency is not None:
+            raise ValueError("--latency without --bandwidth predicts nothing. Add one: 100mbit.")
+        return None
+    if not link.calibration > 0:
+        raise ValueError(f"--calibration is a positive number of seconds, not {link.calibration}.")
+    latency = seconds(link.latency) if link.latency else 0.0
+    if link.bandwidth == "loopback":
+        from subnetwork.runtime.calibration import loopback
+
+        return loopback()
+    bandwidth = bits_per_second(link.bandwidth)
+    from subnetwork.runtime.costs import Network
+
+    return Network(bandwidth, latency)
+
+
+def _heading(setting: "Setting", network: "Network", pace: "Pace") -> str:
+    cores = "a core each" if setting.cores is None else f"{setting.cores:g} cores for all"
+    return (
+        f"a round of {setting.n_steps} local steps, {setting.n_workers} workers, {cores}, "
+        f"{rate(network.bandwidth)}, {duration(network.latency)}; measured here on one core: a "
+        f"step of the whole model {duration(pace.step_whole)}, of a part {duration(pace.step_part)}"
+    )
+
+
+def _rows(costs: "dict[str, Round]") -> list[str]:
+    """A line a method, with the times of IST over direct hand-over below the others' own."""
+    fastest = costs["IST, direct"].seconds
+    head = ("", "round", "compute", "exchange", "sent", "received", "memory", "IST, direct")
+    rows = [head] + [
+        (
+            name,
+            duration(cost.seconds),
+            duration(cost.compute),
+            duration(cost.exchange + cost.handling),
+            n_bytes(cost.bytes_up),
+            n_bytes(cost.bytes_down),
+            n_bytes(cost.memory),
+            f"{cost.seconds / fastest:.2g}x faster"
+            if cost.seconds > fastest
+            else f"{fastest / cost.seconds:.2g}x slower"
+            if cost.seconds < fastest
+            else "",
+        )
+        for name, cost in costs.items()
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return [
+        f"{row[0]:<{widths[0]}}  "
+        + "  ".join(f"{row[i]:>{widths[i]}}" for i in range(1, len(head)))
+        for row in rows
+    ]
+
+
+def _verdict(costs: "dict[str, Round]") -> list[str]:
+    """Whether IST pays, in a sentence, and what that does not say."""
+    from subnetwork.runtime.costs import break_even
+
+    best, times = break_even(costs)
+    ist, other = costs["IST, direct"], costs[best]
+    if times <= 1:
+        line = (
+            f"IST does not pay here: a round takes {duration(ist.seconds)} and one of {best} "
+            f"{duration(other.seconds)}. {_why_not(ist, other)}"
+        )
+    else:
+        line = (
+            f"IST pays while it needs fewer than {times:.2g} times the steps of {best} for the "
+            "same accuracy."
+        )
+        if times < MARGIN:
+            line = line.removesuffix(".") + ", which is little: expect it not to pay."
+    return [line, NOTE]
+
+
+def _why_not(ist: "Round", other: "Round") -> str:
+    if ist.handling > max(ist.compute, ist.exchange):
+        return "Cutting and merging take most of it: use more local steps."
+    if ist.compute > 0.5 * other.compute:
+        return "A part takes about as long to train as the whole model: it is small, or kept whole."
+    return "The link is fast and the model small: there is little to save."
+
+
+MARGIN = 1.5
+NOTE = (
+    "Rounds are compared at equal local steps; how many each method needs, training shows. "
+    "docs/cost-model.md has every term."
+)

@@ -1,0 +1,1 @@
+"""One figure and its verdicts for every equation of the slides, by enumeration or exactly."""

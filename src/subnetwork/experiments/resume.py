@@ -1,0 +1,195 @@
+"""Where a training run begins, how it is kept, and how it goes on."""
+
+import json
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from subnetwork.methods import Training
+from subnetwork.methods.rows import Method, Task
+from subnetwork.nets import ModelState, checkpoint
+from subnetwork.record import OUT_OF_SPACE
+
+CHANGEABLE = ("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum")
+"""What may be another when a run goes on; anything else makes it another run."""
+
+SECONDS = 60.0  # about this much work is lost when a run is killed, where nothing else is asked for
+SHARE = 20.0  # and at most a twentieth of the time goes into writing checkpoints
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: before round k, from x, after the rows that an earlier part recorded."""
+
+    x: ModelState
+    k: int = 0
+    row: Mapping[str, Any] = field(default_factory=dict)  # the last row of what came before
+    notes: Mapping[str, Any] = field(default_factory=dict)  # for the record's header
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds."""
+
+    run: Training
+    start: Start
+    path: Path
+
+
+class Keeper:
+    """Keeps checkpoints of one run. A disk that is full costs a checkpoint, never the run."""
+
+    def __init__(
+        self,
+        folder: Path,
+        t: Task,
+        *,
+        every: int | None = None,
+        kept: int | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Checkpoints go to `folder`, `every` so many rows, or else about once a minute.
+
+        `kept` is the round of the newest one that is there, `say` is told when one was not written.
+        """
+        if every is not None and every < 1:
+            raise ValueError(
+                f"checkpoint_every is a whole number of rounds from 1 on, not {every}."
+            )
+        self._folder, self._task, self._every = folder, t, every
+        self._rows, self._cost = 0, 0.0
+        self._last = time.monotonic()
+        self.kept = kept  # the newest checkpoint is the one before this round
+        self._say = say
+
+    def due(self) -> bool:
+        """Whether it is time, after one more row."""
+        self._rows += 1
+        if self._every is not None:
+            return self._rows % self._every == 0
+        return time.monotonic() - self._last >= max(SECONDS, SHARE * self._cost)
+
+    def keep(self, k: int, x: ModelState, row: Mapping[str, Any]) -> str | None:
+        """Write the checkpoint before round k; says why where the disk is full, else None."""
+        if self.kept == k:
+            return None
+        started = time.monotonic()
+        header = {
+            "run": asdict(self._task.run),
+            "layout": json.loads(self._task.architecture.layout.to_json()),
+            "row": dict(row),
+        }
+        try:
+            checkpoint.save(self._folder, k, header, tensors_of(x))
+        except OSError as error:
+            if error.errno not in OUT_OF_SPACE:
+                raise
+            stale = "there is none" if self.kept is None else f"the last is of round {self.kept}"
+            line = f"no checkpoint of round {k}: {error.strerror}; {stale}"
+            self._say(line)
+            return line
+        finally:
+            self._last = time.monotonic()
+            self._cost = self._last - started
+        self.kept = k
+        return None
+
+
+def tensors_of(x: ModelState) -> dict[str, Tensor]:
+    """The tensors of a model and what belongs to it, under names like ``moments/momentum/w``."""
+    named = {f"params/{name}": p for name, p in x.params.items()}
+    for moment, tensors in x.moments.items():
+        named |= {f"moments/{moment}/{name}": t for name, t in tensors.items()}
+    return named | {f"outer/{name}": t for name, t in x.outer.items()}
+
+
+def state_of(tensors: Mapping[str, Tensor]) -> ModelState:
+    """The model that `tensors_of` gave names to."""
+    params: dict[str, Tensor] = {}
+    moments: dict[str, dict[str, Tensor]] = {}
+    outer: dict[str, Tensor] = {}
+    for path, tensor in tensors.items():
+        kind, name = path.split("/", maxsplit=1)
+        if kind == "moments":
+            moment, name = name.split("/", maxsplit=1)
+            moments.setdefault(moment, {})[name] = tensor
+        else:
+            {"params": params, "outer": outer}[kind][name] = tensor
+    return ModelState(params, moments, outer)
+
+
+def saved(folder: Path) -> tuple[Saved | None, list[str]]:
+    """The newest intact checkpoint in a folder of checkpoints, and what is wrong with newer ones.
+
+    Raises:
+        ValueError: there are checkpoints, and none is intact.
+    """
+    found, damage = checkpoint.newest(folder)
+    if found is None and damage:
+        raise ValueError(f"No checkpoint is intact: {'; '.join(damage)}. Start again: --restart.")
+    return (None if found is None else read(found)), damage
+
+
+def read(found: checkpoint.Checkpoint) -> Saved:
+    """The run, the model and the last row of a checkpoint."""
+    run = training_of(found.header["run"])
+    start = Start(state_of(found.tensors()), found.k, found.header["row"])
+    return Saved(run, start, found.path)
+
+
+def training_of(config: Mapping[str, Any]) -> Training:
+    """The run of a checkpoint's or a record's header; what else stands in there is left out."""
+    known = {f.name for f in fields(Training)}
+    return Training.from_json(json.dumps({k: v for k, v in config.items() if k in known}))
+
+
+def continued(old: Training, asked: Training, given: Collection[str]) -> Training:
+    """The run that goes on: as it was, with what was asked for and may change.
+
+    Args:
+        old: the run so far.
+        asked: the run that the command line asked for.
+        given: what it said, defaults or not; what is no field of a run is left out.
+
+    Raises:
+        ValueError: a field differs that makes it another run.
+    """
+    said = [f.name for f in fields(Training) if f.name in given]
+    changes = {name: getattr(asked, name) for name in said}
+    changes = {name: value for name, value in changes.items() if value != getattr(old, name)}
+    for name, value in changes.items():
+        if name not in CHANGEABLE:
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"The run so far has {name}={getattr(old, name)}, not {value}: with another one it "
+                f"is another run. Leave --{flag} out, or start anew in another folder with --out."
+            )
+    if "rounds" in changes:
+        changes.setdefault("steps", None)
+    return replace(old, **changes)
+
+
+def going_on(t: Task, old: Saved) -> Start:
+    """The start of the rounds after a checkpoint; the record's header gets a line on it."""
+    before = asdict(old.run)
+    changed = {name: [before[name], v] for name, v in asdict(t.run).items() if v != before[name]}
+    return replace(old.start, notes={"resumed": [{"k": old.start.k, "changed": changed}]})
+
+
+def check_progress(t: Task, method: Method, saved: Saved) -> None:
+    """Raise ValueError unless the rounds so far are rounds of the run that is asked for."""
+    old, k = saved.run, saved.start.k
+    if k > method.n_rounds:
+        raise ValueError(
+            f"The run has done {k} rounds already, more than the {method.n_rounds} that are asked "
+            "for. Ask for more, or leave --rounds and --steps out."
+        )
+    if k * method.steps_a_round > old.total_steps and t.run.total_steps != old.total_steps:
+        raise ValueError(
+            f"The run ended with a shorter round, at its {old.total_steps} steps, and cannot get "
+            f"longer. Start anew with --steps {t.run.total_steps}."
+        )

@@ -1,0 +1,346 @@
+"""Checkpoints: safetensors and JSON under a manifest of sha256 sums, whole or not there at all.
+
+A checkpoint is a folder ``round-00000012`` (the round that comes next) that holds
+
+- ``shard-0-of-2.safetensors``, ...: pieces of named tensors by flat position (`Piece`),
+- ``header.json``: format, round, shapes and dtypes, and whatever the caller says of the run,
+- ``manifest.json``: bytes and sha256 of each of these files,
+- ``COMMITTED``: the sha256 of the manifest, written last.
+
+It is written beside its place, every file and the folder forced to disk, then renamed into it, so
+a writer that dies at any moment leaves the earlier ones as they were. Nothing is ever overwritten
+in place, and nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from subnetwork.nets.pieces import (
+    At,
+    Kind,
+    Piece,
+    assembled,
+    cut,
+    even_ranges,
+    index,
+    kinds_of,
+    overlap,
+)
+from subnetwork.nets.tensorfile import write_tensors
+
+FORMAT = 1
+KEPT = 2
+HEADER, MANIFEST, COMMITTED = "header.json", "manifest.json", "COMMITTED"
+_NAME = re.compile(r"round-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of a checkpoint as its writer knows it: plain data, to be told to who commits."""
+
+    file: str
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose every byte was checked against its sums."""
+
+    path: Path
+    header: Mapping[str, Any]
+
+    @property
+    def k(self) -> int:
+        """The round that comes next."""
+        return int(self.header["k"])
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Dtype and shape of every whole tensor."""
+        return {
+            name: (getattr(torch, kind["dtype"]), tuple(kind["shape"]))
+            for name, kind in self.header["tensors"].items()
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, whole, however many shards they were written in."""
+        return assembled(self.kinds, self._pieces())
+
+    def part(self, wanted: Mapping[str, At]) -> list[Piece]:
+        """Some entries of some tensors, without ever holding more: what one rank reads.
+
+        Raises:
+            ValueError: an unknown tensor, or positions beyond its entries.
+        """
+        kinds = self.kinds
+        unknown = sorted(set(wanted) - set(kinds))
+        if unknown:
+            raise ValueError(f"{self.path} holds no {unknown}. It holds {sorted(kinds)}.")
+        found = []
+        for name, at in wanted.items():
+            dtype, shape = kinds[name]
+            values = torch.empty(len(at), dtype=dtype)
+            filled = 0
+            for key, held, file in self._held[name]:
+                mine, theirs = overlap(at, held)
+                if len(mine):
+                    values[index(mine)] = _read(file, key, theirs)
+                    filled += len(mine)
+            if filled != len(at):
+                raise ValueError(
+                    f"{name} has {prod(shape)} entries; positions beyond were asked for."
+                )
+            found.append(Piece(name, at, values))
+        return found
+
+    def _shards(self) -> Iterator[Path]:
+        manifest = json.loads((self.path / MANIFEST).read_text())
+        return (self.path / file for file in manifest["files"] if file != HEADER)
+
+    def _pieces(self) -> Iterator[Piece]:
+        for name, held_pieces in self._held.items():
+            for key, held, file in held_pieces:
+                yield Piece(name, held, _read(file, key, range(len(held))))
+
+    @cached_property
+    def _held(self) -> Mapping[str, list[tuple[str, At, Path]]]:
+        """The pieces of every tensor: key, positions, file."""
+        found: dict[str, list[tuple[str, At, Path]]] = {name: [] for name in self.kinds}
+        for file in self._shards():
+            with safe_open(file, framework="pt") as shard:
+                for key, name, start, stop in json.loads(shard.metadata()["pieces"]):
+                    held = shard.get_tensor(f"{key}.at") if stop is None else range(start, stop)
+                    found[name].append((key, held, file))
+        return found
+
+
+def save(
+    folder: Path,
+    k: int,
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    shards: int = 1,
+) -> Path:
+    """Write a checkpoint of whole tensors and keep the two newest; returns its folder.
+
+    Args:
+        folder: where the checkpoints of the run lie; made if it is not there.
+        k: the round that comes next.
+        header: what else to remember, as JSON: the run, its layout, seeds.
+        tensors: the state, by name.
+        shards: files to write it in.
+
+    Raises:
+        OSError: the disk is full or not writable; the earlier checkpoints are as they were.
+    """
+    stage = staging(folder, k)
+    try:
+        shares = even_ranges({name: t.numel() for name, t in tensors.items()}, shards)
+        written = [
+            write_shard(stage, cut(tensors, share), rank, shards)
+            for rank, share in enumerate(shares)
+        ]
+        return commit(stage, folder, k, header, kinds_of(tensors), written)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def staging(folder: Path, k: int) -> Path:
+    """A new, empty place to write the checkpoint of round k in; what a dead writer left is gone.
+
+    With several ranks one of them calls it, before the others write their shards.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".round-*"):
+        shutil.rmtree(left)
+    stage = folder / f".{_name(k)}"
+    stage.mkdir()
+    return stage
+
+
+def write_shard(stage: Path, pieces: Sequence[Piece], rank: int, n_ranks: int) -> Written:
+    """Write what one of n ranks holds; returns what the rank that commits has to be told."""
+    entries: dict[str, Tensor] = {}
+    described: list[tuple[str, str, int | None, int | None]] = []
+    for number, piece in enumerate(pieces):
+        key = f"{number:05}"
+        entries[key] = piece.values
+        if isinstance(piece.at, range):
+            described.append((key, piece.name, piece.at.start, piece.at.stop))
+        else:
+            entries[f"{key}.at"] = piece.at
+            described.append((key, piece.name, None, None))
+    file = f"shard-{rank}-of-{n_ranks}.safetensors"
+    return Written(file, *write_tensors(stage / file, entries, {"pieces": json.dumps(described)}))
+
+
+def commit(
+    stage: Path,
+    folder: Path,
+    k: int,
+    header: Mapping[str, Any],
+    kinds: Mapping[str, Kind],
+    shards: Sequence[Written],
+) -> Path:
+    """Make a checkpoint of the shards that all ranks have written, and drop what is outdated.
+
+    Args:
+        stage: the folder of `staging`.
+        folder: where the checkpoints lie.
+        k: the round that comes next.
+        header: what to remember of the run, as JSON.
+        kinds: dtype and shape of every whole tensor.
+        shards: what every rank's `write_shard` returned.
+    """
+    target = folder / _name(k)
+    if _intact(target):
+        return target  # of the same round, so its equal: it is not touched
+    tensors = {
+        name: {"dtype": str(dtype).removeprefix("torch."), "shape": list(shape)}
+        for name, (dtype, shape) in kinds.items()
+    }
+    content = {"format": FORMAT, **header, "k": k, "tensors": tensors}
+    files = [_write_text(stage / HEADER, _json(content)), *shards]
+    manifest = _write_text(stage / MANIFEST, _json({"files": {w.file: _sums(w) for w in files}}))
+    _force(stage)
+    _write_text(stage / COMMITTED, manifest.sha256)
+    _force(stage)
+    if target.exists():
+        target.rename(folder / f".{target.name}.damaged")  # goes with what is outdated
+    stage.rename(target)
+    _force(folder)
+    _prune(folder, k)
+    return target
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is intact, and what is wrong with those that are newer.
+
+    Returns:
+        None where there is none, and a line for each damaged one that names its file.
+    """
+    damage: list[str] = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            return opened(path), damage
+        except ValueError as reason:
+            damage.append(str(reason))
+    return None, damage
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first, intact or not."""
+    if not folder.is_dir():
+        return []
+    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
+    return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
+
+
+def opened(path: Path) -> Checkpoint:
+    """A checkpoint, after every byte of it was compared with its sums.
+
+    Raises:
+        ValueError: a file is missing or differs; says which.
+    """
+    manifest = _checked_read(path / MANIFEST)
+    if _checked_read(path / COMMITTED) != hashlib.sha256(manifest).hexdigest().encode():
+        raise ValueError(f"{path / MANIFEST} or {COMMITTED} beside it is damaged: sha256 differs")
+    for file, sums in json.loads(manifest)["files"].items():
+        _check(path / file, sums["sha256"])
+    header = json.loads((path / HEADER).read_text())
+    if header["format"] != FORMAT:
+        raise ValueError(
+            f"{path} is of format {header['format']}, this version reads format {FORMAT}"
+        )
+    return Checkpoint(path, header)
+
+
+def _name(k: int) -> str:
+    return f"round-{k:08}"
+
+
+def _read(file: Path, key: str, places: At) -> Tensor:
+    with safe_open(file, framework="pt") as shard:
+        entries = shard.get_slice(key)
+        if isinstance(places, range):
+            return torch.as_tensor(entries[places.start : places.stop])
+        low, high = int(places[0]), int(places[-1]) + 1
+        return torch.as_tensor(entries[low:high])[places - low]
+
+
+def _sums(written: Written) -> dict[str, int | str]:
+    return {key: value for key, value in asdict(written).items() if key != "file"}
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _write_text(path: Path, text: str) -> Written:
+    data = text.encode()
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return Written(path.name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _checked_read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _check(path: Path, expected: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if found != expected:
+        raise ValueError(f"{path} is damaged: its sha256 is not that of the manifest")
+
+
+def _force(folder: Path) -> None:
+    """Have the names in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _intact(path: Path) -> bool:
+    try:
+        opened(path)
+    except ValueError:
+        return False
+    return True
+
+
+def _prune(folder: Path, k: int) -> None:
+    """Keep the newest two up to round k; later ones are of a course that was given up."""
+    numbered = [(int(path.name.removeprefix("round-")), path) for path in checkpoints(folder)]
+    kept = {path for _, path in [pair for pair in numbered if pair[0] <= k][-KEPT:]}
+    for _, path in numbered:
+        if path not in kept:
+            gone = path.with_name(f".{path.name}.gone")  # whole or hidden, never half there
+            path.rename(gone)
+    for left in folder.glob(".round-*"):
+        shutil.rmtree(left, ignore_errors=True)

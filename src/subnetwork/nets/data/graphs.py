@@ -1,0 +1,243 @@
+"""Graphs whose nodes are classified: Planetoid's and Shchur's sets, and batches of clusters."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+from torch import Tensor
+
+from subnetwork import files
+from subnetwork.deals import Hands
+from subnetwork.keys import key, shuffled, words
+from subnetwork.nets.data.batches import Inputs, in_epochs
+from subnetwork.nets.data.sets import Pairs
+from subnetwork.nets.losses import IGNORED
+from subnetwork.splits import Parts, consecutive
+
+WITHOUT = "digits, which comes with scikit-learn"
+PLANETOID = {"cora": (2_708, 140), "citeseer": (3_327, 120)}  # nodes, training nodes
+SHCHUR = {"amazon_computers": 13_752, "coauthor_physics": 34_493}
+
+
+@dataclass(frozen=True, eq=False)
+class GraphSet:
+    """One graph with a class for each node, and which nodes are trained, chosen and tested on."""
+
+    name: str
+    features: csr_array[Any]  # (N, F)
+    adjacency: csr_array[Any]  # (N, N), symmetric, without self-loops
+    targets: Tensor  # (N,), -1 where a node has no class
+    train: Tensor
+    validation: Tensor
+    test_nodes: Tensor
+    n_classes: int
+
+    @property
+    def rows(self) -> Tensor:
+        """The training nodes: what is dealt out to the workers."""
+        return self.train
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of each training node."""
+        return self.targets[self.train]
+
+    @property
+    def clients(self) -> None:
+        """Nodes have no clients."""
+        return
+
+    def validating(self, seed: int) -> "GraphSet":
+        """The same graph with its validation nodes in the place of the test nodes."""
+        del seed
+        return replace(self, test_nodes=self.validation)
+
+    def marked(self, nodes: Tensor) -> Tensor:
+        """Targets of these nodes; every other node is ignored."""
+        targets = torch.full_like(self.targets, IGNORED)
+        targets[nodes] = self.targets[nodes]
+        return targets
+
+
+def symmetric(adjacency: csr_array[Any]) -> csr_array[Any]:
+    """D^-1/2 (A + I) D^-1/2, with D the degrees of A + I (Kipf & Welling 2017)."""
+    looped = adjacency + _identity(adjacency.shape[0])
+    root = 1 / np.sqrt(looped.sum(axis=1))
+    return csr_array(looped.multiply(root[:, None]).multiply(root[None, :]))
+
+
+def mean(adjacency: csr_array[Any]) -> csr_array[Any]:
+    """D^-1 A: the mean over a node's neighbours; a node without any has zero (GraphSAGE)."""
+    degrees = np.maximum(adjacency.sum(axis=1), 1)
+    return csr_array(adjacency.multiply(1 / degrees[:, None]))
+
+
+def looped(adjacency: csr_array[Any]) -> csr_array[Any]:
+    """A + I: the edges along which attention looks (GAT)."""
+    return csr_array(adjacency + _identity(adjacency.shape[0]))
+
+
+Operator = Callable[[csr_array[Any]], csr_array[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class GraphBatches:
+    """Every worker's endless batches of one graph.
+
+    Without clusters a batch is the whole graph, in which a worker's own training nodes count. With
+    clusters the nodes fall into `n_clusters` groups of near nodes; a batch is the graph induced by
+    some of them (cluster sampling: Chiang et al. 2019, as in GIST), and a worker reads the clusters
+    epoch after epoch in an order of its own.
+
+    Attributes:
+        graph: the nodes.
+        operator: the matrix that neighbours are added up with.
+        parts: which training nodes are whose, as places in `graph.train`.
+        seed: of the order of clusters.
+        n_clusters: groups of nodes; 1 is the whole graph.
+        per_batch: clusters in a batch.
+    """
+
+    graph: GraphSet
+    operator: Operator
+    parts: Parts
+    seed: int
+    n_clusters: int = 1
+    per_batch: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.per_batch <= self.n_clusters <= len(self.graph.targets):
+            raise ValueError(
+                f"A batch of {self.per_batch} out of {self.n_clusters} clusters of "
+                f"{len(self.graph.targets)} nodes cannot be drawn. Use 1 to n_clusters a batch."
+            )
+
+    def batch(self, worker: int, step: int, /) -> tuple[Inputs, Tensor]:
+        """(features, operator) of the nodes of the batch, and targets: -100 for others' nodes."""
+        nodes = torch.as_tensor(self.parts[worker])
+        targets = self.graph.marked(self.graph.train[nodes])
+        if self.n_clusters == 1:
+            return self._whole, targets
+        order = torch.arange(self.n_clusters)
+        chosen = in_epochs(order, self.per_batch, key(self.seed, 3), worker, step)
+        kept = np.sort(np.concatenate([self._clusters[c] for c in chosen.tolist()]))
+        return self._inputs(kept), targets[torch.as_tensor(kept)]
+
+    def stream(self) -> Iterator[Inputs]:
+        """The whole graph, once."""
+        yield self._whole
+
+    def test(self) -> Pairs:
+        """The whole graph, in which the test nodes count."""
+        yield self._whole, self.graph.marked(self.graph.test_nodes)
+
+    def example(self, size: int = 60) -> Inputs:
+        """The inputs of a small part of the graph, for `decompose`."""
+        return self._inputs(np.arange(min(size, len(self.graph.targets))))
+
+    @cached_property
+    def _whole(self) -> Inputs:
+        return as_tensor(self.graph.features), as_tensor(self.operator(self.graph.adjacency))
+
+    @cached_property
+    def _clusters(self) -> Hands:
+        return clusters(self.graph.adjacency, self.n_clusters)
+
+    def _inputs(self, nodes: NDArray[Any]) -> Inputs:
+        inside = self.graph.adjacency[nodes][:, nodes]
+        return as_tensor(self.graph.features[nodes]), as_tensor(self.operator(inside))
+
+
+def clusters(adjacency: csr_array[Any], n_clusters: int) -> Hands:
+    """Groups of near nodes, of equal sizes: pieces of the reverse Cuthill-McKee order.
+
+    That order puts neighbours close to each other; METIS, which the papers use, finds fewer edges
+    between groups, and needs a library.
+    """
+    order = reverse_cuthill_mckee(adjacency, symmetric_mode=True)
+    pieces = consecutive(len(order), n_clusters)
+    return tuple(np.sort(order[piece]).astype(np.int64) for piece in pieces)
+
+
+def as_tensor(matrix: csr_array[Any]) -> Tensor:
+    """A sparse tensor in coordinate form."""
+    entries = coo_array(matrix)
+    index = torch.as_tensor(np.stack([entries.row, entries.col]).astype(np.int64))
+    values = torch.as_tensor(entries.data.astype(np.float32))
+    return torch.sparse_coo_tensor(
+        index, values, matrix.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+@lru_cache(maxsize=2)
+def planetoid(name: str) -> GraphSet:
+    """Cora or Citeseer with the standard split (Yang et al. 2016); features are unit-sum rows."""
+    n_nodes, n_train = PLANETOID[name]
+    path = files.found(name, [f"{name}.npz"], ["planetoid"], f"{n_nodes} nodes", WITHOUT)
+    held = files.npz(path)
+    features, adjacency, targets = _matrices(held)
+    files.require_rows(path, len(targets), n_nodes)
+    files.require_rows(path, len(held["train_idx"]), n_train)
+    nodes = [torch.as_tensor(held[f"{part}_idx"]).long() for part in ("train", "val", "test")]
+    train, validation, test = nodes
+    n_classes = int(targets.max()) + 1
+    return GraphSet(name, features, adjacency, targets, train, validation, test, n_classes)
+
+
+@lru_cache(maxsize=2)
+def _shchur(name: str) -> GraphSet:
+    path = files.found(name, [f"{name}.npz"], ["graphs"], f"{SHCHUR[name]} nodes", WITHOUT)
+    features, adjacency, targets = _matrices(files.npz(path))
+    files.require_rows(path, len(targets), SHCHUR[name])
+    nobody = torch.empty(0, dtype=torch.int64)
+    n_classes = int(targets.max()) + 1
+    return GraphSet(name, features, adjacency, targets, nobody, nobody, nobody, n_classes)
+
+
+def shchur(name: str, seed: int) -> GraphSet:
+    """Amazon Computers or Coauthor Physics (Shchur et al. 2018).
+
+    20 nodes of each class train and 30 validate, drawn by the seed; all others test.
+    """
+    whole = _shchur(name)
+    parts: list[list[Tensor]] = [[], [], []]
+    for c in range(whole.n_classes):
+        nodes = torch.nonzero(whole.targets == c).flatten()
+        nodes = nodes[torch.as_tensor(shuffled(len(nodes), words(key(seed, 4, c))))]
+        for part, piece in zip(parts, (nodes[:20], nodes[20:50], nodes[50:]), strict=True):
+            part.append(piece)
+    train, validation, test = (torch.cat(part).sort().values for part in parts)
+    return replace(whole, train=train, validation=validation, test_nodes=test)
+
+
+def _matrices(held: files.Arrays) -> tuple[csr_array[Any], csr_array[Any], Tensor]:
+    """Features with unit-sum rows, adjacency, classes."""
+    n_nodes, n_features = held["x_shape"].tolist()
+    values = held.get("x_data", np.ones(len(held["x_indices"]))).astype(np.float32)
+    features = csr_array(
+        (values, held["x_indices"].astype(np.int64), held["x_indptr"]), (n_nodes, n_features)
+    )
+    sums = np.maximum(features.sum(axis=1), 1e-12)
+    edges = held["adj_indices"].astype(np.int64)
+    adjacency = csr_array(
+        (np.ones(len(edges), np.float32), edges, held["adj_indptr"]), (n_nodes, n_nodes)
+    )
+    targets = torch.as_tensor(held["y"]).long()
+    return csr_array(features.multiply(1 / sums[:, None])), adjacency, targets
+
+
+def _identity(n: int) -> csr_array[Any]:
+    return csr_array((np.ones(n, np.float32), np.arange(n), np.arange(n + 1)), (n, n))
+
+
+GRAPHS: Mapping[str, Callable[[int], GraphSet]] = {
+    "cora": lambda _: planetoid("cora"),
+    "citeseer": lambda _: planetoid("citeseer"),
+    **{name: partial(shchur, name) for name in SHCHUR},
+}

@@ -1,0 +1,141 @@
+"""Pictures and sound as pictures: digits, MNIST, Fashion-MNIST, CIFAR-10, spoken digits."""
+
+import io
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from subnetwork import files
+from subnetwork.nets.data.sets import DataSet, Scaled, parted
+
+WITHOUT = "digits, which comes with scikit-learn"
+MOMENTS = {"mnist": (0.1307, 0.3081), "fashion_mnist": (0.2860, 0.3530)}  # of the training pixels
+CIFAR = Scaled((0.4913, 0.4821, 0.4465), (0.2452, 0.2428, 0.2606))  # of the JPEG pictures
+IDX = {"train": "train", "test": "t10k"}
+
+
+def digits(seed: int = 0) -> DataSet:
+    """scikit-learn's handwritten digits: 1,797 pictures of 8 x 8; a fifth is the test set.
+
+    Pixels are scaled to [0, 1]. The split is keyed by `seed`.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    inputs = torch.as_tensor(bunch.data / 16.0, dtype=torch.float32)
+    targets = torch.as_tensor(bunch.target, dtype=torch.int64)
+    return parted("digits", inputs, targets, 10, seed)
+
+
+@lru_cache(maxsize=2)
+def mnist_like(name: str) -> DataSet:
+    """MNIST or Fashion-MNIST: 60,000 + 10,000 grey pictures of 28 x 28, as bytes.
+
+    From NAME.npz, or from the four idx files of the original in the folder NAME.
+    """
+    folders = [name]
+    holds = "60,000 training and 10,000 test pictures"
+    top = files.found(name, [f"{name}.npz", "train-images-idx3-ubyte"], folders, holds, WITHOUT)
+    if top.suffix == ".npz":
+        held = files.npz(top, "x_train", "y_train", "x_test", "y_test")
+    else:
+        held = {
+            f"{xy}_{part}": files.idx(_idx(name, f"{prefix}-{kind}-ubyte"))
+            for part, prefix in IDX.items()
+            for xy, kind in (("x", "images-idx3"), ("y", "labels-idx1"))
+        }
+    for part, n in (("train", 60_000), ("test", 10_000)):
+        for array in ("x", "y"):
+            files.require_rows(top, len(held[f"{array}_{part}"]), n)
+    mean, std = MOMENTS[name]
+    x, y, x_test, y_test = (_tensor(held[f"{a}_{part}"]) for part in IDX for a in ("x", "y"))
+    return DataSet(name, x, y, x_test, y_test, 10, prepare=Scaled((mean,), (std,)))
+
+
+@lru_cache(maxsize=1)
+def cifar10() -> DataSet:
+    """CIFAR-10, 50,000 + 10,000 colour pictures of 32 x 32, as bytes, channels first.
+
+    From cifar10_jpeg.npz, JPEG pictures that share one header; takes Pillow and seconds.
+    """
+    holds = "the JPEG pictures"
+    path = files.found("cifar10", ["cifar10_jpeg.npz"], ["cifar10_jpeg"], holds, WITHOUT)
+    names = [f"{what}_{part}" for part in ("train", "test") for what in ("scan", "len", "y")]
+    held = files.npz(path, "header", *names)
+    tensors: list[Tensor] = []
+    for part, n in (("train", 50_000), ("test", 10_000)):
+        files.require_rows(path, len(held[f"len_{part}"]), n)
+        pictures = _decoded(path, held["header"], held[f"scan_{part}"], held[f"len_{part}"])
+        tensors += [torch.as_tensor(pictures), _tensor(held[f"y_{part}"])]
+    x, y, x_test, y_test = tensors
+    return DataSet("cifar10", x, y, x_test, y_test, 10, prepare=CIFAR)
+
+
+@lru_cache(maxsize=1)
+def spoken_digits() -> DataSet:
+    """Spoken digits as 128 x 32 log-mel pictures; six speakers, who are the clients.
+
+    Recordings 0 to 4 of each speaker and digit are the test set.
+    """
+    holds = "3,000 recordings"
+    path = files.found("spoken_digits", ["spoken_digits.npz"], ["spoken_digits"], holds, WITHOUT)
+    held = files.npz(path, "x", "y", "speaker", "take")
+    files.require_rows(path, len(held["x"]), 3_000)
+    inputs = torch.as_tensor(held["x"] / np.float32(80))[:, None]
+    targets, speakers = _tensor(held["y"]), _tensor(held["speaker"])
+    test = torch.as_tensor(held["take"] < 5)
+    return DataSet(
+        "spoken_digits",
+        inputs[~test],
+        targets[~test],
+        inputs[test],
+        targets[test],
+        n_classes=10,
+        clients=speakers[~test],
+    )
+
+
+def _decoded(path: Path, header: NDArray[Any], scan: NDArray[Any], sizes: NDArray[Any]) -> Any:  # noqa: ANN401
+    """Pictures (n, 3, 32, 32) from their entropy-coded parts, which lie end to end."""
+    from PIL import Image, UnidentifiedImageError
+
+    head, data = header.tobytes(), scan.tobytes()
+    ends = np.cumsum(sizes, dtype=np.int64)
+    if ends[-1] != len(data):
+        raise ValueError(
+            f"{path} announces {ends[-1]} bytes of pictures and holds {len(data)}: it is cut off. "
+            "Fetch the file again."
+        )
+    pictures = np.empty((len(sizes), 3, 32, 32), np.uint8)
+    for i, end in enumerate(ends):
+        jpeg = head + data[end - int(sizes[i]) : end] + b"\xff\xd9"
+        try:
+            pictures[i] = np.asarray(Image.open(io.BytesIO(jpeg))).transpose(2, 0, 1)
+        except (UnidentifiedImageError, OSError, ValueError) as reason:
+            expected = f"a JPEG picture of 32 x 32 at place {i}"
+            raise ValueError(files.unreadable(path, expected, reason)) from None
+    return pictures
+
+
+def _idx(name: str, file: str) -> Path:
+    return files.found(name, [file], [name], "an idx file", WITHOUT)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """Pictures as bytes with a channel; labels as whole numbers."""
+    return torch.as_tensor(array)[:, None] if array.ndim == 3 else torch.as_tensor(array).long()
+
+
+PICTURES: Mapping[str, Callable[[int], DataSet]] = {
+    "digits": digits,
+    "mnist": lambda _: mnist_like("mnist"),
+    "fashion_mnist": lambda _: mnist_like("fashion_mnist"),
+    "cifar10": lambda _: cifar10(),
+    "spoken_digits": lambda _: spoken_digits(),
+}

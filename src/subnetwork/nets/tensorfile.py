@@ -1,0 +1,140 @@
+"""Safetensors files written in one pass, with their sha256; state_dicts read from anybody's file.
+
+The library's `save` holds a second copy of all tensors and hides the operating system's reason
+when a disk is full. The format is a length, a JSON header and the entries, so it is written here,
+tensor by tensor; the library reads it back.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Write a safetensors file and force it to disk; returns its bytes and its sha256.
+
+    Raises:
+        OSError: as the operating system says it, with a full disk too.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].numel() * tensors[name].element_size()
+        shape = list(tensors[name].shape)
+        header[name] = {
+            "dtype": _DTYPES[tensors[name].dtype],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    sum_ = hashlib.sha256()
+    with path.open("wb") as file:
+
+        def write(data: bytes | memoryview) -> None:
+            file.write(data)
+            sum_.update(data)
+
+        write(len(text).to_bytes(8, "little"))
+        write(text)
+        for name in names:
+            write(_bytes(tensors[name]))
+        file.flush()
+        os.fsync(file.fileno())
+    return 8 + len(text) + end, sum_.hexdigest()
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors file, or of what torch.save wrote; nothing is unpickled.
+
+    Tensors under a key ``state_dict`` or ``model``, as training scripts write them, are found;
+    the prefixes of DataParallel and torch.compile are taken off.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}. Name a state_dict: .safetensors or torch.save.")
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"{path} is no state_dict that can be read safely: {reason}. Save "
+            "model.state_dict() with safetensors or torch.save."
+        ) from None
+    for key in ("state_dict", "model"):
+        content = content.get(key, content) if isinstance(content, dict) else content
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {_plain(str(name)): tensor for name, tensor in named if isinstance(tensor, Tensor)}
+    if not tensors or len(tensors) != len(named):
+        raise ValueError(f"{path} holds no state_dict. Save model.state_dict() in it.")
+    return tensors
+
+
+def fitted(tensors: Mapping[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The parameters of a model from a state_dict; the buffers in it are left out.
+
+    Raises:
+        ValueError: names or shapes are not those of the model; says which.
+    """
+    params = dict(model.named_parameters())
+    missing = [name for name in params if name not in tensors]
+    odd = [name for name in tensors if name not in model.state_dict()]
+    if missing or odd:
+        raise ValueError(
+            f"{path} does not fit the network: it lacks {_some(missing)} and has {_some(odd)} "
+            "beside. Give the run the sizes of the network that was saved."
+        )
+    for name, p in params.items():
+        if tensors[name].shape != p.shape:
+            raise ValueError(
+                f"{path} does not fit the network: {name} has shape {tuple(tensors[name].shape)} "
+                f"there, {tuple(p.shape)} here. Give the run the sizes of the network that was "
+                "saved."
+            )
+    return {name: tensors[name].detach().to(p.dtype).clone() for name, p in params.items()}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])]) or "nothing"
+
+
+def _plain(name: str) -> str:
+    for prefix in ("module.", "_orig_mod."):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

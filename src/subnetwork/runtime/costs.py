@@ -1,0 +1,253 @@
+"""What a round costs: seconds, bytes and memory of IST and of what it is compared with.
+
+Numbers in, numbers out; nothing is measured here. `docs/cost-model.md` states every term with its
+assumption. Entries are numbers of a tensor; bytes are payload unless said to be wire bytes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+WIRES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
+"""Bytes of one entry on the wire."""
+FLOAT = 4  # bytes of an entry in memory
+BUCKET = 25 * 2**20
+"""Bytes of gradients that DDP reduces at once, torch's default: one bucket cannot overlap."""
+TCP_SHARE = 1448 / 1514
+"""Payload in an Ethernet frame of 1514 bytes under IPv4 and TCP with timestamps."""
+BACKWARD_SHARE = 2 / 3  # of the time of a step
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Entries of a model, and of the largest subnetwork of it."""
+
+    whole: int
+    part: tuple[int, ...]
+    """Entries of one subnetwork that are cut along 0, 1, 2, ... dims; the first are shared."""
+    activations_whole: int = 0  # bytes that a forward pass keeps
+    activations_part: int = 0
+    moments: int = 0  # of the local optimizer, an entry each
+
+    @property
+    def held(self) -> int:
+        """Entries of one subnetwork."""
+        return sum(self.part)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds on one core with nothing beside it."""
+
+    step_whole: float  # forward, backward and optimizer of the whole model, one batch
+    step_part: float  # of a subnetwork
+    handling: float = 0.0  # a coordinator's cutting and merging of all subnetworks of a round
+    averaging: float = 0.0  # copying a whole model into a flat buffer and back
+
+
+@dataclass(frozen=True)
+class Network:
+    """The link of every worker, the same up and down."""
+
+    bandwidth: float  # bits per second; infinity for a link that costs nothing
+    latency: float = 0.0  # seconds from any worker to any other
+    share: float = TCP_SHARE  # of the bandwidth that is payload
+
+    def seconds(self, n_bytes: float, hops: float) -> float:
+        """To move so many bytes over the busiest link, in so many waits for another worker."""
+        return 8 * n_bytes / (self.bandwidth * self.share) + hops * self.latency
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How training is set up."""
+
+    n_workers: int
+    n_steps: int  # local steps of a round, tau
+    wire: str = "float32"
+    period: int | None = 1  # Lazy: a unit is dealt anew once in so many rounds; None: never
+    cores: float | None = None  # that the workers share; None: one for each
+    reduce: str = "ring"  # how all-reduce works: ring or tree
+
+    def __post_init__(self) -> None:
+        if self.wire not in WIRES:
+            raise ValueError(f"There is no wire {self.wire!r}. Known are: {', '.join(WIRES)}.")
+        if self.reduce not in ("ring", "tree"):
+            raise ValueError(f"There is no all-reduce {self.reduce!r}. Known are: ring, tree.")
+        if self.n_workers < 2 or self.n_steps < 1:
+            raise ValueError(
+                f"A round has two workers or more and one local step or more, not "
+                f"{self.n_workers} and {self.n_steps}."
+            )
+        if (self.period is not None and self.period < 1) or (
+            self.cores is not None and not self.cores > 0
+        ):
+            raise ValueError(
+                f"period={self.period} and cores={self.cores} are positive: 1 deals every unit in "
+                "every round, and workers without a core compute nothing."
+            )
+
+    @property
+    def crowding(self) -> float:
+        """By how much a step takes longer because workers share cores."""
+        return 1.0 if self.cores is None else max(1.0, self.n_workers / self.cores)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round of one method costs one worker: the busiest, where they differ."""
+
+    compute: float  # seconds of local steps
+    exchange: float  # seconds on the wire that no computing hides
+    handling: float  # seconds of cutting, merging, copying
+    bytes_down: float  # payload that a worker receives
+    bytes_up: float
+    memory: float  # bytes of a worker: parameters, gradients, moments, activations, buffers
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole round."""
+        return self.compute + self.exchange + self.handling
+
+
+def moved(n_workers: int, period: int | None, n_axes: int) -> float:
+    """Share of a block's entries that come from another worker when they are dealt.
+
+    An entry stays if no unit of its axes is dealt anew; else its last holder is taken for any of n.
+    Exact for one axis, and for every round of a Perm; an upper bound for lazy deals of two axes,
+    where an entry is more likely to come back to who had it.
+
+    >>> moved(4, 1, 1), moved(4, 2, 1), moved(4, None, 2)
+    (0.75, 0.375, 0.0)
+    """
+    if period is None:
+        return 0.0
+    untouched = (1 - 1 / period) ** n_axes
+    return (1 - 1 / n_workers) * (1 - untouched)
+
+
+def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
+    """IST without a server: each entry that changes hands travels once; shared ones are reduced."""
+    n, wire = setting.n_workers, WIRES[setting.wire]
+    shared, *cut = sizes.part
+    handed = sum(moved(n, setting.period, k) * size for k, size in enumerate(cut, 1))
+    one_way = wire * handed + FLOAT * 2 * (n - 1) / n * shared
+    hops = (1 if handed else 0) + (_hops(setting) if shared else 0)
+    kept = FLOAT * 2 * max(0, sizes.whole - shared) / n  # what nobody holds, with one replica
+    flat = wire * (sizes.held + handed)
+    return Round(
+        compute=setting.n_steps * pace.step_part * setting.crowding,
+        exchange=network.seconds(one_way, hops),
+        handling=pace.handling / n * setting.crowding,
+        bytes_down=one_way,
+        bytes_up=one_way,
+        memory=_training(sizes.held, sizes) + sizes.activations_part + kept + flat,
+    )
+
+
+def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
+    """IST through a coordinator that is worker 0 too: every subnetwork goes down and comes back."""
+    n = setting.n_workers
+    one_way = WIRES[setting.wire] * sizes.held
+    return Round(
+        compute=setting.n_steps * pace.step_part * setting.crowding,
+        exchange=2 * network.seconds((n - 1) * one_way, hops=1),
+        handling=pace.handling,
+        bytes_down=one_way,
+        bytes_up=one_way,
+        memory=_training(sizes.held, sizes) + sizes.activations_part + one_way,
+    )
+
+
+def local_sgd(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
+    """Whole models, averaged by an all-reduce after each round."""
+    one_way, exchange = _all_reduce(WIRES[setting.wire] * sizes.whole, network, setting)
+    return Round(
+        compute=setting.n_steps * pace.step_whole * setting.crowding,
+        exchange=exchange,
+        handling=pace.averaging * setting.crowding,
+        bytes_down=one_way,
+        bytes_up=one_way,
+        memory=_training(sizes.whole, sizes)
+        + sizes.activations_whole
+        + WIRES[setting.wire] * sizes.whole,
+    )
+
+
+def diloco(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
+    """Local SGD, whose workers keep the last global model and an outer momentum as well."""
+    as_local = local_sgd(sizes, pace, network, setting)
+    return Round(
+        as_local.compute,
+        as_local.exchange,
+        as_local.handling,
+        as_local.bytes_down,
+        as_local.bytes_up,
+        as_local.memory + 2 * FLOAT * sizes.whole,
+    )
+
+
+def ddp(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
+    """As many steps of whole models with a gradient all-reduce in each, behind the backward pass.
+
+    All buckets but the last one may travel while the backward pass goes on.
+    """
+    gradients = FLOAT * sizes.whole
+    one_way, exchange = _all_reduce(gradients, network, setting)
+    step = pace.step_whole * setting.crowding
+    may_hide = 1 - min(1.0, BUCKET / gradients)
+    hidden = min(BACKWARD_SHARE * step, may_hide * exchange)
+    return Round(
+        compute=setting.n_steps * step,
+        exchange=setting.n_steps * (exchange - hidden),
+        handling=0.0,
+        bytes_down=setting.n_steps * one_way,
+        bytes_up=setting.n_steps * one_way,
+        memory=_training(sizes.whole, sizes) + sizes.activations_whole + gradients,
+    )
+
+
+METHODS = {
+    "IST, direct": direct,
+    "IST, coordinator": star,
+    "Local SGD": local_sgd,
+    "DiLoCo": diloco,
+    "DDP": ddp,
+}
+OF_IST = ("IST, direct", "IST, coordinator")
+
+
+def predict(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> dict[str, Round]:
+    """The cost of a round of `n_steps` local steps, by method."""
+    return {name: cost(sizes, pace, network, setting) for name, cost in METHODS.items()}
+
+
+def break_even(costs: Mapping[str, Round], ist: str = "IST, direct") -> tuple[str, float]:
+    """The fastest method that is not IST, and how many times its steps IST may need at most.
+
+    Below 1 IST does not pay, even if it needed no more steps than the other.
+    """
+    others = {name: cost.seconds for name, cost in costs.items() if name not in OF_IST}
+    best = min(others, key=others.__getitem__)
+    return best, others[best] / costs[ist].seconds
+
+
+def _training(entries: int, sizes: Sizes) -> float:
+    """Bytes of parameters, gradients and moments."""
+    return FLOAT * entries * (2 + sizes.moments)
+
+
+def _hops(setting: Setting) -> float:
+    """Waits for another worker in one all-reduce."""
+    if setting.reduce == "tree":
+        return 2 * math.ceil(math.log2(setting.n_workers))
+    return 2 * (setting.n_workers - 1)
+
+
+def _all_reduce(n_bytes: float, network: Network, setting: Setting) -> tuple[float, float]:
+    """Bytes of a worker in each direction, and seconds, of the mean of n flat buffers."""
+    n, hops = setting.n_workers, _hops(setting)
+    if setting.reduce == "tree":  # whole buffers, one level after another
+        return 2 * n_bytes, network.seconds(hops * n_bytes, hops)
+    one_way = 2 * (n - 1) / n * n_bytes
+    return one_way, network.seconds(one_way, hops)

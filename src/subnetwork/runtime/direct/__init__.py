@@ -1,0 +1,38 @@
+"""Hand-over without a coordinator: what a worker trained goes straight to those who hold it next.
+
+Every rank is a worker and runs the same loop; merge and the next select are one exchange, in which
+each entry that changes hands moves once. No rank ever stores the whole model.
+"""
+
+from subnetwork.runtime.direct.draws import Draws
+from subnetwork.runtime.direct.gloo import agree, meet, over
+from subnetwork.runtime.direct.handover import gathered, handed_over, route
+from subnetwork.runtime.direct.held import Held, taken
+from subnetwork.runtime.direct.links import carried, together
+from subnetwork.runtime.direct.merging import merged
+from subnetwork.runtime.direct.running import DirectRound, digest, direct_rounds, whole_parameters
+from subnetwork.runtime.direct.start import initial_parameters, with_moments
+from subnetwork.runtime.direct.wire import Wire, check_wire
+
+__all__ = [
+    "DirectRound",
+    "Draws",
+    "Held",
+    "Wire",
+    "agree",
+    "carried",
+    "check_wire",
+    "digest",
+    "direct_rounds",
+    "gathered",
+    "handed_over",
+    "initial_parameters",
+    "meet",
+    "merged",
+    "over",
+    "route",
+    "taken",
+    "together",
+    "whole_parameters",
+    "with_moments",
+]

@@ -1,0 +1,116 @@
+"""Links between ranks over gloo: every receive is posted before the first send."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from subnetwork.algorithm import RunFailedError, WorkerLostError
+from subnetwork.runtime.direct.links import Links, Post, whole
+
+LARGE = 1 << 16  # bytes; a piece of so many is a message of its own
+PATIENCE = timedelta(seconds=600)  # for the slowest rank's round
+
+
+class PointToPoint(Protocol):
+    """The part of a process group that the links use."""
+
+    def send(self, tensors: list[Tensor], peer: int, tag: int, /) -> dist.Work:
+        """Start sending."""
+        ...
+
+    def recv(self, tensors: list[Tensor], peer: int, tag: int, /) -> dist.Work:
+        """Start receiving."""
+        ...
+
+
+def meet(store: dist.Store, rank: int, n_workers: int, *, host: str | None = None) -> PointToPoint:
+    """A group of all ranks of its own; blocks until they are all there.
+
+    Args:
+        store: where they find each other.
+        rank: which one this is.
+        n_workers: how many there are.
+        host: the address to listen on; None lets gloo choose that of this host's name.
+    """
+    gloo: Any = dist.ProcessGroupGloo  # its stubs leave out what is needed here
+    options = gloo._Options()
+    options._devices = [gloo.create_device(hostname=host) if host else gloo.create_default_device()]
+    options._timeout = PATIENCE
+    group: PointToPoint = gloo(store, rank, n_workers, options)
+    return group
+
+
+def over(group: PointToPoint, rank: int) -> Links:
+    """Round trips over a group. Small pieces go together, large ones from where they are."""
+
+    def links(post: Post) -> None:
+        peers = [(rank + step) % len(post.into) for step in range(1, len(post.into))]
+        arriving = {i: _messages(post.into[i]) for i in peers}
+        leaving = {j: _messages(post.pieces[j]) for j in peers}
+        memory = {i: [_room(pieces) for pieces in arriving[i]] for i in peers}
+        lost = peers[0] if peers else rank
+        try:
+            waiting = [(i, group.recv([m], i, t)) for i in peers for t, m in enumerate(memory[i])]
+            for j in peers:
+                waiting += [
+                    (j, group.send([joined(pieces)], j, t)) for t, pieces in enumerate(leaving[j])
+                ]
+            for peer, work in waiting:
+                lost = peer
+                work.wait(PATIENCE)
+        except RuntimeError as error:
+            raise WorkerLostError(
+                f"rank {lost} did not answer rank {rank}: {str(error).splitlines()[0]}. In direct "
+                "hand-over a lost rank ends the run; start it again."
+            ) from None
+        for i in peers:
+            for pieces, message in zip(arriving[i], memory[i], strict=True):
+                _unpack(pieces, message)
+
+    return links
+
+
+def _messages(pieces: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Pieces by message: the same on both sides, since it depends on their sizes alone."""
+    small = [piece for piece in pieces if 0 < len(piece) < LARGE]
+    return [[piece] for piece in pieces if len(piece) >= LARGE] + ([small] if small else [])
+
+
+def _unpack(pieces: Sequence[Tensor], message: Tensor) -> None:
+    if len(pieces) > 1:
+        parts = torch.split(message, [len(piece) for piece in pieces])
+        for piece, part in zip(pieces, parts, strict=True):
+            piece.copy_(part)
+
+
+def _room(pieces: Sequence[Tensor]) -> Tensor:
+    if len(pieces) == 1:
+        return pieces[0]
+    return torch.empty(sum(map(len, pieces)), dtype=torch.uint8)
+
+
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Pieces of bytes as one; a single one is not copied."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
+
+
+def agree(links: Links, rank: int, words: Sequence[int]) -> None:
+    """Compare numbers that every rank must have alike, before anything depends on them.
+
+    Raises:
+        RunFailedError: where another rank has others; gloo would end the process later.
+    """
+    own = torch.tensor([*words], dtype=torch.int64)
+    others = [j != rank for j in range(words[0])]
+    into = whole([8 * len(own) * other for other in others])
+    links(Post([[own.view(torch.uint8)] if other else [] for other in others], into))
+    for other, pieces in enumerate(into):
+        if pieces and not torch.equal(pieces[0].view(torch.int64), own):
+            raise RunFailedError(
+                f"rank {other} has another plan, deal, seed or wire than rank {rank}. Start all "
+                "ranks with the same arguments and the same model."
+            )

@@ -1,0 +1,353 @@
+"""Line 3 without a coordinator: every line goes from its keeper to those who hold it next, once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subnetwork.nets.state import Submodel
+from subnetwork.runtime.direct.counted import is_counter
+from subnetwork.runtime.direct.draws import Draws
+from subnetwork.runtime.direct.grid import Grid
+from subnetwork.runtime.direct.held import (
+    PARAMS,
+    Held,
+    Share,
+    apart,
+    as_lines,
+    bits,
+    block_shape,
+    col_type,
+    held_rows,
+    kept,
+    no_lines,
+    planes,
+    submodel_of,
+    with_x,
+)
+from subnetwork.runtime.direct.kernels import (
+    UNKNOWN,
+    Array,
+    Dense,
+    Idle,
+    Kept,
+    Lines,
+    Masks,
+    Next,
+    Row,
+    Sent,
+    deal_out,
+    deal_out_apart,
+    last_keepers,
+    look_back,
+    take_in,
+    tally,
+    tally_apart,
+)
+from subnetwork.runtime.direct.links import Exchange, Post
+from subnetwork.runtime.direct.wire import (
+    Wire,
+    decoded,
+    encoded,
+    n_bytes,
+    of_tensor,
+    scale_groups,
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where the lines of one parameter come from and go to, for one rank and one hand-over."""
+
+    grid: Grid
+    kept: Kept
+    shape: Sequence[int] | None  # of the next block; None: this rank has no such parameter then
+    leaving: Array  # lines for each worker
+    starts: Array  # of the rows of the next idle lines
+    n_echoes: int
+    keepers: Array  # of every line of the next block
+    arriving: Array  # lines from each worker; none from this rank itself
+
+    @property
+    def lines_sent(self) -> int:
+        """Lines that leave this rank, each counted once for every worker that gets it."""
+        return int(self.leaving.sum())
+
+    @property
+    def rows(self) -> Array:
+        """The rows of the table that the next block's lines lie in."""
+        rows, cols = held_rows(self.kept.goal, self.kept.me)
+        return np.repeat(rows, len(cols))
+
+    def groups_from(self, worker: int) -> Tensor:
+        """Which of the lines that a worker sends share a scale."""
+        rows = torch.as_tensor(self.rows[self.keepers == worker])
+        return scale_groups(rows, self.grid)
+
+
+def route(draws: Draws, name: str, k: int, rank: int, share: Share | None = None) -> Route:
+    """Who sends what to whom of one parameter between the rounds k and k + 1.
+
+    Pure: every rank finds out by itself what it sends and what it gets, from the keyed draws and
+    its own idle lines alone.
+
+    Args:
+        draws: the cuts of the run.
+        name: the parameter.
+        k: the round that ends.
+        rank: whose side.
+        share: its idle lines in round k.
+    """
+    holds = draws.partition(k + 1).holds(name, rank)
+    shape = block_shape(draws, name, k + 1, rank) if holds else None
+    return _route(draws, name, k, kept(draws, name, k, rank, share), shape)
+
+
+def _route(draws: Draws, name: str, k: int, here: Kept, shape: Sequence[int] | None) -> Route:
+    grid = draws.grids[name]
+    leaving, starts = np.zeros(draws.n_workers, np.int64), np.zeros(grid.n_rows + 1, np.int64)
+    if apart(here.now) and apart(here.goal):
+        echoes = 0
+        tally_apart(here, _per_worker(here, draws.n_workers), leaving, starts)
+    else:
+        echoes = tally(here, _space(grid), leaving, starts)
+    rows, cols = held_rows(here.goal, here.me)
+    keepers = keepers_of(draws, name, k, rows, cols)
+    arriving = np.bincount(keepers, minlength=draws.n_workers)
+    arriving[here.me] = 0
+    return Route(grid, here, shape, leaving, starts, echoes, keepers, arriving)
+
+
+def keepers_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Array:
+    """Who keeps each of these lines after round k: the last holder, or the first home of a line.
+
+    Args:
+        draws: the cuts of the run.
+        name: the parameter.
+        k: a round; `draws.start` - 1 asks for the homes.
+        rows: rows of its table, ascending.
+        cols: columns of its table, ascending.
+
+    Returns:
+        Workers, row by row.
+    """
+    keepers = np.full(len(rows) * len(cols), UNKNOWN, np.uint8)
+    unknown = last_keepers(draws.masks(name, k), draws.masks(name, k + 1), rows, cols, keepers)
+    for word in draws.history_words(k):
+        if not unknown:
+            return keepers
+        unknown = look_back(draws.history(name, k, word), rows, cols, keepers)
+    if unknown:
+        (places,) = np.nonzero(keepers == UNKNOWN)
+        lines = rows[places // len(cols)] * draws.grids[name].n_cols + cols[places % len(cols)]
+        keepers[places] = lines % draws.n_workers
+    return keepers
+
+
+def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Exchange[Held]:
+    """The part at the start of the next round, from the merged one: one exchange.
+
+    Tensors are let go of as soon as they are dealt out: where the caller keeps no reference to
+    `held`, old and new part are never there together.
+
+    Args:
+        draws: the cuts of the run.
+        rank: whose part.
+        held: what `merged` returned.
+        wire: how lines travel.
+    """
+    k, old, idle_before = held.k, _by_plane(held.submodel), dict(held.shares)
+    del held
+    routes = {name: route(draws, name, k, rank, idle_before.get(name)) for name in draws.like}
+    blocks: dict[str, dict[str, Tensor]] = {plane: {} for plane in old}
+    shares: dict[str, Share] = {}
+    parcels = _Parcels([[] for _ in range(draws.n_workers)], [[] for _ in range(draws.n_workers)])
+    for name, way in routes.items():
+        before = idle_before.pop(name, None)
+        idle, values = Idle(way.starts, np.empty(way.starts[-1], col_type(way.grid))), {}
+        for plane, how in _tensors(draws, old, name, wire):
+            have = old[plane].pop(name, None), None if before is None else before.values[plane]
+            moved = _moved(way, draws.like[name].dtype, have, idle, how)
+            blocks[plane][name], values[plane] = moved.block, moved.idle
+            parcels.add(way, moved.parcels, draws.like[name], (plane, name, how))
+        if len(idle.cols):
+            shares[name] = Share(idle, values)
+        routes[name] = replace(way, kept=way.kept._replace(idle=no_lines(way.grid)))
+    yield Post(parcels.leaving, parcels.into)
+    for (plane, name, how), arrived in parcels.arrived.items():
+        _settle(routes[name], blocks[plane][name], arrived, how)
+    return with_x(draws, rank, Held(k + 1, submodel_of(_shaped(routes, blocks)), shares))
+
+
+def _by_plane(submodel: Submodel) -> dict[str, dict[str, Tensor]]:
+    return {plane: dict(tensors) for plane, tensors in planes(submodel).items()}
+
+
+def _tensors(
+    draws: Draws, of_planes: Mapping[str, object], name: str, wire: Wire
+) -> list[tuple[str, Wire]]:
+    """The planes that a parameter has, and how they travel: counters have no moments."""
+    own = (PARAMS,) if is_counter(name) else tuple(of_planes)
+    return [(plane, of_tensor(wire, plane, name, draws.like[name])) for plane in own]
+
+
+@dataclass(frozen=True)
+class _Parcels:
+    """All tensors' bytes for each worker, and memory for what each sends."""
+
+    leaving: list[list[Tensor]]
+    into: list[list[Tensor]]
+    arrived: dict[tuple[str, str, Wire], Tensor] = field(default_factory=dict)
+
+    def add(
+        self, way: Route, parcels: Sequence[Tensor], like: Tensor, path: tuple[str, str, Wire]
+    ) -> None:
+        """One tensor's; the memory of all senders is one buffer."""
+        sizes = [_expected(way, j, like, path[2]) for j in range(len(parcels))]
+        self.arrived[path] = torch.empty(sum(sizes), dtype=torch.uint8)
+        for j, part in enumerate(torch.split(self.arrived[path], sizes)):
+            self.leaving[j].append(parcels[j])
+            self.into[j].append(part)
+
+
+@dataclass(frozen=True)
+class _Moved:
+    block: Tensor  # (lines, length); the lines that others send are not there yet
+    idle: Tensor
+    parcels: Sequence[Tensor]
+
+
+def _moved(
+    way: Route,
+    dtype: torch.dtype,
+    have: tuple[Tensor | None, Tensor | None],
+    idle: Idle,
+    how: Wire,
+) -> _Moved:
+    """One tensor dealt out: the next block, the next idle values, and bytes for each worker."""
+    length = way.grid.length
+    n_idle, n_block = int(way.starts[-1]), len(way.keepers)
+
+    def lines(n: int) -> Tensor:
+        return torch.empty((n, length), dtype=dtype)
+
+    block, waiting, leaving = lines(n_block), lines(n_idle), lines(way.lines_sent)
+    rows = np.empty(way.lines_sent if how == "int8" else 0, np.int64)
+    echoes = np.empty(way.n_echoes, np.int64), np.empty(way.n_echoes, np.int64)
+    out = bits(leaving)
+    sent = Sent(out.reshape(-1), rows, *echoes)
+    source = Lines(*(bits(lines(0) if t is None else as_lines(t, way.grid)) for t in have))
+    target = Next(Lines(bits(block), bits(waiting)), idle.cols, _places(way))
+    offsets = (np.cumsum(way.leaving) - way.leaving) * out.shape[1]
+    if out.shape[1] == 1 and apart(way.kept.now) and apart(way.kept.goal):
+        deal_out_apart(way.kept, _dense(way, out.dtype), source, sent, offsets, target)
+    else:
+        deal_out(way.kept, _space(way.grid), source, sent, offsets, target)
+    groups = scale_groups(torch.as_tensor(rows), way.grid)
+    coded = encoded(how, leaving, groups, way.leaving.tolist())
+    if way.n_echoes:
+        block[torch.as_tensor(echoes[1])] = coded.values[torch.as_tensor(echoes[0] // out.shape[1])]
+    return _Moved(block, waiting, coded.parcels)
+
+
+def _expected(way: Route, worker: int, like: Tensor, how: Wire) -> int:
+    n = int(way.arriving[worker])
+    scales = len(torch.unique(way.groups_from(worker))) if how == "int8" and n else 0
+    return n_bytes(how, n * way.grid.length, scales, like.element_size())
+
+
+def _settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
+    """Put what the others sent of one tensor, one after another, into the block."""
+    values = arrived
+    if how != "float32":
+        sizes = [_expected(way, i, block, how) for i in range(len(way.arriving))]
+        values = torch.cat(
+            [
+                decoded(how, parcel, way.groups_from(i)[: int(way.arriving[i])], block)
+                for i, parcel in enumerate(torch.split(arrived, sizes))
+            ]
+        ).view(-1)
+    inside = bits(block)
+    starts = (np.cumsum(way.arriving) - way.arriving) * inside.shape[1]
+    flat = bits(values.view(block.dtype).view(-1, way.grid.length)).reshape(-1)
+    take_in(way.keepers, way.kept.me, flat, starts, inside)
+
+
+def _shaped(
+    routes: Mapping[str, Route], blocks: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    return {
+        plane: {
+            name: lines.view(tuple(shape))
+            for name, lines in tensors.items()
+            if (shape := routes[name].shape) is not None
+        }
+        for plane, tensors in blocks.items()
+    }
+
+
+def _places(way: Route) -> Array:
+    """Column -> its place among those of the next block; last, how many these are."""
+    cols = held_rows(way.kept.goal, way.kept.me)[1]
+    places = np.zeros(way.grid.n_cols + 1, np.int64)
+    places[cols] = np.arange(len(cols))
+    places[-1] = len(cols)
+    return places
+
+
+def _per_worker(here: Kept, n_workers: int) -> Array:
+    """How many of a rank's columns each worker gets."""
+    words = here.goal.cols[here.mine]
+    return np.array([int((words >> np.uint64(j) & np.uint64(1)).sum()) for j in range(n_workers)])
+
+
+def _dense(way: Route, dtype: np.dtype[np.generic]) -> Dense:
+    words, n_workers = way.kept.goal.cols, len(way.leaving)
+    cols = [np.flatnonzero(words & np.uint64(1 << j)) for j in range(n_workers)]
+    every = np.arange(way.grid.n_cols)
+    ends = np.cumsum([0, *map(len, cols)])
+    room = np.empty(len(every) + 1, dtype), np.empty(len(every) + 1, np.int64)
+    here = np.zeros(len(every), np.int64)
+    return Dense(np.zeros(len(every), dtype), here, *room, ends, np.concatenate([*cols, every]))
+
+
+def _space(grid: Grid) -> Row:
+    return Row(np.empty(grid.n_cols, np.int64), np.empty(grid.n_cols, np.int64))
+
+
+def gathered(
+    draws: Draws, rank: int, held: Held, name: str, to: Sequence[int] = (0,)
+) -> Exchange[dict[str, Tensor]]:
+    """One whole parameter and its moments, on the ranks that ask; elsewhere nothing.
+
+    It may be called at the start of a round and after its merge: x^k, or x^{k+1}. One tensor after
+    the other, the model passes through a rank that could not hold it.
+
+    Args:
+        draws: the cuts of the run.
+        rank: whose side.
+        held: its part.
+        name: the parameter; the same on all ranks.
+        to: who gets it; the same on all ranks.
+
+    Returns:
+        Plane -> tensor, as they are stored: gathering rounds nothing.
+    """
+    grid, share = draws.grids[name], held.shares.get(name)
+    word = np.uint64(sum(1 << worker for worker in to))
+    goal = Masks(np.full(grid.n_rows, word), np.full(grid.n_cols, word))
+    way = _route(draws, name, held.k, kept(draws, name, held.k, rank, share, goal), grid.shape)
+    idle = Idle(way.starts, np.empty(way.starts[-1], col_type(grid)))
+    parcels = _Parcels([[] for _ in range(draws.n_workers)], [[] for _ in range(draws.n_workers)])
+    whole, old = {}, planes(held.submodel)
+    for plane, how in _tensors(draws, old, name, "float32"):
+        have = old[plane].get(name), None if share is None else share.values[plane]
+        moved = _moved(way, draws.like[name].dtype, have, idle, how)
+        whole[plane] = moved.block
+        parcels.add(way, moved.parcels, draws.like[name], (plane, name, how))
+    yield Post(parcels.leaving, parcels.into)
+    for (plane, _, how), arrived in parcels.arrived.items():
+        _settle(way, whole[plane], arrived, how)
+    return {p: block.view(grid.shape) for p, block in whole.items()} if rank in to else {}

@@ -1,0 +1,183 @@
+"""What one rank holds of a model: its subnetwork, and its share of what nobody trains now."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subnetwork.nets.state import Submodel, Tensors
+from subnetwork.runtime.direct.draws import Draws
+from subnetwork.runtime.direct.grid import Grid
+from subnetwork.runtime.direct.kernels import Array, Idle, Kept, Masks
+
+PARAMS = ""
+"""The plane of the parameters; a plane of moments has the moment's name."""
+Planes: TypeAlias = Mapping[str, Tensors]
+"""Plane -> parameter -> tensor."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Lines of one parameter that a rank keeps though nobody trains them now."""
+
+    lines: Idle
+    values: Tensors  # plane -> (lines, length)
+
+
+@dataclass(frozen=True)
+class Held:
+    """One rank's part of the model at the start of round k: w_i, and its share of the rest."""
+
+    k: int
+    submodel: Submodel
+    shares: Mapping[str, Share]
+    x: Planes = field(default_factory=dict)
+    """Values, as (lines, length), of the lines that several workers were given: what a mean over
+    holders is taken around."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that are stored here between two rounds, the index of idle lines included."""
+        tensors = list(self.submodel.tensors())
+        tensors += [t for share in self.shares.values() for t in share.values.values()]
+        tensors += [t for plane in self.x.values() for t in plane.values()]
+        index = sum(s.lines.cols.nbytes + s.lines.starts.nbytes for s in self.shares.values())
+        return index + sum(t.numel() * t.element_size() for t in tensors)
+
+
+def planes(submodel: Submodel) -> Planes:
+    """The tensors of a submodel by plane, in the order in which they travel."""
+    return {PARAMS: submodel.params, **submodel.moments}
+
+
+def submodel_of(tensors: Planes) -> Submodel:
+    """The submodel of these planes."""
+    moments = {plane: t for plane, t in tensors.items() if plane != PARAMS}
+    return Submodel(tensors[PARAMS], moments)
+
+
+def as_lines(tensor: Tensor, grid: Grid) -> Tensor:
+    """A tensor of a parameter, whole or a block, as (lines, length)."""
+    return tensor.contiguous().view(-1, grid.length)
+
+
+def bits(tensor: Tensor) -> Array:
+    """The memory of (lines, length) as whole numbers, to be moved unread; four bytes if possible.
+
+    Fewer types are fewer kernels to compile.
+    """
+    words = tensor.element_size() * tensor.shape[1] % 4 == 0 and tensor.element_size() > 1
+    sizes = {1: torch.uint8, 2: torch.int16}
+    return tensor.view(torch.int32 if words else sizes[tensor.element_size()]).numpy()
+
+
+def held_rows(masks: Masks, worker: int) -> tuple[Array, Array]:
+    """The rows and columns of a worker, ascending."""
+    bit = np.uint64(1 << worker)
+    return np.flatnonzero(masks.rows & bit), np.flatnonzero(masks.cols & bit)
+
+
+def block_shape(draws: Draws, name: str, k: int, worker: int) -> tuple[int, ...]:
+    """The shape of a parameter in the subnetwork of a worker; it has to hold the parameter."""
+    whole = draws.like[name]
+    partition = draws.partition(k)
+    return tuple(whole[partition.block(name, whole, worker)].shape)
+
+
+def kept(
+    draws: Draws, name: str, k: int, rank: int, share: Share | None, goal: Masks | None = None
+) -> Kept:
+    """Which lines of a parameter a rank keeps in round k, and who is to get them next."""
+    grid, now, then = draws.grids[name], draws.masks(name, k), draws.masks(name, k + 1)
+    idle = no_lines(grid) if share is None else share.lines
+    return Kept(rank, now, then, then if goal is None else goal, held_rows(now, rank)[1], idle)
+
+
+def no_lines(grid: Grid) -> Idle:
+    """An empty index of a grid."""
+    return Idle(np.zeros(grid.n_rows + 1, np.int64), np.empty(0, col_type(grid)))
+
+
+def col_type(grid: Grid) -> type[np.unsignedinteger]:
+    """The smallest type that holds a column."""
+    return np.uint16 if grid.n_cols <= 1 << 16 else np.uint32
+
+
+def taken(
+    draws: Draws, rank: int, k: int, whole: Iterable[tuple[str, Mapping[str, Tensor]]]
+) -> Held:
+    """A rank's part at the start of a run, out of parameters that come one after another.
+
+    A line that nobody holds in round k starts with worker (line mod n).
+
+    Args:
+        draws: the cuts of the run, with `start` = k.
+        rank: whose part.
+        k: the first round.
+        whole: parameter, and plane -> its whole tensor. None is kept longer than its turn.
+    """
+    params: dict[str, dict[str, Tensor]] = {}
+    shares: dict[str, Share] = {}
+    for name, tensors in whole:
+        partition = draws.partition(k)
+        for plane, tensor in tensors.items():
+            of_plane = params.setdefault(plane, {})
+            if partition.holds(name, rank):
+                block = partition.block(name, tensor, rank)
+                of_plane[name] = tensor.detach()[block].clone()
+        share = _share(draws.grids[name], draws.masks(name, k), rank, draws.n_workers, tensors)
+        if share is not None:
+            shares[name] = share
+    return with_x(draws, rank, Held(k, submodel_of(params), shares))
+
+
+def _share(
+    grid: Grid, now: Masks, rank: int, n_workers: int, tensors: Mapping[str, Tensor]
+) -> Share | None:
+    starts = np.zeros(grid.n_rows + 1, np.int64)
+    found = []
+    for u in range(grid.n_rows):  # a row at a time: the table may be large
+        free = np.flatnonzero((now.rows[u] & now.cols) == 0)
+        found.append(free[(u * grid.n_cols + free) % n_workers == rank].astype(col_type(grid)))
+        starts[u + 1] = starts[u] + len(found[-1])
+    if not starts[-1]:
+        return None
+    cols = np.concatenate(found)
+    rows = np.repeat(np.arange(grid.n_rows), np.diff(starts))
+    lines = torch.as_tensor(rows * grid.n_cols + cols)
+    values = {p: as_lines(t.detach(), grid)[lines].clone() for p, t in tensors.items()}
+    return Share(Idle(starts, cols), values)
+
+
+def with_x(draws: Draws, rank: int, held: Held) -> Held:
+    """The part with copies of the lines that several workers hold."""
+    x: dict[str, dict[str, Tensor]] = {}
+    for plane, tensors in planes(held.submodel).items():
+        for name, tensor in tensors.items():
+            shared = shared_lines(draws, name, held.k, rank)
+            if len(shared):
+                lines = as_lines(tensor, draws.grids[name])
+                x.setdefault(plane, {})[name] = lines[torch.as_tensor(shared)].clone()
+    return Held(held.k, held.submodel, held.shares, x)
+
+
+def holders_of_block(draws: Draws, name: str, k: int, rank: int) -> Array:
+    """The word of holders of every line of a rank's block, row-major."""
+    now = draws.masks(name, k)
+    rows, cols = held_rows(now, rank)
+    return (now.rows[rows][:, None] & now.cols[cols]).reshape(-1)
+
+
+def shared_lines(draws: Draws, name: str, k: int, rank: int) -> Array:
+    """The places in a rank's block of the lines that others hold too."""
+    if apart(draws.masks(name, k)):
+        return np.empty(0, np.int64)
+    return np.flatnonzero(np.bitwise_count(holders_of_block(draws, name, k, rank)) > 1)
+
+
+def apart(masks: Masks) -> bool:
+    """Whether no line has two holders, as far as rows or columns alone tell."""
+    return any(bool((np.bitwise_count(words) <= 1).all()) for words in masks)

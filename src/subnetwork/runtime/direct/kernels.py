@@ -1,0 +1,372 @@
+"""Compiled passes over the lines of one parameter, on one rank.
+
+Holders are words: bit i stands for worker i. A line that one worker holds is kept by it; of several
+holders one keeps the line, of those who hold it in the next round too if there are any, and such
+that neighbouring lines have the same keeper; a line without holder stays with its last keeper.
+Lines are visited row by row, columns ascending, by senders and receivers alike: so no index is
+ever sent.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import numpy as np
+from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
+from numpy.typing import NDArray
+
+from subnetwork.theory.kernels.streams import bare, inlined
+
+Array: TypeAlias = NDArray[Any]
+lowest = cast(Callable[[Any], int], trailing_zeros)
+"""The number of the lowest bit that is set."""
+zeros_above = cast(Callable[[Any], int], leading_zeros)
+UNKNOWN = 255
+"""In a list of keepers: nobody held the line in the rounds looked at."""
+
+
+class Masks(NamedTuple):
+    """Words of the rows and columns of a parameter's table of lines."""
+
+    rows: Array
+    cols: Array
+
+
+class Idle(NamedTuple):
+    """Lines that a rank keeps though nobody trains them: the columns of every row, ascending."""
+
+    starts: Array  # (rows + 1,): where the columns of a row start
+    cols: Array
+
+
+class Kept(NamedTuple):
+    """What a rank keeps of a parameter in a round."""
+
+    me: int
+    now: Masks  # bit i: worker i holds them
+    then: Masks  # and holds them in the next round, which says who of several keeps a line
+    goal: Masks  # and is to get them now: the same, or whoever gathers the model
+    mine: Array  # the columns that this rank holds, ascending
+    idle: Idle
+
+
+class Row(NamedTuple):
+    """Space for the lines of one row that a rank keeps."""
+
+    cols: Array
+    places: Array  # q: the q-th line of the row's block; -1 - p: idle line p
+
+
+class Lines(NamedTuple):
+    """The values of one tensor on a rank, as (lines, length)."""
+
+    block: Array  # row-major
+    idle: Array
+
+
+class Sent(NamedTuple):
+    """Lines that leave a rank, for every destination one after another."""
+
+    values: Array  # flat
+    rows: Array  # the row of every line; empty where nobody asks
+    echo_from: Array  # a line that leaves and is needed here too: where it starts in `values`,
+    echo_to: Array  # and in the next block
+
+
+class Next(NamedTuple):
+    """Where a rank puts what it goes on keeping."""
+
+    lines: Lines  # the values of the next round
+    cols: Array  # of the next idle lines
+    places: Array  # column -> its place among those of the next block; last, how many these are
+
+
+@inlined
+def keeper_of(holders: Any, coming: Any, line: Any, n_lines: Any) -> Any:  # noqa: ANN401 - words
+    """Who keeps a line with these holders, at least one, and these in the next round."""
+    if holders & coming != 0:
+        holders &= coming
+    left = holders & (holders - np.uint64(1))
+    if left == 0:
+        return lowest(holders)
+    several = 1
+    while left != 0:
+        several += 1
+        left &= left - np.uint64(1)
+    for _ in range(line * several // n_lines):
+        holders &= holders - np.uint64(1)
+    return lowest(holders)
+
+
+@inlined
+def count(others: Any, counts: Array) -> None:  # noqa: ANN401
+    """Count a line for each of these workers."""
+    while others != 0:
+        counts[lowest(others)] += 1
+        others &= others - np.uint64(1)
+
+
+@inlined
+def copy_line(target: Array, t: int, source: Array, s: int) -> None:
+    """Line s of one table becomes line t of another."""
+    for e in range(source.shape[1]):
+        target[t, e] = source[s, e]
+
+
+@inlined
+def lay_out(target: Array, start: int, source: Array, s: int) -> None:
+    """Line s of a table goes to a flat buffer."""
+    for e in range(source.shape[1]):
+        target[start + e] = source[s, e]
+
+
+@inlined
+def kept_row(kept: Kept, u: int, row: Row) -> int:
+    """Find the lines of row u that this rank keeps, columns ascending; returns their number."""
+    m, p, end = 0, kept.idle.starts[u], kept.idle.starts[u + 1]
+    n_cols = len(kept.now.cols)
+    if kept.now.rows[u] >> np.uint64(kept.me) & np.uint64(1):
+        for q in range(len(kept.mine)):
+            v = kept.mine[q]
+            while p < end and kept.idle.cols[p] < v:
+                row.cols[m], row.places[m] = kept.idle.cols[p], -1 - p
+                m, p = m + 1, p + 1
+            holders, coming = (
+                kept.now.rows[u] & kept.now.cols[v],
+                kept.then.rows[u] & kept.then.cols[v],
+            )
+            if keeper_of(holders, coming, u * n_cols + v, len(kept.now.rows) * n_cols) == kept.me:
+                row.cols[m], row.places[m] = v, q
+                m += 1
+    while p < end:
+        row.cols[m], row.places[m] = kept.idle.cols[p], -1 - p
+        m, p = m + 1, p + 1
+    return m
+
+
+@bare
+def tally(kept: Kept, row: Row, counts: Array, starts: Array) -> int:
+    """Count the lines that leave for each worker; find where the rows of the next idle lines start.
+
+    Returns the number of lines that leave and are needed here too.
+    """
+    then = kept.goal
+    bit, echoes = np.uint64(1) << np.uint64(kept.me), 0
+    for u in range(len(then.rows)):
+        waiting = 0
+        for i in range(kept_row(kept, u, row)):
+            holders = then.rows[u] & then.cols[row.cols[i]]
+            waiting += holders == 0
+            count(holders & ~bit, counts)
+            echoes += holders & bit != 0 and holders != bit
+        starts[u + 1] = starts[u] + waiting
+    return echoes
+
+
+@bare
+def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, target: Next) -> None:
+    """Move every line to where it is needed next: another worker, the own block, the idle lines.
+
+    Args:
+        kept: what this rank keeps, and who holds what in the next round.
+        row: space for a row.
+        have: the values of this round.
+        sent: is filled.
+        offsets: where the entries for each worker start in `sent`; moved to their ends.
+        target: is filled, but for the lines of the block that others send.
+    """
+    then = kept.goal
+    bit, n_cols = np.uint64(1) << np.uint64(kept.me), len(kept.mine)
+    width = target.places[-1]
+    base, next_base, w, echo = 0, 0, 0, 0
+    for u in range(len(then.rows)):
+        for i in range(kept_row(kept, u, row)):
+            v, place = row.cols[i], row.places[i]
+            source, s = (have.block, base + place) if place >= 0 else (have.idle, -1 - place)
+            holders = then.rows[u] & then.cols[v]
+            if holders == 0:
+                target.cols[w] = v
+                copy_line(target.lines.idle, w, source, s)
+                w += 1
+            elif holders & bit != 0:
+                copy_line(target.lines.block, next_base + target.places[v], source, s)
+                if holders != bit:
+                    sent.echo_to[echo] = next_base + target.places[v]
+                    sent.echo_from[echo] = offsets[lowest(holders & ~bit)]
+                    echo += 1
+            others = holders & ~bit
+            while others != 0:
+                t = offsets[lowest(others)]
+                lay_out(sent.values, t, source, s)
+                if len(sent.rows):
+                    sent.rows[t // source.shape[1]] = u
+                offsets[lowest(others)] = t + source.shape[1]
+                others &= others - np.uint64(1)
+        base += n_cols if kept.now.rows[u] & bit != 0 else 0
+        next_base += width if then.rows[u] & bit != 0 else 0
+
+
+@bare
+def tally_apart(kept: Kept, per_worker: Array, counts: Array, starts: Array) -> None:
+    """`tally` where no line has two holders, now or next: no look at every line of the block.
+
+    Args:
+        kept: what this rank keeps.
+        per_worker: how many of its columns each worker holds next.
+        counts: lines that leave for each worker, are added.
+        starts: where the rows of the next idle lines start, is filled.
+    """
+    goal, me = kept.goal, np.uint64(kept.me)
+    for u in range(len(goal.rows)):
+        begin, end = kept.idle.starts[u], kept.idle.starts[u + 1]
+        held = kept.now.rows[u] >> me & np.uint64(1) != 0
+        waiting = end - begin + (len(kept.mine) if held else 0)
+        others = goal.rows[u]
+        while others != 0:
+            j = lowest(others)
+            found = per_worker[j] if held else 0
+            for p in range(begin, end):
+                found += np.int64(goal.cols[kept.idle.cols[p]] >> np.uint64(j) & np.uint64(1))
+            waiting -= found
+            counts[j] += found
+            others &= others - np.uint64(1)
+        starts[u + 1] = starts[u] + waiting
+    counts[kept.me] = 0
+
+
+class Dense(NamedTuple):
+    """Space for a row with all its columns, and which columns each worker holds next."""
+
+    values: Array
+    here: Array  # 1 where this rank keeps the line, of the row at hand
+    stage: Array  # one place more than columns
+    stage_cols: Array
+    ends: Array  # worker j holds columns cols[ends[j] : ends[j + 1]]
+    cols: Array
+
+
+@inlined
+def pick(dense: Dense, cols: Array) -> int:
+    """Gather what is here of these columns, in order, on the stage; returns how much that is."""
+    m = 0
+    for v in cols:
+        dense.stage[m], dense.stage_cols[m] = dense.values[v], v
+        m += dense.here[v]  # no branch: which lines are here is as good as random
+    return m
+
+
+@inlined
+def spread_row(kept: Kept, u: int, base: int, have: Lines, dense: Dense) -> None:
+    """Put the lines of row u that this rank keeps into the dense row."""
+    dense.here[:] = 0
+    for p in range(kept.idle.starts[u], kept.idle.starts[u + 1]):
+        v = kept.idle.cols[p]
+        dense.values[v], dense.here[v] = have.idle[p, 0], 1
+    if kept.now.rows[u] >> np.uint64(kept.me) & np.uint64(1):
+        for q in range(len(kept.mine)):
+            dense.values[kept.mine[q]], dense.here[kept.mine[q]] = have.block[base + q, 0], 1
+
+
+@inlined
+def send_stage(dense: Dense, m: int, u: int, sent: Sent, start: int) -> int:
+    """Send what is on the stage; returns where the next line goes."""
+    for i in range(m):
+        sent.values[start + i] = dense.stage[i]
+    if len(sent.rows):
+        sent.rows[start : start + m] = u
+    return start + m
+
+
+@bare
+def deal_out_apart(
+    kept: Kept, dense: Dense, have: Lines, sent: Sent, offsets: Array, target: Next
+) -> None:
+    """`deal_out` for lines of one entry of which none has two holders, now or next."""
+    bit, base, next_base, w = np.uint64(1) << np.uint64(kept.me), 0, 0, 0
+    for u in range(len(kept.goal.rows)):
+        spread_row(kept, u, base, have, dense)
+        others = kept.goal.rows[u]
+        while others != 0:
+            j = lowest(others)
+            m = pick(dense, dense.cols[dense.ends[j] : dense.ends[j + 1]])
+            for i in range(m):
+                dense.here[dense.stage_cols[i]] = 0
+            if j == kept.me:
+                for i in range(m):
+                    place = next_base + target.places[dense.stage_cols[i]]
+                    target.lines.block[place, 0] = dense.stage[i]
+            else:
+                offsets[j] = send_stage(dense, m, u, sent, offsets[j])
+            others &= others - np.uint64(1)
+        m = pick(dense, dense.cols[dense.ends[-1] :])
+        for i in range(m):
+            target.lines.idle[w + i, 0] = dense.stage[i]
+            target.cols[w + i] = dense.stage_cols[i]
+        w += m
+        base += len(kept.mine) if kept.now.rows[u] & bit != 0 else 0
+        next_base += target.places[-1] if kept.goal.rows[u] & bit != 0 else 0
+
+
+@bare
+def last_keepers(now: Masks, then: Masks, rows: Array, cols: Array, keepers: Array) -> int:
+    """Keepers of these lines after a round in which somebody held them; else UNKNOWN.
+
+    Returns the number of unknown ones.
+    """
+    n_cols, q, unknown = len(now.cols), 0, 0
+    for u in rows:
+        for v in cols:
+            holders = now.rows[u] & now.cols[v]
+            if holders == 0:
+                keepers[q] = UNKNOWN
+                unknown += 1
+            else:
+                coming = then.rows[u] & then.cols[v]
+                keepers[q] = keeper_of(holders, coming, u * n_cols + v, len(now.rows) * n_cols)
+            q += 1
+    return unknown
+
+
+@bare
+def look_back(history: Masks, rows: Array, cols: Array, keepers: Array) -> int:
+    """Fill in keepers that are UNKNOWN from the last round of a word in which a line was held.
+
+    Returns the number of those that stay unknown.
+    """
+    n_rows, n_workers = history.rows.shape
+    n_cols, q, unknown = len(history.cols), -1, 0
+    for u in rows:
+        for v in cols:
+            q += 1
+            if keepers[q] != UNKNOWN:
+                continue
+            held = np.uint64(0)
+            for i in range(n_workers):
+                held |= history.rows[u, i] & history.cols[v, i]
+            if held == 0:
+                unknown += 1
+                continue
+            last, holders = np.uint64(63 - zeros_above(held)), np.uint64(0)
+            for i in range(n_workers):
+                then = history.rows[u, i] & history.cols[v, i]
+                holders |= (then >> last & np.uint64(1)) << np.uint64(i)
+            keepers[q] = keeper_of(holders, np.uint64(0), u * n_cols + v, n_rows * n_cols)
+    return unknown
+
+
+@bare
+def take_in(keepers: Array, me: int, values: Array, offsets: Array, block: Array) -> None:
+    """Put the lines that others sent where they belong in the block.
+
+    Args:
+        keepers: who keeps each line of the block, and so has sent it.
+        me: this rank, whose own lines are there already.
+        values: the lines of every sender one after another, flat.
+        offsets: where those of each sender start; moved to their ends.
+        block: (lines, length).
+    """
+    for q in range(len(keepers)):
+        if keepers[q] != me:
+            start = offsets[keepers[q]]
+            for e in range(block.shape[1]):
+                block[q, e] = values[start + e]
+            offsets[keepers[q]] = start + block.shape[1]

@@ -1,0 +1,156 @@
+"""Line 9 without a coordinator: the mean over the holders of a line, taken by one of them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subnetwork.runtime.direct.draws import Draws
+from subnetwork.runtime.direct.grid import Grid
+from subnetwork.runtime.direct.held import (
+    Held,
+    apart,
+    as_lines,
+    held_rows,
+    holders_of_block,
+    planes,
+    submodel_of,
+)
+from subnetwork.runtime.direct.kernels import Array, last_keepers
+from subnetwork.runtime.direct.links import Exchange, Post
+from subnetwork.runtime.direct.wire import (
+    Wire,
+    decoded,
+    encoded,
+    n_bytes,
+    of_tensor,
+    scale_groups,
+)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The lines of one parameter that a rank holds together with others."""
+
+    grid: Grid
+    rank: int
+    places: Tensor  # in the rank's block
+    rows: Tensor  # of the table
+    holders: Array  # words
+    keepers: Array
+
+    @classmethod
+    def of(cls, draws: Draws, name: str, k: int, rank: int) -> "Shared":
+        """Those of round k."""
+        now, then = draws.masks(name, k), draws.masks(name, k + 1)
+        rows, cols = held_rows(now, rank)
+        holders = holders_of_block(draws, name, k, rank)
+        keepers = np.empty(len(holders), np.uint8)
+        last_keepers(now, then, rows, cols, keepers)
+        places = np.flatnonzero(np.bitwise_count(holders) > 1)
+        row_of = rows[places // max(1, len(cols))]
+        return cls(
+            draws.grids[name],
+            rank,
+            torch.as_tensor(places),
+            torch.as_tensor(row_of),
+            holders[places],
+            keepers[places],
+        )
+
+    @property
+    def mine(self) -> Tensor:
+        """Which of them this rank keeps: an index."""
+        return torch.as_tensor(np.flatnonzero(self.keepers == self.rank))
+
+    def for_keeper(self, worker: int) -> Tensor:
+        """Which of them another worker keeps."""
+        none = worker == self.rank
+        return torch.as_tensor(np.flatnonzero((self.keepers == worker) & (not none)))
+
+    def held_by(self, worker: int) -> Tensor:
+        """Which of `mine` a worker holds too."""
+        bit = np.uint64(1 << worker)
+        return torch.as_tensor(np.flatnonzero(self.holders[self.mine.numpy()] & bit))
+
+    def groups(self, which: Tensor) -> Tensor:
+        """Which of these lines share a scale."""
+        return scale_groups(self.rows[which], self.grid)
+
+
+def merged(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Exchange[Held]:
+    """The part after the merge of its round: x + mean_i (z_i - x) wherever this rank is keeper.
+
+    Lines of a single holder stay as they are: no exchange at all where there are no others. The sum
+    is taken in the order of the workers, so that it is that of `NetPartition.merge` to the bit.
+
+    Args:
+        draws: the cuts of the run.
+        rank: whose part.
+        held: its part, with the trained values in `submodel`.
+        wire: how changes travel.
+    """
+    names = [name for name in draws.like if not apart(draws.masks(name, held.k))]
+    if not names:
+        return held
+    shared = {name: Shared.of(draws, name, held.k, rank) for name in names}
+    changes = {
+        (plane, name): _lines(held, plane, name, shared[name]) - held.x[plane][name]
+        for plane, tensors in planes(held.submodel).items()
+        for name in names
+        if name in tensors and len(shared[name].places)
+    }
+    post = _post(draws.n_workers, shared, changes, wire)
+    yield post
+    arrived = [iter(pieces) for pieces in post.into]
+    tensors = {plane: dict(of) for plane, of in planes(held.submodel).items()}
+    for (plane, name), change in changes.items():
+        of = shared[name]
+        total = torch.zeros_like(change[of.mine])
+        for i in range(draws.n_workers):
+            which = of.held_by(i)
+            if i == rank:
+                total[which] += change[of.mine]
+            elif len(which):
+                how, groups = of_tensor(wire, plane, name, change), of.groups(of.mine[which])
+                total[which] += decoded(how, next(arrived[i]), groups, change)
+        tensors[plane][name] = _with_mean(of, tensors[plane][name], held.x[plane][name], total)
+    return replace(held, submodel=submodel_of(tensors))
+
+
+def _with_mean(of: Shared, block: Tensor, x: Tensor, total: Tensor) -> Tensor:
+    """The block, with x + total / holders in the lines that this rank keeps."""
+    count = torch.as_tensor(np.bitwise_count(of.holders[of.mine.numpy()]), dtype=x.dtype)
+    merged = block.clone(memory_format=torch.contiguous_format)
+    as_lines(merged, of.grid)[of.places[of.mine]] = x[of.mine] + total / count[:, None]
+    return merged
+
+
+def _lines(held: Held, plane: str, name: str, of: Shared) -> Tensor:
+    return as_lines(planes(held.submodel)[plane][name], of.grid)[of.places]
+
+
+def _post(
+    n_workers: int, shared: dict[str, Shared], changes: dict[tuple[str, str], Tensor], wire: Wire
+) -> Post:
+    """The changes of every line for its keeper."""
+    pieces: list[list[Tensor]] = [[] for _ in range(n_workers)]
+    into: list[list[Tensor]] = [[] for _ in range(n_workers)]
+    for (plane, name), change in changes.items():
+        of, how = shared[name], of_tensor(wire, plane, name, change)
+        leaving = [of.for_keeper(j) for j in range(n_workers)]
+        order = torch.cat(leaving)
+        coded = encoded(how, change[order], of.groups(order), [len(part) for part in leaving])
+        for j in range(n_workers):
+            if len(leaving[j]):
+                pieces[j].append(coded.parcels[j])
+            if j != of.rank and len(which := of.held_by(j)):
+                into[j].append(torch.empty(_size(of, which, change, how), dtype=torch.uint8))
+    return Post(pieces, into)
+
+
+def _size(of: Shared, which: Tensor, change: Tensor, how: Wire) -> int:
+    """Bytes of these of a rank's own lines."""
+    n_scales = len(torch.unique(of.groups(of.mine[which])))
+    return n_bytes(how, len(which) * of.grid.length, n_scales, change.element_size())

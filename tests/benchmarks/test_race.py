@@ -1,0 +1,112 @@
+"""What the race makes of what its workers wrote down; and its real rows on two hosts."""
+
+import json
+import sys
+
+import pytest
+from test_net import needs_rights
+
+net = pytest.importorskip("net")
+race = pytest.importorskip("race")
+
+
+def row(wall, compute, handling, sent):
+    return {
+        "wall": wall,
+        "compute_wall": compute,
+        "compute_cpu": compute / 2,
+        "handling_wall": handling,
+        "handling_cpu": handling,
+        "received": 10,
+        "sent": sent,
+    }
+
+
+def test_a_round_is_taken_apart_by_the_slowest_worker():
+    """The first round warms up and is left out; bytes are those of the busiest interface."""
+    found = [
+        {"rows": [row(99, 99, 99, 99), row(10, 4, 1, 500)]},
+        {"rows": [row(99, 99, 99, 99), row(9, 6, 0, 300)]},
+    ]
+    parts = race.parts(found, {"method": "ist"})
+    assert (parts.wall, parts.compute, parts.handling) == (10, 6, 1)
+    assert parts.exchange == 10 - 6 - 1
+    assert parts.waiting == 6 - 5
+    assert parts.wire == 500
+    assert parts.replay == 3 + 1 + 3  # processor time of the slowest, handling, exchange
+
+
+def test_the_first_round_at_a_target_counts_and_none_is_none():
+    course = race.Course([(2, 0.5), (4, 0.86), (6, 0.84)])
+    assert (course.rounds_to(0.85), course.rounds_to(0.9), course.best) == (4, None, 0.86)
+
+
+def test_ratios_are_of_the_best_of_each_side():
+    values = {"ist": 4.0, "ist bf16": 2.0, "local_sgd": 6.0, "diloco": 5.0}
+    assert race.times(values, race.AVERAGING) == 2.5
+    assert race.times(values, ("ddp",)) is None
+    assert race.times({"ddp": 1.0}, ("ddp",)) is None
+
+
+def test_a_result_says_whether_its_goal_is_met():
+    assert race.Result("a", 2.5, 2.5).met is True
+    assert race.Result("a", 0.3, 0.2, at_least=False).met is False
+    assert race.Result("a", None, 2.5).met is False
+    line = str(race.Result("a", 1.0))
+    assert json.loads(line.removeprefix("RESULT ")) == {
+        "name": "a",
+        "value": 1.0,
+        "goal": None,
+        "met": None,
+    }
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Fashion-MNIST's file in small: noise around ten patterns."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 256, (10, 28, 28))
+
+    def part(n):
+        labels = rng.integers(0, 10, n)
+        noise = rng.integers(-60, 60, (n, 28, 28))
+        return np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels.astype(np.uint8)
+
+    (tmp_path / "fashion_mnist").mkdir()
+    (x, y), (u, v) = part(1024), part(256)
+    np.savez(
+        tmp_path / "fashion_mnist" / "fashion_mnist.npz", x_train=x, y_train=y, x_test=u, y_test=v
+    )
+    monkeypatch.setenv("SUBNETWORK_DATA", str(tmp_path))
+
+
+@pytest.mark.slow
+@needs_rights
+@pytest.mark.usefixtures("pictures")
+def test_real_workers_learn_and_send_the_bytes_that_are_predicted():
+    """Each method on two hosts; wire bytes are payload and at most 7 % of headers.
+
+    DDP sends its small gradients in many small pieces, and answers to them: 20 % were seen.
+    """
+    small = {"n_workers": 2, "n_rounds": 3, "n_steps": 4, "hidden": [64, 64], "evaluate_every": 1}
+    specs = [{**race.ROWS[name], **small} for name in ("ist", "local_sgd", "ddp")]
+    found = race.run_all(2, net.Link(1e8), specs)
+    whole = 4 * (784 * 64 + 64 * 64 + 64 * 10 + 6 * 64 + 10)
+    part = 4 * (784 * 32 + 32 * 32 + 32 * 10 + 6 * 32 + 10)
+    payload = {"ist": part, "local_sgd": whole, "ddp": 4 * whole}
+    for spec, run in zip(specs, found, strict=True):
+        measured = race.parts(run, spec)
+        assert run[0]["accuracies"][-1][1] > 0.9
+        assert run[0]["accuracies"] == run[1]["accuracies"]
+        sent = payload[spec["method"]]
+        headers = 1.3 if spec["method"] == "ddp" else 1.07
+        assert sent < measured.wire < headers * sent + 2000, spec["method"]
+
+
+def test_without_the_data_it_says_which_variable_to_set(monkeypatch, capsys):
+    monkeypatch.delenv("SUBNETWORK_DATA", raising=False)
+    monkeypatch.setattr(sys, "argv", ["race.py"])
+    assert race.main() == 2
+    assert "SUBNETWORK_DATA" in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""`subnetwork plan` as a stranger uses it."""
+
+import signal
+
+import pytest
+
+from subnetwork.cli import main
+from subnetwork.runtime.costs import Pace
+
+MODEL = """
+import torch
+from torch import nn
+from sizes import HIDDEN
+
+def build():
+    return nn.Sequential(nn.Linear(8, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 3)), torch.ones(4, 8)
+
+def nothing():
+    return build()[0]
+
+def broken():
+    return 1 / 0
+
+HEADS = 3
+"""
+QUICK = ["--calibration", "0.2"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sizes.py").write_text("HIDDEN = 48\n")
+    (tmp_path / "mine.py").write_text(MODEL)
+    (tmp_path / "torn.py").write_text("def build(:\n")
+    (tmp_path / "away.py").write_text("import nonesuch\n")
+    return tmp_path
+
+
+@pytest.fixture
+def command(folder, capsys):  # noqa: ARG001 - it runs there
+    """Run the command in this process; status, standard output, standard error."""
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in ends]
+
+    def run(*arguments):
+        status = main(list(map(str, arguments)))
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    yield run
+    for number, handler in zip(ends, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_without_a_bandwidth_it_prints_the_plan_and_its_table(command):
+    status, out, error = command("plan", "mine.py:build", "--workers", 3)
+    assert status == 0, error
+    assert "0.hidden(48)" in out
+    assert "one of 3" in out
+    assert "bytes per round, each way" in out
+    assert "Local SGD" not in out
+
+
+def test_with_a_bandwidth_it_predicts_rounds_and_says_whether_ist_pays(command, monkeypatch):
+    pace = Pace(step_whole=2e-3, step_part=5e-4, handling=1e-4, averaging=1e-5)
+    monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", lambda *_, **__: pace)
+    flags = ["--workers", 3, "--bandwidth", "1mbit", "--latency", "20ms", "--steps", 5, *QUICK]
+    status, out, error = command("plan", "mine.py:build", *flags)
+    assert status == 0, error
+    assert "a round of 5 local steps, 3 workers, a core each, 1mbit, 20 ms" in out
+    lines = {line.split("  ")[0]: line for line in out.splitlines()}
+    assert {"IST, direct", "IST, coordinator", "Local SGD", "DiLoCo", "DDP"} <= set(lines)
+    # 2 (n-1)/n of 579 float32 entries
+    assert "3.09 kB" in lines["Local SGD"]
+    assert "times the steps of Local SGD for the same accuracy" in out
+
+
+def test_it_says_plainly_when_ist_does_not_pay(command, monkeypatch):
+    """A tiny model, merged after each step: cutting it takes longer than training it."""
+    pace = Pace(step_whole=2e-4, step_part=1.5e-4, handling=1e-3, averaging=1e-5)
+    monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", lambda *_, **__: pace)
+    status, out, error = command(
+        "plan", "mine.py:build", "--bandwidth", "100gbit", "--steps", 1, *QUICK
+    )
+    assert status == 0, error
+    assert "IST does not pay here: a round takes" in out
+
+
+def test_the_link_of_one_machine_is_measured(command):
+    flags = ["--workers", 2, "--bandwidth", "loopback", "--cores", 2, *QUICK]
+    status, out, error = command("plan", "mine.py:build", *flags)
+    assert status == 0, error
+    assert "2 workers, 2 cores for all" in out
+    assert "gbit" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet"], "no model 'resnet'. Known are: mlp"),
+        (["mine.py"], "write mine.py:build for a function of your own"),
+        (["theirs.py:build"], "no file theirs.py"),
+        (["mine.py:make"], "mine.py has no function 'make'"),
+        (["mine.py:HEADS"], "mine.py has no function 'HEADS'"),
+        (["mine.py:nothing"], "returned Sequential, not (model, example_batch)"),
+        (
+            ["mine.py:broken"],
+            "mine.py cannot be run: ZeroDivisionError: division by zero (line 13)",
+        ),
+        (["torn.py:build"], "torn.py cannot be run: SyntaxError"),
+        (["away.py:build"], "away.py cannot be run: ModuleNotFoundError: No module named 'nones"),
+        (["mlp", "--bandwidth", "100mb"], "'100mb' is not a rate"),
+        (["mlp", "--bandwidth", "0mbit"], "'0mbit' is not a rate"),
+        (["mlp", "--bandwidth", "1gbit", "--latency", "20"], "'20' is not a time"),
+        (["mlp", "--latency", "20ms"], "--latency without --bandwidth"),
+        (["mlp", "--bandwidth", "1gbit", "--wire", "int4"], "no wire 'int4'"),
+        (["mlp", "--bandwidth", "1gbit", "--workers", "1"], "two workers or more"),
+        (["mlp", "--bandwidth", "1gbit", "--calibration", "0"], "--calibration is a positive"),
+        (["mine.py:build", "--workers", "49"], "48 units for n_workers=49"),
+        (["mine.py:build", "--workers", "0"], "workers"),
+        ([], "requires an argument"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_status_2(arguments, message, command):
+    status, out, error = command("plan", *arguments)
+    assert (status, out) == (2, ""), error
+    assert len(error.strip().splitlines()) == 1, error
+    assert message in error

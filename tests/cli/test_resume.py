@@ -1,0 +1,187 @@
+"""A run that ends early goes on: to the bit, with another n, from damage, on a full disk."""
+
+import contextlib
+import io
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from subnetwork.cli import main
+
+SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "2", "--momentum", "0.5", "--here"]
+
+
+@dataclass
+class Result:
+    """What a command left: its status and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def train(*arguments, cwd):
+    """`subnetwork train` in this process, since torch takes seconds to import."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+            status = main(["train", *map(str, arguments)])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Result(status, out.getvalue(), err.getvalue())
+
+
+def rows(folder):
+    _, *lines, end = map(json.loads, (folder / "ist.jsonl").read_text().splitlines())
+    assert end == {"end": "done"}
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run of 40 rounds in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert train(*SMALL, "--rounds", 40, cwd=folder).returncode == 0
+    return folder / "runs" / "train"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_was_stopped_goes_on_to_the_bit(sent, tmp_path, uninterrupted):
+    command = [sys.executable, "-m", "subnetwork", "train", *SMALL, "--rounds", "40"]
+    process = subprocess.Popen(
+        [*command, "--checkpoint-every", "2"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "runs" / "train.unfinished"
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("checkpoints/round-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(sent)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - started < 10
+    assert process.returncode == (-9 if sent == signal.SIGKILL else 130)
+    assert "--resume" in errors or sent == signal.SIGKILL
+    refused = train(*SMALL, "--rounds", 40, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "train.unfinished holds an unfinished run. Go on with --resume" in refused.stderr
+    result = train("--resume", "--here", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    whole = tmp_path / "runs" / "train"
+    assert rows(whole) == rows(uninterrupted)
+    for name in ("model.safetensors", "checkpoints/round-00000040/shard-0-of-1.safetensors"):
+        assert (whole / name).read_bytes() == (uninterrupted / name).read_bytes()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train"]
+
+
+def test_another_number_of_workers_goes_on_with_state_by_coordinate(tmp_path):
+    """Two workers, then three: round by round what `rounds` does from the same model."""
+    from subnetwork.algorithm import rounds
+    from subnetwork.experiments.resume import saved
+    from subnetwork.methods import Training
+    from subnetwork.methods.rows import method, task
+    from subnetwork.runtime import here
+
+    assert train(*SMALL, "--rounds", 3, cwd=tmp_path).returncode == 0
+    found, _ = saved(tmp_path / "runs" / "train" / "checkpoints")
+    run = Training(hidden=(12,), batch_size=8, workers=3, momentum=0.5, rounds=5)
+    row = method(task(run))
+    assert found.start.x.moments["momentum_buffer"]["0.weight"].abs().sum() > 0
+    torch.set_num_threads(1)
+    steps = rounds(
+        found.start.x, row.sketch, here(row.local), row.merge, seed=row.seed, n_rounds=5, start=3
+    )
+    *_, last = steps
+    result = train("--resume", "--workers", 3, "--rounds", 5, "--here", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    model = load_file(tmp_path / "runs" / "train" / "model.safetensors")
+    for name, p in last.x.params.items():
+        assert torch.equal(model[name], p), name
+    recorded = rows(tmp_path / "runs" / "train")
+    assert [row["samples"] for row in recorded] == [160, 320, 480, 720, 960]
+    header = json.loads((tmp_path / "runs/train/ist.jsonl").read_text().splitlines()[0])
+    assert header["resumed"] == [{"k": 3, "changed": {"workers": [2, 3], "rounds": [3, 5]}}]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, uninterrupted):
+    flags = [*SMALL, "--rounds", 20, "--checkpoint-every", 10]
+    assert train(*flags, cwd=tmp_path).returncode == 0
+    shard = tmp_path / "runs/train/checkpoints/round-00000020/shard-0-of-1.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-7] ^= 4
+    shard.write_bytes(data)
+    result = train("--resume", "--rounds", 40, "--here", cwd=tmp_path)
+    assert "skipped a damaged checkpoint" in result.stdout
+    assert str(shard.relative_to(tmp_path)) in result.stdout
+    model = (tmp_path / "runs/train/model.safetensors").read_bytes()
+    assert model == (uninterrupted / "model.safetensors").read_bytes()
+
+
+def test_what_makes_it_another_run_is_refused(tmp_path):
+    assert "no run to go on with" in train("--resume", cwd=tmp_path).stderr
+    train(*SMALL, "--rounds", 2, cwd=tmp_path)
+    for flags, message in [
+        ([], "is complete. Ask for more"),
+        (["--rounds", 1], "has done 2 rounds already"),
+        (["--rounds", 4, "--seed", 1], "seed=0, not 1"),
+        (["--rounds", 4, "--hidden", 256], r"hidden=\(12,\), not \(256,\)"),  # the default, said
+        (["--restart"], "--resume and --restart begin a run in two ways"),
+    ]:
+        result = train("--resume", *flags, cwd=tmp_path)
+        assert result.returncode == 2
+        assert re.search(message, result.stderr), result.stderr
+    assert (tmp_path / "runs/train/model.safetensors").exists()
+
+
+def test_training_goes_on_when_the_disk_is_full_and_the_last_checkpoint_stays(tmp_path):
+    """The record fits, and a checkpoint of the first part; later files may not grow as far."""
+    train(*SMALL, "--rounds", 2, cwd=tmp_path)
+    shard = tmp_path / "runs/train/checkpoints/round-00000002/shard-0-of-1.safetensors"
+    limit = shard.stat().st_size - 1
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        flags = ["--resume", "--rounds", 6, "--checkpoint-every", 1, "--here"]
+        result = train(*flags, cwd=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "no checkpoint of round 3: File too large; the last is of round 2" in result.stdout
+    assert "step   60" in result.stdout  # to its last round
+    if result.returncode:  # the model itself did not fit either
+        assert result.returncode == 3
+        assert "2 rounds are kept; go on with" in result.stderr
+        result = train("--resume", "--rounds", 6, "--here", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_pretrained_weights_are_reported_at_round_0(tmp_path):
+    train(*SMALL, "--rounds", 5, cwd=tmp_path)
+    before = rows(tmp_path / "runs/train")[-1]["accuracy"]
+    weights = tmp_path / "runs/train/model.safetensors"
+    torch.save({"state_dict": load_file(weights)}, tmp_path / "weights.pt")
+    for file in (weights, "weights.pt"):
+        result = train(*SMALL, "--rounds", 1, "--from", file, "--out", "next", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert f"the accuracy {before:.1%}" in result.stdout
+        header = json.loads((tmp_path / "next/ist.jsonl").read_text().splitlines()[0])
+        assert header["from"]["accuracy"] == before
+    other = train("--rounds", 1, "--hidden", 16, "--from", weights, "--here", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "0.weight has shape (12, 64) there, (16, 64) here" in other.stderr
+    (tmp_path / "bad.pt").write_bytes(b"not a pickle")
+    assert "is no state_dict" in train(*SMALL, "--from", "bad.pt", cwd=tmp_path).stderr

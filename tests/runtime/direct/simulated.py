@@ -1,0 +1,157 @@
+"""n ranks in one process: a model with every kind of cut, and the exchange in lockstep."""
+
+import numpy as np
+import torch
+
+from subnetwork.deals import Bernoulli, Full, Lazy, Ordered, Perm, RandQ, Rolling
+from subnetwork.keys import key
+from subnetwork.nets import Layout, ModelState
+from subnetwork.nets.state import Submodel
+from subnetwork.nets.terms import Cat, Prod
+from subnetwork.runtime.direct import Draws, handed_over, merged, taken, together
+from subnetwork.runtime.direct.handover import keepers_of
+
+N = 3
+DEALS = [
+    Perm(N),
+    Perm(N, (1, 2, 2)),
+    Lazy(N, 3),
+    Lazy(N, None),
+    Full(N),
+    RandQ(N, q=2),
+    Bernoulli(N, p=0.5),
+    Ordered((1.0, 0.5, 0.25)),
+    Rolling((0.5, 0.25, 0.25)),
+]
+LAYOUT = Layout(
+    {"a": 7, "b": 5, "blocks": 5},
+    {
+        "up": ("a", None),
+        "bias": ("a",),
+        "middle": ("b", "a"),
+        "conv": ("b", "a", None, None),
+        "down": (None, "b"),
+        "whole": (None, None),
+        "scalar": (),
+        "heads": (Cat((Prod(("a", 2)), 3)), None, "b"),
+        "block": (None, "a"),
+        "block.bias": (None,),
+    },
+    unit_of={"block": ("blocks", 1), "block.bias": ("blocks", 3)},
+)
+SHAPES = {
+    "up": (7, 4),
+    "bias": (7,),
+    "middle": (5, 7),
+    "conv": (5, 7, 2, 3),
+    "down": (3, 5),
+    "whole": (6, 2),
+    "scalar": (),
+    "heads": (17, 2, 5),
+    "block": (3, 7),
+    "block.bias": (4,),
+}
+
+
+def model(dtype=torch.float32, moments=("m",)):
+    generator = torch.Generator().manual_seed(0)
+
+    def tensors():
+        return {
+            name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+            for name, shape in SHAPES.items()
+        }
+
+    return ModelState(tensors(), {name: tensors() for name in moments})
+
+
+def local(k, worker, submodel):
+    """A stand-in for training: changes every entry in a way that depends on who holds it when."""
+    generator = torch.Generator().manual_seed(key(k, worker) >> 1)
+
+    def changed(tensors):
+        return {
+            name: t + torch.randn(t.shape, generator=generator).to(t.dtype)
+            for name, t in tensors.items()
+        }
+
+    moments = {name: changed(tensors) for name, tensors in submodel.moments.items()}
+    return Submodel(changed(submodel.params), moments)
+
+
+def draws(sketch, x, seed=5, start=0):
+    return Draws(sketch, {name: p.to("meta") for name, p in x.params.items()}, seed, start)
+
+
+def parts(d, x, k=0):
+    whole = [(n, {"": p} | {m: t[n] for m, t in x.moments.items()}) for n, p in x.params.items()]
+    return [taken(d, rank, k, whole) for rank in range(d.n_workers)]
+
+
+def train(d, helds, wire="float32"):
+    """One round of every rank's training, and the merge."""
+    trained = [
+        type(held)(held.k, local(held.k, i, held.submodel), held.shares, held.x)
+        for i, held in enumerate(helds)
+    ]
+    return together([merged(d, i, held, wire) for i, held in enumerate(trained)])
+
+
+def pass_on(d, helds, wire="float32"):
+    return together([handed_over(d, i, held, wire) for i, held in enumerate(helds)])
+
+
+def assembled(d, helds):
+    """The whole model out of all parts, by the keepers' own index: no line twice, none missing."""
+    k, planes = helds[0].k, ["", *helds[0].submodel.moments]
+    found = {}
+    for name, p in d.like.items():
+        grid, now = d.grids[name], d.masks(name, k)
+        for plane in planes:
+            whole = torch.full((grid.n_lines, grid.length), torch.nan, dtype=p.dtype)
+            times = torch.zeros(grid.n_lines)
+            for rank, held in enumerate(helds):
+                tensors = held.submodel.moments[plane] if plane else held.submodel.params
+                rows = [u for u in range(grid.n_rows) if int(now.rows[u]) >> rank & 1]
+                cols = [v for v in range(grid.n_cols) if int(now.cols[v]) >> rank & 1]
+                lines = torch.tensor([u * grid.n_cols + v for u in rows for v in cols]).long()
+                if name in tensors:
+                    keepers = keepers_of(d, name, k, np.array(rows, int), np.array(cols, int))
+                    mine = torch.as_tensor(keepers) == rank
+                    whole[lines[mine]] = tensors[name].reshape(-1, grid.length)[mine]
+                    times[lines[mine]] += 1
+                if name in held.shares:
+                    share = held.shares[name]
+                    for u in range(grid.n_rows):
+                        for p_ in range(share.lines.starts[u], share.lines.starts[u + 1]):
+                            line = u * grid.n_cols + int(share.lines.cols[p_])
+                            whole[line] = share.values[plane][p_]
+                            times[line] += 1
+            assert (times == 1).all(), (name, k)
+            found.setdefault(plane, {})[name] = whole.view(p.shape)
+    params = found.pop("")
+    return ModelState(params, found)
+
+
+def same(one, other):
+    for name, p in other.params.items():
+        assert torch.equal(one.params[name], p), name
+        for moment, tensors in other.moments.items():
+            assert torch.equal(one.moments[moment][name], tensors[name]), (moment, name)
+
+
+def counted(exchanges):
+    """Run exchanges in lockstep and count the bytes that leave each rank."""
+    sent = [0] * len(exchanges)
+
+    def watched(rank, exchange):
+        while True:
+            try:
+                post = next(exchange)
+            except StopIteration as end:
+                return end.value
+            assert not post.sizes[rank], "a rank sends to itself"
+            sent[rank] += post.n_bytes
+            yield post
+
+    return together([watched(i, e) for i, e in enumerate(exchanges)]), sent

@@ -1,0 +1,169 @@
+"""n ranks in one process, against `rounds`: the same model, to the bit, round for round."""
+
+import numpy as np
+import pytest
+import torch
+from simulated import (
+    DEALS,
+    LAYOUT,
+    SHAPES,
+    N,
+    assembled,
+    counted,
+    draws,
+    local,
+    model,
+    parts,
+    pass_on,
+    same,
+    train,
+)
+
+from subnetwork import rounds
+from subnetwork.deals import Bernoulli, Perm, RandQ
+from subnetwork.nets import Layout, ModelState, NetSketch, holders
+from subnetwork.runtime.direct import Draws, handed_over, merged, route
+from subnetwork.runtime.direct.handover import keepers_of
+
+CASES = [(deal, torch.float32) for deal in DEALS]
+CASES += [
+    (deal, dtype) for deal in (Perm(N), RandQ(N, q=2)) for dtype in (torch.float64, torch.bfloat16)
+]
+
+
+@pytest.mark.parametrize(("deal", "dtype"), CASES, ids=repr)
+def test_every_deal_equals_the_reference_bit_for_bit(deal, dtype):
+    x, sketch = model(dtype), NetSketch(LAYOUT, deal)
+    d = draws(sketch, x)
+    helds = parts(d, x)
+
+    def work(k, _partition, submodels):
+        for held, w in zip(helds, submodels, strict=True):
+            same(held.submodel, w)
+        return [local(k, i, w) for i, w in enumerate(submodels)]
+
+    for done in rounds(x, sketch, work, holders, seed=5, n_rounds=6):
+        after = train(d, helds)
+        same(assembled(d, after), done.x)
+        helds = pass_on(d, after)
+
+
+def holders_by_hand(sketch, name, k):
+    """Entry -> the workers that hold it, from index sets and dense masks alone."""
+    partition = sketch.sample(5, k)
+    masks = torch.zeros((N, *SHAPES[name]), dtype=torch.bool)
+    for i in range(N):
+        if partition.holds(name, i):
+            masks[i][partition.block(name, masks[i], i)] = True
+    return masks.reshape(N, -1).T
+
+
+@pytest.mark.parametrize("deal", DEALS, ids=repr)
+def test_payload_is_the_lower_bound_to_the_byte(deal):
+    """Entries that change hands, once; shared ones to one of their holders and back out."""
+    x, sketch = model(), NetSketch(LAYOUT, deal)
+    d = draws(sketch, x)
+    helds, n_planes, size = parts(d, x), 2, 4
+    home = {
+        n: torch.arange(torch.zeros(s).numel()) // d.grids[n].length % N for n, s in SHAPES.items()
+    }
+    for k in range(5):
+        bound = 0
+        for name in SHAPES:
+            now, then = holders_by_hand(sketch, name, k), holders_by_hand(sketch, name, k + 1)
+            several = now.sum(1) > 1
+            bound += int((now.sum(1) - 1)[several].sum())  # to one of them
+            stays = torch.where(several, (now & then).any(1), False)
+            bound += int((then.sum(1) - stays.long())[several].sum())  # and out to the next ones
+            sole = now.sum(1) == 1
+            home[name] = torch.where(sole, now.long().argmax(1), home[name])
+            away = then & (torch.arange(N) != home[name][:, None])
+            bound += int(away[~several].sum())
+            # an idle shared line stays with its keeper, which only the code knows
+            idle = several & ~then.any(1)
+            if idle.any():
+                grid = d.grids[name]
+                every = keepers_of(d, name, k, np.arange(grid.n_rows), np.arange(grid.n_cols))
+                home[name][idle] = torch.as_tensor(every.astype(int)).repeat_interleave(
+                    grid.length
+                )[idle]
+            again = several & then.any(1)
+            home[name][again] = -1  # held in round k + 1: set there
+        trained = [
+            type(h)(h.k, local(k, i, h.submodel), h.shares, h.x) for i, h in enumerate(helds)
+        ]
+        helds, up = counted([merged(d, i, h) for i, h in enumerate(trained)])
+        helds, down = counted([handed_over(d, i, h) for i, h in enumerate(helds)])
+        assert sum(up) + sum(down) == bound * n_planes * size
+
+
+class Seldom:
+    """Unit 0 is dealt in three rounds only; the others walk around."""
+
+    n_workers = 3
+
+    def hands(self, size, *, seed, k, axis=0):
+        del seed, axis
+        hands = [[1 + (k + i) % (size - 1)] for i in range(3)]
+        if k in (51, 130, 249):
+            hands[k % 3] = [0, *hands[k % 3]]
+        return tuple(np.array(hand) for hand in hands)
+
+
+def test_lines_that_waited_for_more_than_a_word_of_history_are_found():
+    """From a start in the middle of a word; 79 and 119 rounds apart."""
+    layout = Layout({"a": 4, "b": 4}, {"w": ("a", "b"), "v": ("a",)})
+    sketch = NetSketch(layout, Seldom())
+    x = ModelState({"w": torch.randn(4, 4), "v": torch.randn(4)})
+    d = Draws(sketch, {name: p.to("meta") for name, p in x.params.items()}, 5, start=50)
+    helds = parts(d, x, 50)
+    work = lambda k, _, ws: [local(k, i, w) for i, w in enumerate(ws)]  # noqa: E731
+    for done in rounds(x, sketch, work, holders, seed=5, n_rounds=251, start=50):
+        after = train(d, helds)
+        if done.k in (51, 52, 60, 129, 130, 131, 248, 249, 250):
+            same(assembled(d, after), done.x)
+        helds = pass_on(d, after)
+
+
+def test_a_run_can_be_taken_up_in_any_round():
+    x, sketch = model(), NetSketch(LAYOUT, Perm(N))
+    work = lambda k, _, ws: [local(k, i, w) for i, w in enumerate(ws)]  # noqa: E731
+    first, *_, last = rounds(x, sketch, work, holders, seed=5, n_rounds=9)
+    d = draws(sketch, x, start=1)
+    helds = parts(d, first.x, 1)
+    for _ in range(1, 8):
+        helds = pass_on(d, train(d, helds))
+    same(assembled(d, train(d, helds)), last.x)
+
+
+def test_what_the_ranks_store_together_is_the_model_and_what_they_share():
+    """Nothing is kept twice but lines that several workers hold."""
+    x, sketch = model(), NetSketch(LAYOUT, Perm(N))
+    d = draws(sketch, x)
+    helds = parts(d, x)
+    for _ in range(6):
+        helds = pass_on(d, train(d, helds))
+        stored = sum(
+            t.numel()
+            for held in helds
+            for t in [
+                *held.submodel.tensors(),
+                *(v for s in held.shares.values() for v in s.values.values()),
+            ]
+        )
+        whole = sum(p.numel() for p in x.params.values())
+        shared = sum(p.numel() for n, p in x.params.items() if n in ("whole", "scalar"))
+        assert stored == 2 * (whole + (N - 1) * shared)
+
+
+def test_more_workers_than_a_word_has_bits_are_refused():
+    layout = Layout({"a": 70}, {"w": ("a",)})
+    with pytest.raises(ValueError, match="65 workers. Use up to 64, or the coordinator"):
+        Draws(NetSketch(layout, Perm(65)), {"w": torch.empty(70, device="meta")}, 0)
+
+
+def test_a_parameter_that_nobody_was_given_waits_at_home():
+    x, sketch = model(), NetSketch(LAYOUT, Bernoulli(N, p=0.05))
+    d = draws(sketch, x)
+    same(assembled(d, parts(d, x)), x)
+    assert route(d, "block", 0, 0).lines_sent >= 0

@@ -1,0 +1,215 @@
+"""The cost model's formulas against hand counts, messages counted one by one, and exact draws."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from subnetwork import Perm, decompose
+from subnetwork.deals import Lazy
+from subnetwork.nets.partition import NetSketch
+from subnetwork.runtime.calibration import calibrate, loopback, sizes
+from subnetwork.runtime.costs import (
+    METHODS,
+    Network,
+    Pace,
+    Setting,
+    Sizes,
+    break_even,
+    moved,
+    predict,
+)
+
+SIZES = Sizes(1000, (10, 100, 40), activations_whole=64, activations_part=16, moments=1)
+PACE = Pace(step_whole=8.0, step_part=1.0, handling=4.0, averaging=0.5)
+LINK = Network(8e3, 0.25, share=1.0)  # 1000 bytes a second
+
+
+def test_a_round_of_each_method_by_hand():
+    """n = 4, tau = 2; seconds and bytes worked out on paper."""
+    costs = predict(SIZES, PACE, LINK, Setting(4, 2))
+    direct, star = costs["IST, direct"], costs["IST, coordinator"]
+    local, ddp = costs["Local SGD"], costs["DDP"]
+    # 3/4 of 140 cut entries once; 2 * 3/4 of 10 shared ones: 420 + 60 bytes
+    assert direct.bytes_up == direct.bytes_down == 4 * 105 + 4 * 15
+    assert direct.exchange == pytest.approx(0.480 + (1 + 6) * 0.25)
+    assert (direct.compute, direct.handling) == (2.0, 1.0)
+    # 150 entries down and up for each of 3 others, over the coordinator's link
+    assert star.bytes_up == star.bytes_down == 600
+    assert star.exchange == pytest.approx(2 * (1.8 + 0.25))
+    # 2 * 3/4 of 1000 entries, in 6 steps of the ring
+    assert local.bytes_up == 6000
+    assert local.exchange == pytest.approx(6 + 6 * 0.25)
+    assert local.seconds == pytest.approx(16 + 7.5 + 0.5)
+    # a gradient is one bucket: nothing is hidden
+    assert (ddp.bytes_up, ddp.exchange) == (12000, pytest.approx(15))
+    # parameters, gradients, one moment: 12 bytes an entry; a flat buffer
+    assert star.memory == 12 * 150 + 16 + 600
+    assert local.memory == 12 * 1000 + 64 + 4000
+    assert costs["DiLoCo"].memory == local.memory + 8000
+    assert direct.memory == 12 * 150 + 16 + 2 * 4 * 990 / 4 + 4 * (150 + 105)
+    assert costs["DiLoCo"].seconds == local.seconds
+
+
+def ring(n, size):
+    """Entries that each rank sends in a ring all-reduce, and the steps it waits, played through."""
+    chunks = np.array_split(np.arange(size), n)
+    data = [np.full(size, float(rank)) for rank in range(n)]
+    sent, steps = [0] * n, 0
+    for phase in range(2):
+        for step in range(n - 1):
+            moving = []
+            for rank in range(n):
+                chunk = chunks[(rank + phase - step) % n]
+                moving.append((rank, (rank + 1) % n, chunk, data[rank][chunk].copy()))
+            for rank, to, chunk, values in moving:
+                data[to][chunk] = values if phase else data[to][chunk] + values
+                sent[rank] += len(chunk)
+            steps += 1
+    assert all((d == sum(range(n))).all() for d in data)
+    return sent, steps
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 8])
+def test_all_reduce_costs_what_a_ring_sends(n):
+    sent, steps = ring(n, 24 * n)
+    whole = Sizes(24 * n, (0, 24))
+    cost = METHODS["Local SGD"](whole, PACE, Network(math.inf, 1.0), Setting(n, 1))
+    assert cost.bytes_up == 4 * sent[0]
+    assert cost.exchange == steps
+
+
+def test_a_tree_moves_whole_buffers_level_by_level():
+    """Up and down log2(8) = 3 levels, 1000 float32 entries over each."""
+    cost = METHODS["Local SGD"](SIZES, PACE, LINK, Setting(8, 1, reduce="tree"))
+    assert cost.exchange == pytest.approx(6 * (4.0 + 0.25))
+    assert cost.bytes_up == 8000
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("period", [1, 2, 5, None])
+def test_the_share_that_moves_is_that_of_the_deals(n, period):
+    """Against rounds that are drawn, with the last holder of every entry of a matrix kept."""
+    deal, d = Lazy(n, period), 32
+
+    def owners(k, axis):
+        owner = np.empty(d, int)
+        for worker, hand in enumerate(deal.hands(d, seed=3, k=k, axis=axis)):
+            owner[hand] = worker
+        return owner
+
+    rows, columns = owners(0, 0), owners(0, 1)
+    last = np.full((d, d), -1)
+    first_axis, second_axis = [], []
+    for k in range(400):
+        new_rows, new_columns = owners(k, 0), owners(k, 1)
+        first_axis.append((new_rows != rows).mean())
+        rows, columns = new_rows, new_columns
+        held = rows[:, None] == columns[None]
+        holder = np.broadcast_to(rows[:, None], (d, d))
+        if k > 10 * (period or 1):
+            second_axis.append((last != holder)[held].mean())
+        last[held] = holder[held]
+    assert np.mean(first_axis) == pytest.approx(moved(n, period, 1), abs=0.01)
+    expected, measured = moved(n, period, 2), np.mean(second_axis)
+    if period in (1, None):
+        assert measured == pytest.approx(expected, abs=0.01)
+    else:
+        assert 0.6 * expected < measured < expected
+
+
+def test_wire_and_cores_scale_what_they_should():
+    full = predict(SIZES, PACE, LINK, Setting(4, 2))
+    half = predict(SIZES, PACE, LINK, Setting(4, 2, wire="bfloat16", cores=2))
+    for name in ("IST, coordinator", "Local SGD"):
+        assert half[name].bytes_up == full[name].bytes_up / 2
+        assert half[name].compute == 2 * full[name].compute
+    # of IST's direct exchange only what is handed over: shared entries are reduced in float32
+    assert half["IST, direct"].bytes_up == 2 * 105 + 4 * 15
+    assert half["DDP"].bytes_up == full["DDP"].bytes_up
+    assert predict(SIZES, PACE, LINK, Setting(4, 2, cores=8)) == full
+
+
+def test_the_backward_pass_hides_all_buckets_of_ddp_but_the_last():
+    large = Sizes(4 * 25 * 2**20 // 4, (0, 1))  # 100 MiB: four buckets
+    fast = Network(8e9, share=1.0)
+    whole = 1.5 * 4 * large.whole / 1e9
+    slow_steps, quick_steps = Pace(9.0, 1.0), Pace(0.03, 0.01)
+    assert METHODS["DDP"](large, slow_steps, fast, Setting(4, 1)).exchange == pytest.approx(
+        whole / 4
+    )
+    assert METHODS["DDP"](large, quick_steps, fast, Setting(4, 1)).exchange == pytest.approx(
+        whole - 0.02
+    )
+
+
+def test_ist_does_not_pay_where_links_are_free_and_parts_as_slow_as_the_model():
+    costs = predict(SIZES, Pace(1.0, 0.9, 4.0), Network(math.inf), Setting(2, 10))
+    best, times = break_even(costs)
+    assert best in ("Local SGD", "DiLoCo", "DDP")
+    assert times == pytest.approx(10 / (9 + 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"wire": "int4"}, "no wire 'int4'. Known are: float32, bfloat16, int8"),
+        ({"reduce": "star"}, "no all-reduce 'star'"),
+        ({"n_workers": 1}, "two workers or more"),
+        ({"n_steps": 0}, "one local step or more"),
+        ({"period": 0}, "period=0"),
+        ({"cores": 0.0}, "cores=0.0"),
+    ],
+)
+def test_settings_that_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Setting(**({"n_workers": 4, "n_steps": 2} | arguments))
+
+
+def mlp():
+    return nn.Sequential(
+        nn.Linear(6, 12),
+        nn.BatchNorm1d(12),
+        nn.ReLU(),
+        nn.Linear(12, 8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    )
+
+
+def test_sizes_are_those_that_the_deal_cuts():
+    plan = decompose(mlp(), torch.randn(5, 6))
+    found = sizes(plan, 4, moments=2)
+    part = plan.cut(plan.model, deal=Perm(4))[0]
+    assert found.held == sum(p.numel() for p in part.parameters())
+    assert found.whole == sum(p.numel() for p in plan.model.parameters())
+    # 3 output biases are shared; 3 x 2 between the two hidden layers are cut on both sides
+    assert found.part == (3, 3 * 6 + 3 * 3 + 2 + 3 * 2, 3 * 2)
+    by_hand = NetSketch(plan.layout, Perm(4)).sample(0, 0).select(plan.state(), 1)
+    assert 4 * found.held == by_hand.n_bytes
+
+
+def test_calibration_measures_what_it_says_and_leaves_no_trace():
+    model = nn.Sequential(nn.Linear(256, 2048), nn.ReLU(), nn.Linear(2048, 10))
+    plan = decompose(model, torch.randn(32, 256))
+    before = [p.clone() for p in model.parameters()]
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    pace = calibrate(plan, 4, budget=0.3)
+    assert min(pace.step_whole, pace.step_part, pace.handling, pace.averaging) > 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+    assert threads == torch.get_num_threads()
+
+
+def test_more_workers_than_units_are_refused_with_the_most_that_go():
+    plan = decompose(mlp(), torch.randn(5, 6))
+    with pytest.raises(ValueError, match="8 units for n_workers=9.* Use at most 8 workers"):
+        sizes(plan, 9)
+
+
+def test_the_loopback_is_a_fast_link():
+    link = loopback(0.05)
+    assert link.bandwidth > 1e8
+    assert 0 < link.latency < 0.01
