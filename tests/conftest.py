@@ -1,9 +1,13 @@
 """Fixed hypothesis profile, and shapes checked at run time; both only where they are installed."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import subnetwork
+
+# benchmarks are scripts beside each other, as `python benchmarks/NAME.py` finds them
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 if find_spec("hypothesis"):
     from hypothesis import settings

@@ -13,7 +13,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8")
     ("example", "promise"),
     [
         (EXAMPLES[0], r"9[5-9]\.\d%, 158016 bytes a round"),
-        (EXAMPLES[2], r"measured (\d+\.\d+) <= bound (\d+\.\d+)\ntightened (\d+\.\d+), floor"),
+        (EXAMPLES[3], r"measured (\d+\.\d+) <= bound (\d+\.\d+)\ntightened (\d+\.\d+), floor"),
     ],
     ids=["engine", "lab"],
 )
