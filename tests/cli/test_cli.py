@@ -140,7 +140,8 @@ def test_an_interrupted_run_leaves_what_it_can_go_on_from_and_no_process(sent, t
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert re.fullmatch(
-        r"subnetwork: interrupted; \d+ rounds are kept; go on with: subnetwork train --resume\n",
+        r"subnetwork: interrupted; (1 round is|\d+ rounds are) kept; "
+        r"go on with: subnetwork train --resume\n",
         errors,
     )
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train.unfinished"]
