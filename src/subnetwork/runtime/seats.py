@@ -12,6 +12,7 @@ from subnetwork.algorithm import WorkerLostError
 from subnetwork.nets import ABSENT, Submodel
 from subnetwork.nets.local import Local
 from subnetwork.runtime.faults import FAILED, FROZEN, LOST, REFUSED, SLOW, Fault
+from subnetwork.runtime.measured import peak_memory
 from subnetwork.runtime.wire import (
     FrameError,
     Header,
@@ -36,6 +37,10 @@ class Answer:
     trained: Submodel  # z_i^+; ABSENT where there is none
     fault: Fault | None = None  # why there is none, or what was wrong with it
     seconds: float = math.nan  # spent on local steps
+    answered: float = math.nan  # when the coordinator had it, by time.monotonic
+    down: int = 0  # bytes that went over the socket for it
+    up: int = 0
+    peak: int = 0  # bytes of memory that the worker's process has held at most; 0: not known
 
 
 class Seat(Protocol):
@@ -105,7 +110,8 @@ class InProcess:
         def train() -> Answer:
             started = time.monotonic()
             trained = local(k, self._worker, submodel)
-            return Answer(trained, None, time.monotonic() - started)
+            ended = time.monotonic()
+            return Answer(trained, None, ended - started, ended, peak=peak_memory())
 
         return train
 
@@ -158,7 +164,7 @@ class Remote:
         link = self._link
         assert link is not None, "only a seat that is present starts"
         started = time.monotonic()
-        return _Background(lambda: self._exchange(link, k, submodel, started, until)).result
+        return _Background(lambda: self._counted(link, k, submodel, started, until)).result
 
     def dismiss(self, *, for_good: bool) -> None:
         """Close the link, then the door sees to what is left of the worker."""
@@ -231,6 +237,15 @@ class Remote:
             raise WorkerLostError(f"worker {self._worker} failed in taking a job: {reason}")
         _expect(header, Header(Verb.READY))
 
+    def _counted(
+        self, link: Link, k: int, submodel: Submodel, started: float, until: float
+    ) -> Answer:
+        """The exchange, with the time of its end and the bytes that it moved."""
+        before = replace(link.moved)
+        answer = self._exchange(link, k, submodel, started, until)
+        down, up = link.moved.sent - before.sent, link.moved.received - before.received
+        return replace(answer, answered=time.monotonic(), down=down, up=up)
+
     def _exchange(
         self, link: Link, k: int, submodel: Submodel, started: float, until: float
     ) -> Answer:
@@ -256,7 +271,7 @@ class Remote:
         self._in_vain = 0
         cut = answer.seconds > header.seconds
         slow = fault(SLOW, f"stopped after {answer.n_steps} local steps") if cut else None
-        return Answer(trained, slow, answer.seconds)
+        return Answer(trained, slow, answer.seconds, peak=answer.peak)
 
 
 def _send_away(link: Link) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from subnetwork.nets import NetSketch, Submodel
 from subnetwork.nets.local import Local, Stoppable
 from subnetwork.nets.state import ModelState, Tensors
+from subnetwork.runtime.measured import peak_memory
 from subnetwork.runtime.wire import (
     FrameError,
     Header,
@@ -91,8 +92,9 @@ def _round(
     seconds = time.monotonic() - started
     flat = pack(trained)
     done = Header(
-        Verb.DONE, header.k, len(flat), flat.dtype, trained.loss, trained.n_steps, seconds
-    )
+        Verb.DONE, header.k, len(flat), flat.dtype, trained.loss, trained.n_steps, seconds,
+        peak_memory(),
+    )  # fmt: skip
     return done, flat
 
 
