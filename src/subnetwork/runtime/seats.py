@@ -26,6 +26,7 @@ from subnetwork.runtime.wire import (
 T = TypeVar("T")
 JOB_SECONDS = 300.0  # for a worker to build what a job is about
 RETURNS = 5  # workers in a row that may sit down in a seat and leave it without one answer
+ENDING = 0.1  # seconds from a closed link until the system knows how its process ended
 STEPPING = 0.75  # of the time until the deadline, in which local steps may begin
 
 
@@ -57,6 +58,14 @@ class Seat(Protocol):
         """Part with the worker. Another one may sit down, but not where it is `for_good`."""
         ...
 
+    def closed(self) -> bool:
+        """Whether nobody can sit down here any more."""
+        ...
+
+    def left(self) -> list[str]:
+        """What became of workers that left before their first round; each is told once."""
+        ...
+
     def fate(self) -> str:
         """What became of the worker, in words."""
         ...
@@ -73,8 +82,8 @@ class Door(Protocol):
         """The worker's link was closed: end what is left of it, send for another one."""
         ...
 
-    def fate(self) -> str:
-        """What became of the worker, in words."""
+    def fate(self, wait: float = 0.0, /) -> str:
+        """What became of the worker, in words; waits so many seconds for its end to be known."""
         ...
 
 
@@ -113,6 +122,14 @@ class InProcess:
         """It cannot be replaced."""
         self._out = self._out or for_good
 
+    def closed(self) -> bool:
+        """Where it was dismissed for good."""
+        return self._out
+
+    def left(self) -> list[str]:
+        """It cannot leave."""
+        return []
+
     def fate(self) -> str:
         """It lives as long as the coordinator."""
         return "it was dismissed" if self._out else "it is in the coordinator's process"
@@ -129,6 +146,8 @@ class Remote:
         self._settling: _Settling | None = None  # who came, while it builds the job
         self._in_vain = 0  # workers that sat here one after another and returned nothing
         self._out = False
+        self._left: list[str] = []
+        self._round: _Background[Answer] | None = None  # the newest one
 
     def assign(self, job: str, local: Local, /) -> Callable[[], None]:
         """Send the job, from which the worker builds the same local work for itself."""
@@ -143,8 +162,8 @@ class Remote:
         def ready() -> None:
             try:
                 building.result()
-            except (OSError, FrameError):
-                self.dismiss(for_good=False)  # lost: the first round goes on without it
+            except (OSError, FrameError) as error:
+                self._lost(error)  # the first round goes on without it
 
         return ready
 
@@ -158,7 +177,8 @@ class Remote:
         link = self._link
         assert link is not None, "only a seat that is present starts"
         started = time.monotonic()
-        return _Background(lambda: self._exchange(link, k, submodel, started, until)).result
+        self._round = _Background(lambda: self._exchange(link, k, submodel, started, until))
+        return self._round.result
 
     def dismiss(self, *, for_good: bool) -> None:
         """Close the link, then the door sees to what is left of the worker."""
@@ -169,6 +189,15 @@ class Remote:
         self._out = self._out or for_good or self._in_vain > RETURNS
         self._door.dismissed(for_good=self._out)
 
+    def closed(self) -> bool:
+        """Whether a worker was dismissed for good, or too many came in vain."""
+        return self._out
+
+    def left(self) -> list[str]:
+        """What became of workers between sitting down and their first round."""
+        told, self._left = self._left, []
+        return told
+
     def fate(self) -> str:
         """What the door knows."""
         return self._door.fate()
@@ -177,7 +206,22 @@ class Remote:
         """Tell who sits here, and who was about to, that the work is done."""
         for link in self._links():
             _send_away(link)
-        self._link = self._settling = None
+        self.close()
+
+    def close(self) -> None:
+        """Close all links, and see to it that nothing of this seat runs on."""
+        for link in self._links():
+            link.close()
+        running = [self._round, self._settling.building if self._settling is not None else None]
+        self._link = self._settling = self._round = None
+        for background in running:
+            if background is not None:
+                background.end()
+
+    def _lost(self, error: Exception) -> None:
+        """Part with a worker that left while it built its job; another one may come."""
+        self._left.append(f"{error}; {self._door.fate(ENDING)}")
+        self.dismiss(for_good=False)
 
     def _links(self) -> list[Link]:
         """All that there are to this seat's worker, of this incarnation or the next."""
@@ -208,8 +252,8 @@ class Remote:
         self._settling = None
         try:
             settling.building.result()
-        except (OSError, FrameError, WorkerLostError):
-            self.dismiss(for_good=False)
+        except (OSError, FrameError, WorkerLostError) as error:
+            self._lost(error)
             return
         if settling.job == self._job:
             self._sit_down(settling.link)
@@ -252,7 +296,7 @@ class Remote:
         except FrameError as error:
             return Answer(ABSENT, fault(REFUSED, str(error)))
         except OSError as error:
-            return Answer(ABSENT, fault(LOST, str(error)))
+            return Answer(ABSENT, fault(LOST, f"{error}; {self._door.fate(ENDING)}"))
         self._in_vain = 0
         cut = answer.seconds > header.seconds
         slow = fault(SLOW, f"stopped after {answer.n_steps} local steps") if cut else None
@@ -304,6 +348,10 @@ class _Background(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._value[0]
+
+    def end(self) -> None:
+        """Wait for a thread whose link was closed: it notices at once."""
+        self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
         try:
