@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -13,10 +14,11 @@ import torch
 from subnetwork.algorithm import DivergedError, Round, WorkerLostError, rounds
 from subnetwork.experiments.resume import Keeper, Start
 from subnetwork.methods.rows import Method, Task
-from subnetwork.nets import ABSENT, ModelState, Submodel, recalibrate
+from subnetwork.nets import ABSENT, Gradients, ModelState, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
 from subnetwork.record import Row, read, writing
-from subnetwork.runtime import Fault, Seat, here, seated
+from subnetwork.runtime import Fault, Seat, clipping, here, seated
+from subnetwork.runtime.clipping import REMEMBERED
 from subnetwork.runtime.faults import telling
 
 
@@ -48,8 +50,13 @@ def train(
     for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
         ready()
     faults: list[Fault] = []
-    work = here(method.local) if seats is None else seated(seats, report=telling(faults))
+    report = telling(faults)
+    work = here(method.local) if seats is None else seated(seats, report=report)
     start = start or Start(method.x)
+    usual = deque[float](start.row.get("usual_norms", ()), maxlen=REMEMBERED)
+    if t.run.clip_updates is not None:
+        gradients = isinstance(method.local, Gradients)
+        work = clipping(work, t.run.clip_updates, usual=usual, gradients=gradients, report=report)
     started = time.perf_counter() - start.row.get("seconds", 0.0)
     steps, samples = start.row.get("steps", 0), start.row.get("samples", 0)
     payload = start.row.get("payload", 0)
@@ -84,6 +91,8 @@ def train(
             "seconds": time.perf_counter() - started,
             "faults": [fault.to_row() for fault in faults],
         }
+        if t.run.clip_updates is not None:
+            row["usual_norms"] = list(usual)
         faults.clear()
         yield Progress(row, last.x)
 
