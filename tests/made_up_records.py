@@ -37,6 +37,11 @@ def training(
                     "accuracy": float(accuracy) if k % 2 or k == n_rounds - 1 else None,
                     "bytes_down": [int(MODEL * share)] * n_workers,
                     "bytes_up": [int(MODEL * share)] * n_workers,
+                    "compute_seconds": [0.02, 0.03] * (n_workers // 2) + [0.025] * (n_workers % 2),
+                    "exchange_seconds": [0.004] * n_workers,
+                    "wait_seconds": [0.011, 0.001] * (n_workers // 2) + [0.006] * (n_workers % 2),
+                    "merge_seconds": 0.005,
+                    "test_seconds": 0.01,
                     "seconds": 0.05 * (k + 1),
                 }
             )

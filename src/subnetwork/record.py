@@ -124,11 +124,12 @@ class _Lines:
 
 def read(path: Path) -> Record:
     """Read one record; raises ValueError with the file and line where it is not one."""
+    data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = data[: data.rfind(b"\n") + 1].decode()  # a line cut off as it was written is no row
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text: this is not a record. Move it away.") from None
-    lines = text[: text.rfind("\n") + 1].splitlines()  # a line cut off as it was written is no row
+    lines = text.split("\n")[:-1]
     rows = [_parse(path, number, line) for number, line in enumerate(lines, 1)]
     if not rows or rows[0].get("schema") != SCHEMA:
         raise ValueError(
@@ -152,6 +153,21 @@ def read_folder(folder: Path) -> dict[str, Record]:
             "or `lab run` wrote, for example runs/demo."
         )
     return {record.name: record for record in map(read, paths)}
+
+
+def repeatable(row: Row) -> dict[str, Any]:
+    """The row less what a clock or the system measured: the same for the same seed, to the bit.
+
+    Such entries are named ``..seconds`` or ``peak_..``, in a row and in its faults.
+    """
+    kept = {}
+    for key, value in row.items():
+        if key.endswith("seconds") or key.startswith("peak_"):
+            continue
+        items = value if isinstance(value, list) else []
+        rows = [repeatable(item) for item in items if isinstance(item, dict)]
+        kept[key] = rows or value
+    return kept
 
 
 def versions() -> dict[str, str]:

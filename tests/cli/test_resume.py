@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from subnetwork.cli import main
+from subnetwork.record import repeatable
 
 SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "2", "--momentum", "0.5", "--here"]
 
@@ -46,7 +47,7 @@ def train(*arguments, cwd):
 def rows(folder):
     _, *lines, end = map(json.loads, (folder / "ist.jsonl").read_text().splitlines())
     assert end == {"end": "done"}
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return list(map(repeatable, lines))
 
 
 @pytest.fixture(scope="module")

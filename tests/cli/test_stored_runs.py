@@ -17,6 +17,7 @@ from torch import nn
 from subnetwork.cli import main
 from subnetwork.methods import Training
 from subnetwork.methods.rows import task
+from subnetwork.record import writing
 
 
 def command(*arguments, cwd):
@@ -106,8 +107,60 @@ def test_watch_prints_one_table_of_a_complete_run_and_ends(cwd):
         row["bytes_down"][1]
         for row in map(json.loads, (cwd / "runs/train/ist.jsonl").read_text().splitlines()[1:-1])
     )
-    line = next(line for line in out.splitlines() if line.startswith("1 "))
-    assert f"{total / 1e6:.2f} MB" in line
+    line = next(line for line in out.splitlines() if line.startswith("1 ")).split()
+    assert line[2] == line[3] == f"{total / 1e6:.2f}"
+    assert set("\n".join(out.splitlines()[1:3]).split()) == {
+        *("worker", "steps/s", "down", "up", "wire", "compute", "exchange", "wait", "memory"),
+        *("faults", "MB", "s"),
+    }
+
+
+def a_row(k, **changes):
+    shared = [1e6, 2e6]
+    of_two = ("bytes_down", "bytes_up", "wire_down", "wire_up", "compute_seconds")
+    of_two += ("exchange_seconds", "wait_seconds")
+    row = {"k": k, "steps": 10 * (k + 1), "worker_steps": [10, 10], "peak_bytes": [3e8, 4e8]}
+    return row | dict.fromkeys(of_two, shared) | {"seconds": k + 1.0, "faults": []} | changes
+
+
+def watched(folder):
+    """What `watch` shows of a record, and the lines of its workers as words."""
+    status, out, err = command("watch", "run", cwd=folder)
+    assert status == 0, err
+    return out, [line.split() for line in out.splitlines() if line[:2] in ("0 ", "1 ")]
+
+
+def test_watch_shows_the_pace_the_memory_and_the_faults_of_each_worker(tmp_path):
+    (tmp_path / "run").mkdir()
+    fault = {"round": 2, "worker": 1, "kind": "lost", "reason": "gone"}
+    config = {"workers": 2, "rounds": 9, "local_steps": 10}
+    path = tmp_path / "run" / "ist.jsonl"
+    with writing(path, kind="train", name="ist", config=config) as write:
+        write(a_row(0))
+        write(a_row(1))
+        write(a_row(2, worker_steps=[10, 0], faults=[fault, fault | {"kind": "joined"}]))
+    out, (first, second) = watched(tmp_path)
+    assert "round 3 of 9" in out
+    assert "round 2: worker 1: lost (gone)" in out
+    assert first == ["0", "10", "3.00", "3.00", "6.00", "3000000.0", *["3000000.0"] * 2, "300", "0"]
+    assert second[1:3] == ["5", "6.00"]  # in the 2 s from the first row to the last
+    assert second[-2:] == ["400", "1"]
+
+
+def test_watch_takes_a_line_that_is_being_written(tmp_path):
+    """Cut anywhere, also inside of a letter of two bytes; and before there is a row."""
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "ist.jsonl"
+    with writing(path, kind="train", name="ist", config={"workers": 2}) as write:
+        write(a_row(0))
+        write(a_row(1, faults=[{"round": 1, "worker": 0, "kind": "failed", "reason": "é"}]))
+    whole = path.read_bytes()
+    header = whole.index(b"\n") + 1
+    for end in (header, header + 9, whole.index("é".encode()) + 1, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        out, workers = watched(tmp_path)
+        assert "its process is gone" in out
+        assert ("no row yet" in out) == (not workers)
 
 
 def test_watch_tells_a_running_process_from_one_that_is_gone(tmp_path):

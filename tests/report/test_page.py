@@ -95,6 +95,12 @@ def test_the_table_of_methods_says_what_the_records_say(folder):
     assert row(tables, "synchronous SGD")[6:8] == ["8×", "1×"]
 
 
+def test_the_split_of_time_is_a_mean_over_workers_and_a_sum_over_rounds(folder):
+    """60 rounds of .02 and .03 s of compute, .004 of exchange, .011 and .001 of waiting."""
+    cells = [row for row in parsed(folder).rows if row[0] == "IST" and len(row) == 7]
+    assert cells == [["IST", "1.5", "0.2", "0.4", "0.3", "0.6", "ist"]]
+
+
 def test_the_table_of_claims_says_what_was_claimed_measured_and_found(folder):
     tables = parsed(folder)
     for claim, equation, claimed, measured, unit, verdict in made_up.CLAIMS:

@@ -191,6 +191,8 @@ def _prepare(folder: Path, out: Path, *, resume: bool, restart: bool) -> None:
     if resume:
         for path in out.glob("*.jsonl"):
             _link(str(path), str(folder / path.name))
+        if (out / "tensorboard").is_dir():
+            shutil.copytree(out / "tensorboard", folder / "tensorboard", copy_function=_link)
         copy = folder / f"{CHECKPOINTS}.new"
         shutil.copytree(out / CHECKPOINTS, copy, copy_function=_link)
         copy.rename(folder / CHECKPOINTS)

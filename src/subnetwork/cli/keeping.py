@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from subnetwork.experiments.resume import Keeper, Saved, Start
+    from subnetwork.loggers import Logger
     from subnetwork.methods.rows import Method, Task
 
 
@@ -39,6 +40,8 @@ class Keeping:
     start: Annotated[Path | None, Parameter(name="--from")] = None
     """Begin with these weights: a state_dict of the plain module, as .safetensors or saved by
     torch.save."""
+    log: tuple[str, ...] = ()
+    """Who else is told of every row: tensorboard, or file.py:NAME of your own."""
 
     def __post_init__(self) -> None:
         chosen = [f for f, on in self._begins.items() if on]
@@ -84,6 +87,29 @@ def earlier(keeping: Keeping, console: "Console") -> tuple[Keeping, "Saved | Non
     for line in damage:
         say(console, f"skipped a damaged checkpoint: {line}")
     return replace(keeping, resume=True, restart=False, start=None), found
+
+
+def loggers(keeping: Keeping) -> "list[Logger]":
+    """The loggers that --log names.
+
+    Raises:
+        ValueError: there is none of that name, its package is missing, or its file makes none.
+    """
+    from subnetwork.cli.models import made_by
+    from subnetwork.loggers import logger_named
+
+    found = []
+    for name in keeping.log:
+        path, colon, function = name.rpartition(":")
+        one = made_by(Path(path), function, "a logger") if colon else logger_named(name)
+        lacking = [m for m in ("begin", "row", "end") if not callable(getattr(one, m, None))]
+        if lacking:
+            raise ValueError(
+                f"{name} makes a {type(one).__name__} without {' and '.join(lacking)}: a logger "
+                "has the methods begin, row and end. See docs/add-a-logger.md."
+            )
+        found.append(one)
+    return found
 
 
 def continued_as(old: "Saved", asked: Training, given: Collection[str]) -> Training:

@@ -27,7 +27,8 @@ def model_named(name: str) -> "tuple[nn.Module, Any]":
             f"There is no model {name!r}. Known are: {', '.join(BUILT_IN)}; or write {advice} for "
             "a function of your own that returns (model, example_batch)."
         )
-    made = _built(Path(path), function) if colon else BUILT_IN[name]()
+    what = "(model, example_batch)"
+    made = made_by(Path(path), function, what) if colon else BUILT_IN[name]()
     from torch import nn
 
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
@@ -51,10 +52,15 @@ def _mlp() -> Any:  # noqa: ANN401 - a pair
 BUILT_IN: Mapping[str, Callable[[], Any]] = {"mlp": _mlp}
 
 
-def _built(path: Path, function: str) -> Any:  # noqa: ANN401 - whatever the user's function gives
+def made_by(path: Path, function: str, what: str) -> Any:  # noqa: ANN401 - whatever it gives
+    """What a function of the user's file returns; the file runs as `python file.py` would.
+
+    Raises:
+        ValueError: no such file or function, or one that fails; says `what` it should return.
+    """
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(
-            f"There is no file {path}. Name a Python file, such as model.py:{function}."
+            f"There is no file {path}. Name a Python file, such as mine.py:{function}."
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -71,8 +77,7 @@ def _built(path: Path, function: str) -> Any:  # noqa: ANN401 - whatever the use
     finally:
         sys.path.pop(0)
     raise ValueError(
-        f"{path} has no function {function!r}. Write one that takes nothing and returns "
-        "(model, example_batch)."
+        f"{path} has no function {function!r}. Write one that takes nothing and returns {what}."
     )
 
 

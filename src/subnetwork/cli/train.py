@@ -1,15 +1,15 @@
 """`subnetwork train`: one run, on processes of its own, in this process, or under torchrun."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from subnetwork.cli.console import Output, say
-from subnetwork.cli.keeping import Keeping, begun, continued_as, earlier, kept
+from subnetwork.cli.keeping import Keeping, begun, continued_as, earlier, kept, loggers
 from subnetwork.cli.live import showing
 from subnetwork.methods import Training
 
@@ -52,6 +52,7 @@ def train(
     import torch
 
     from subnetwork.experiments.training import merged, record
+    from subnetwork.loggers import logged
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.worker import build
     from subnetwork.nets.tensorfile import write_tensors
@@ -71,11 +72,21 @@ def train(
         return place.serve(build)
     if place is not None and place.host is not None:
         say(console, TRUSTED)
+    told = loggers(keeping)
     start = begun(keeping, t, row, old, console)
     with kept(keeping, t, start, console) as (folder, keeper):
         seated_workers = _seats(run.workers, place, here=here)
-        with seated_workers as seats, showing(console, run.method, run.total_steps) as show:
-            x = record(folder, t, row, seats, show, start, keeper)
+        with (
+            seated_workers as seats,
+            showing(console, run.method, run.total_steps) as show,
+            logged(told, folder, asdict(run), start.k) as tell,
+        ):
+
+            def shown(row: Mapping[str, Any]) -> None:
+                show(row)
+                tell(row)
+
+            x = record(folder, t, row, seats, shown, start, keeper)
         write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
     say(console, f"wrote {keeping.out}/{run.method}.jsonl and {keeping.out}/model.safetensors")
     return 0

@@ -1,9 +1,10 @@
 """`subnetwork watch`: a run's workers as a live table, read from its record as it grows."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -15,23 +16,10 @@ from subnetwork.cli.folder import is_written, run_folder, unfinished
 from subnetwork.record import Record, read
 
 EVERY = 0.5  # seconds between two looks at the record
-
-
-def _megabytes(n_bytes: float) -> str:
-    return f"{n_bytes / 1e6:.2f} MB"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s"
-
-
-_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("down", "bytes_down", _megabytes),
-    ("up", "bytes_up", _megabytes),
-    ("compute", "compute_seconds", _seconds),
-    ("exchange", "exchange_seconds", _seconds),
-    ("wait", "wait_seconds", _seconds),
-)
+PATIENCE = 3.0  # seconds in which a run that has ended moves to its place
+WIDE = 160  # columns where the output is no terminal
+RECENT = 20  # rows that a rate is taken over
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
 
 def watch(run: Path = Path("runs/train")) -> int:
@@ -47,54 +35,119 @@ def watch(run: Path = Path("runs/train")) -> int:
     folder = unfinished(run) if unfinished(run).is_dir() else run_folder(run)
     console, (record, path) = Output(), _newest(folder)
     if not console.is_terminal:
+        console.width = WIDE
         console.print(shown(record, _status(record, folder)))
         return 0
+    took = 0.0
     with Live(console=console, auto_refresh=False) as live:
         while True:
             status = _status(record, folder)
             live.update(shown(record, status), refresh=True)
             if status != "running":
                 return 0
-            time.sleep(EVERY)
+            time.sleep(max(EVERY, 5 * took))  # a long record is not read all the time
+            began = time.monotonic()
             record, path = _again(run, folder, path)
+            took = time.monotonic() - began
 
 
 def shown(record: Record, status: str) -> Group:
     """A line on the run, and a table with a row for each worker."""
-    rows, config = record.rows, record.header["config"]
-    workers = int(config.get("workers", 0))
-    last = rows[-1] if rows else {}
-    table = Table("worker", box=None, pad_edge=False)
-    columns = [column for column in _COLUMNS if any(column[1] in row for row in rows)]
+    rows = record.rows
+    workers = max((len(row.get("bytes_down") or ()) for row in rows[-1:]), default=0)
+    table = Table("worker", box=None, pad_edge=False, collapse_padding=True)
+    columns = [column for column in _COLUMNS if any(column[1] in row for row in rows[-1:])]
     for head, _, _ in columns:
         table.add_column(head, justify="right")
     for worker in range(workers):
-        cells = (say(_total(rows, key, worker)) for _, key, say in columns)
-        table.add_row(str(worker), *cells)
+        table.add_row(str(worker), *(cell(rows, worker) for _, _, cell in columns))
     faults = [fault for row in rows for fault in row.get("faults", [])]
-    lines: list[RenderableType] = [Text(_line(record, last, status)), table]
-    lines += [Text(f"{fault.get('kind')}: {fault.get('reason')}") for fault in faults[-5:]]
+    lines: list[RenderableType] = [Text(_line(record, status)), table]
+    lines += [Text(_told(fault)) for fault in faults[-5:]]
     return Group(*lines)
 
 
-def _line(record: Record, last: Mapping[str, Any], status: str) -> str:
-    if not last:
+def _line(record: Record, status: str) -> str:
+    if not record.rows:
         return f"{record.name}  no row yet  {status}"
+    last = record.rows[-1]
     accuracy, loss = last.get("accuracy"), last.get("loss")
     parts = [
         record.name,
+        f"round {last.get('k', 0) + 1}{_of_rounds(record.header['config'])}",
         f"step {last.get('steps')}",
         f"loss {loss:.4f}" if loss is not None else "",
         f"accuracy {accuracy:.1%}" if accuracy is not None else "",
-        f"{last.get('seconds', 0.0):.1f} s",
+        f"{last.get('seconds') or 0.0:.1f} s",
         status,
     ]
     return "  ".join(part for part in parts if part)
 
 
-def _total(rows: Sequence[Mapping[str, Any]], key: str, worker: int) -> float:
-    columns = (row.get(key) or [] for row in rows)
-    return sum(float(column[worker]) for column in columns if worker < len(column))
+def _of_rounds(config: Mapping[str, Any]) -> str:
+    """How many rounds there are to be; of methods that merge after each step, how many rows."""
+    tau, steps, rounds = config.get("local_steps"), config.get("steps"), config.get("rounds")
+    if not tau or not rounds or config.get("method") == "synchronous_sgd":
+        return ""
+    return f" of {math.ceil(steps / tau) if steps else rounds}"
+
+
+def _told(fault: Mapping[str, Any]) -> str:
+    who = f"worker {fault['worker']}: " if "worker" in fault else ""
+    reason = f" ({fault['reason']})" if fault.get("reason") else ""
+    return f"round {fault.get('round', fault.get('k'))}: {who}{fault.get('kind')}{reason}"
+
+
+def _of(row: Mapping[str, Any], key: str, worker: int) -> float:
+    """A worker's entry of a row; zero where it has none, as before another one joined."""
+    column = row.get(key) or []
+    return float(column[worker]) if worker < len(column) else 0.0
+
+
+def _sum(rows: Rows, key: str, worker: int) -> float:
+    return sum(_of(row, key, worker) for row in rows)
+
+
+def _rate(rows: Rows, worker: int) -> str:
+    """Local steps of a worker a second, lately."""
+    recent = rows[-RECENT - 1 :]
+    before = recent[0].get("seconds") or 0.0 if len(rows) > 1 else 0.0
+    taken = recent[1:] if len(rows) > 1 else recent
+    passed = (rows[-1].get("seconds") or 0.0) - before
+    return f"{_sum(taken, 'worker_steps', worker) / passed:,.0f}" if passed > 0 else "-"
+
+
+def _faults(rows: Rows, worker: int) -> str:
+    """How often something went wrong with the worker; the last ones are told below the table."""
+    faults = [fault for row in rows for fault in row.get("faults", [])]
+    own = [fault for fault in faults if fault.get("worker") == worker]
+    return str(sum(fault.get("kind") not in ("joined", "waiting") for fault in own))
+
+
+def _megabytes(*keys: str) -> Callable[[Rows, int], str]:
+    return lambda rows, worker: f"{sum(_sum(rows, key, worker) for key in keys) / 1e6:.2f}"
+
+
+def _seconds(key: str) -> Callable[[Rows, int], str]:
+    return lambda rows, worker: f"{_sum(rows, key, worker):.1f}"
+
+
+def _peak(rows: Rows, worker: int) -> str:
+    peak = _of(rows[-1], "peak_bytes", worker)
+    return f"{peak / 1e6:.0f}" if peak else "-"
+
+
+_COLUMNS: tuple[tuple[str, str, Callable[[Rows, int], str]], ...] = (
+    ("steps/s", "worker_steps", _rate),
+    ("down\nMB", "bytes_down", _megabytes("bytes_down")),
+    ("up\nMB", "bytes_up", _megabytes("bytes_up")),
+    ("wire\nMB", "wire_down", _megabytes("wire_down", "wire_up")),
+    ("compute\ns", "compute_seconds", _seconds("compute_seconds")),
+    ("exchange\ns", "exchange_seconds", _seconds("exchange_seconds")),
+    ("wait\ns", "wait_seconds", _seconds("wait_seconds")),
+    ("memory\nMB", "peak_bytes", _peak),
+    ("faults", "faults", _faults),
+)
 
 
 def _status(record: Record, folder: Path) -> str:
@@ -113,7 +166,15 @@ def _newest(folder: Path) -> tuple[Record, Path]:
 
 def _again(run: Path, folder: Path, path: Path) -> tuple[Record, Path]:
     """The record as it is now; a run that was completed has moved from OUT.unfinished to OUT."""
-    try:
-        return read(path), path
-    except FileNotFoundError:
-        return _newest(run_folder(run) if not folder.is_dir() else folder)
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return read(path), path
+        except FileNotFoundError:
+            pass
+        try:
+            return _newest(run_folder(run) if not folder.is_dir() else folder)
+        except (FileNotFoundError, ValueError):
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.05)  # between the places

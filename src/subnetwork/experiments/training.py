@@ -4,22 +4,27 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from subnetwork.algorithm import DivergedError, Round, WorkerLostError, rounds
 from subnetwork.experiments.resume import Keeper, Start
 from subnetwork.methods.rows import Method, Task
-from subnetwork.nets import ABSENT, Gradients, ModelState, Submodel, recalibrate
+from subnetwork.nets import ABSENT, Gradients, ModelState, NetPartition, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
 from subnetwork.record import Row, read, writing
 from subnetwork.runtime import Fault, Seat, clipping, here, seated
 from subnetwork.runtime.clipping import REMEMBERED
-from subnetwork.runtime.faults import telling
+from subnetwork.runtime.faults import NetWork, telling
+from subnetwork.runtime.measured import Measured, by_worker
+from subnetwork.runtime.serve import with_shares
+from subnetwork.runtime.shares import GRAIN, Shares
+
+NetRound: TypeAlias = Round[ModelState, Submodel, NetPartition]
 
 
 @dataclass(frozen=True)
@@ -43,58 +48,122 @@ def train(
         start: where the run begins; round 0 from x^0 if it is left out.
 
     Yields:
-        Rows with `k`, `steps` and `samples` so far, the rounds' mean `loss`, `accuracy` and
-        `test_loss` of the recalibrated merge, payload `bytes_down` and `bytes_up` per worker,
-        `payload` bytes of all so far, `seconds`, and the `faults` of these rounds.
+        Rows, whose fields docs/runs.md lists: progress, loss and accuracy of the recalibrated
+        merge; steps, payload, bytes on the wire, seconds and memory of each worker; faults.
     """
     for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
         ready()
-    faults: list[Fault] = []
-    report = telling(faults)
-    work = here(method.local) if seats is None else seated(seats, report=report)
     start = start or Start(method.x)
-    usual = deque[float](start.row.get("usual_norms", ()), maxlen=REMEMBERED)
-    if t.run.clip_updates is not None:
-        gradients = isinstance(method.local, Gradients)
-        work = clipping(work, t.run.clip_updates, usual=usual, gradients=gradients, report=report)
-    started = time.perf_counter() - start.row.get("seconds", 0.0)
-    steps, samples = start.row.get("steps", 0), start.row.get("samples", 0)
-    payload = start.row.get("payload", 0)
-    run = rounds(
-        start.x,
-        method.sketch,
-        work,
-        method.merge,
-        seed=method.seed,
-        n_rounds=method.n_rounds,
-        start=start.k,
-    )
+    meter = _Meter(t.run.clip_updates, deque(start.row.get("usual_norms", ()), maxlen=REMEMBERED))
+    shares = _shares(t, method, start) if t.run.shares == "measured" else None
+    run = _rounds(method, meter.over(method, seats), start, shares, seats or ())
+    before, began = start.row, time.perf_counter()
+    since = began - before.get("seconds", 0.0)
     for done in _chunks(run, max(1, t.run.local_steps // method.steps_a_round)):
-        last = done[-1]
-        before, steps = steps, min((last.k + 1) * method.steps_a_round, t.run.total_steps)
-        samples += (steps - before) * t.samples_a_step
-        losses = [z.loss for one in done for z in one.trained if z is not ABSENT]
-        _check_finite(t.run.method, last, losses)
-        found = t.scores(merged(t, last.x))
-        down, up = _bytes([one.submodels for one in done]), _bytes([one.trained for one in done])
-        payload += sum(down) + sum(up)
-        row = {
-            "k": last.k,
-            "steps": steps,
-            "samples": samples,
-            "loss": sum(losses) / len(losses) if losses else None,
-            "accuracy": found.accuracy,
-            "test_loss": found.loss,
-            "bytes_down": down,
-            "bytes_up": up,
-            "payload": payload,
-            "seconds": time.perf_counter() - started,
-            "faults": [fault.to_row() for fault in faults],
-        }
-        if t.run.clip_updates is not None:
-            row["usual_norms"] = list(usual)
-        faults.clear()
+        seconds = {"merge_seconds": max(0.0, time.perf_counter() - began - sum(meter.work))}
+        last, row = done[-1], _progress(t, method, done, before)
+        tested, found = time.perf_counter(), t.scores(merged(t, last.x))
+        seconds["test_seconds"] = time.perf_counter() - tested
+        row |= {"accuracy": found.accuracy, "test_loss": found.loss}
+        row |= meter.read(len(last.trained)) | seconds
+        if shares is not None:
+            row["weights"] = list(shares.weights)
+            shares.told(row)
+        row["seconds"] = time.perf_counter() - since
         yield Progress(row, last.x)
+        before, began = row, time.perf_counter()
+
+
+def _shares(t: Task, method: Method, start: Start) -> Shares:
+    """Where measured shares begin: equal, or as they were where the run goes on."""
+    n, given = t.run.workers, tuple(start.row.get("weights", ()))
+    weights = given if len(given) == n else (GRAIN,) * n
+    return Shares(weights, min(method.sketch.layout.sizes.values()))
+
+
+def _rounds(
+    method: Method, work: NetWork, start: Start, shares: Shares | None, seats: Sequence[Seat]
+) -> Iterator[NetRound]:
+    """The run's rounds; from where the shares change on, those of another sketch."""
+    x, k = start.x, start.k
+    while k < method.n_rounds:
+        sketch, weights = method.sketch, shares.weights if shares is not None else ()
+        if weights:
+            sketch = with_shares(sketch, weights)
+            for seat in seats:
+                seat.deal(weights)
+        for one in rounds(
+            x, sketch, work, method.merge, seed=method.seed, n_rounds=method.n_rounds, start=k
+        ):
+            yield one
+            x, k = one.x, one.k + 1
+            if shares is not None and shares.weights != weights:
+                break
+
+
+@dataclass(frozen=True)
+class _Meter:
+    """What is noted between two rows."""
+
+    clip: float | None
+    usual: deque[float]  # norms of updates
+    faults: list[Fault] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)  # seconds of lines 4-8, a number a round
+
+    def over(self, method: Method, seats: Sequence[Seat] | None) -> NetWork:
+        """The work of the method at these seats, which writes down here what it took."""
+        if seats is None:
+            work = here(method.local, measure=self.measured.append)
+        else:
+            report, measure = telling(self.faults), self.measured.append
+            work = seated(seats, report=report, measure=measure)
+        if self.clip is not None:
+            gradients, report = isinstance(method.local, Gradients), telling(self.faults)
+            work = clipping(work, self.clip, usual=self.usual, gradients=gradients, report=report)
+
+        def timed(
+            k: int, partition: NetPartition, submodels: Sequence[Submodel], /
+        ) -> Sequence[Submodel]:
+            began = time.perf_counter()
+            trained = work(k, partition, submodels)
+            self.work.append(time.perf_counter() - began)
+            return trained
+
+        return timed
+
+    def read(self, n_workers: int) -> dict[str, Any]:
+        """The entries of a row; what was noted is forgotten."""
+        row = by_worker(self.measured, n_workers)
+        row["faults"] = [fault.to_row() for fault in self.faults]
+        if self.clip is not None:
+            row["usual_norms"] = list(self.usual)
+        for notes in (self.faults, self.measured, self.work):
+            notes.clear()
+        return row
+
+
+def _progress(
+    t: Task, method: Method, done: Sequence[NetRound], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The part of a row that the same seed gives again: work done, its loss, its payload."""
+    last = done[-1]
+    losses = [z.loss for one in done for z in one.trained if z is not ABSENT]
+    _check_finite(t.run.method, last, losses)
+    down, up = _bytes([one.submodels for one in done]), _bytes([one.trained for one in done])
+    of_worker = zip(*[[z.n_steps for z in one.trained] for one in done], strict=True)
+    steps = [sum(min(n, method.steps_a_round) for n in own) for own in of_worker]
+    samples = sum(n * rows for n, rows in zip(steps, t.samples_a_step, strict=True))
+    return {
+        "k": last.k,
+        "steps": min((last.k + 1) * method.steps_a_round, t.run.total_steps),
+        "samples": before.get("samples", 0) + samples,
+        "loss": sum(losses) / len(losses) if losses else None,
+        "worker_steps": steps,
+        "bytes_down": down,
+        "bytes_up": up,
+        "payload": before.get("payload", 0) + sum(down) + sum(up),
+    }
 
 
 def record(
@@ -164,7 +233,7 @@ def tested(t: Task, model: torch.nn.Module) -> tuple[float, float]:
     return found.loss, found.accuracy
 
 
-def _check_finite(name: str, last: Round[ModelState, Submodel, Any], losses: list[float]) -> None:
+def _check_finite(name: str, last: NetRound, losses: list[float]) -> None:
     finite = all(bool(torch.isfinite(p).all()) for p in last.x.params.values())
     if not (finite and all(map(math.isfinite, losses))):
         raise DivergedError(
@@ -173,7 +242,7 @@ def _check_finite(name: str, last: Round[ModelState, Submodel, Any], losses: lis
         )
 
 
-def _chunks(run: Iterable[Round[Any, Any, Any]], size: int) -> Iterator[list[Round[Any, Any, Any]]]:
+def _chunks(run: Iterable[NetRound], size: int) -> Iterator[list[NetRound]]:
     iterator = iter(run)
     while chunk := list(islice(iterator, size)):
         yield chunk

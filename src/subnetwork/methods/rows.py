@@ -175,7 +175,13 @@ def method(t: Task) -> Method:
     """The row that the run names; raises ValueError with the known names for another one."""
     if t.run.method not in METHODS:
         raise ValueError(f"There is no method {t.run.method!r}. Known are: {', '.join(METHODS)}.")
-    return METHODS[t.run.method](t)
+    row = METHODS[t.run.method](t)
+    if t.run.shares == "measured" and type(row.sketch.deal) is not Perm:
+        raise ValueError(
+            f"--shares measured deals unequal shares of a permutation, and {t.run.method} deals "
+            "otherwise. Use --shares equal, or --method ist or gist."
+        )
+    return row
 
 
 def _with_local_steps(

@@ -42,7 +42,7 @@ class Task:
     architecture: Architecture
     batches: Feed
     loss: Loss
-    samples_a_step: int  # rows that all workers together read in one local step
+    samples_a_step: tuple[int, ...]  # rows that each worker reads in one local step
 
     def start(self, moments: tuple[str, ...] = ()) -> ModelState:
         """x^0, the same for all methods of one seed."""
@@ -80,7 +80,7 @@ def task(run: Training) -> Task:
     per_step = [min(run.batch_size, len(part)) for part in parts]
     if isinstance(data, GraphSet):
         per_step = [len(part) * run.clusters_per_batch // run.clusters for part in parts]
-    return Task(run, data, architecture, batches, net.loss, sum(per_step))
+    return Task(run, data, architecture, batches, net.loss, tuple(per_step))
 
 
 def _feed(run: Training, data: AnyData, net: Network, parts: Parts) -> Feed:

@@ -13,6 +13,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "split": ("iid", "dirichlet", "label", "client", "consecutive", "shared"),
     "norm": ("batch", "layer", "none"),
     "measure": ("test", "validation"),
+    "shares": ("equal", "measured"),
 }
 COUNTS = (
     *("workers", "rounds", "local_steps", "batch_size", "width", "blocks", "heads"),
@@ -91,6 +92,8 @@ class Training:
     """DiLoCo's outer Nesterov momentum."""
     measure: str = "test"
     """What accuracy is measured on: test, or validation, to choose hyperparameters."""
+    shares: str = "equal"
+    """ist, gist: equal, or measured: a worker's share of the units follows its speed."""
     clip_updates: float | None = None
     """Longest update of a worker in a round, in running medians of all; 10 is a good one. None: no
     update is shortened."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from subnetwork.figures.courses import Course
+from subnetwork.record import Record
 
 REFERENCES = ("local_sgd", "synchronous_sgd")
 
@@ -32,6 +33,39 @@ class Result:
     def payload(self) -> float:
         """Bytes down and up over all workers."""
         return self.down + self.up
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Where the seconds of one training went: of the workers on average, then of the rest."""
+
+    name: str
+    compute: float  # local steps
+    exchange: float  # packing, sending, receiving
+    wait: float  # for other workers
+    merge: float  # dealing, cutting, merging
+    test: float
+
+
+def spent(records: Sequence[Record]) -> list[Spent]:
+    """One a record that holds seconds by worker, in the same order."""
+    return [
+        Spent(
+            record.name,
+            *(_of_workers(record, f"{part}_seconds") for part in ("compute", "exchange", "wait")),
+            *(_of_all(record, f"{part}_seconds") for part in ("merge", "test")),
+        )
+        for record in records
+        if record.rows and "compute_seconds" in record.rows[-1]
+    ]
+
+
+def _of_workers(record: Record, key: str) -> float:
+    return sum((sum(column) / len(column) for column in record.column(key) if column), 0.0)
+
+
+def _of_all(record: Record, key: str) -> float:
+    return float(sum(seconds or 0.0 for seconds in record.column(key)))
 
 
 def results(courses: Sequence[Course]) -> list[Result]:

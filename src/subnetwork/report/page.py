@@ -13,7 +13,7 @@ from subnetwork.figures.courses import courses
 from subnetwork.record import Record, read_folder
 from subnetwork.report import lines, sections, words
 from subnetwork.report.claims import claims
-from subnetwork.report.numbers import results
+from subnetwork.report.numbers import results, spent
 
 KINDS = ("train", "lab", "claims", "deal")
 
@@ -86,6 +86,8 @@ def _content(records: Mapping[str, Record], folder: Path) -> dict[str, Any]:
         "missing": lines.missing(of_kind),
         "accuracy": sections.accuracy(runs),
         "results": totals,
+        "spent": spent([records[run.name] for run in runs]),
+        "labels": {run.name: run.label for run in runs},
         "dots": {run.name: color_names[run.color] for run in runs},
         "theorems": sections.theorems(of_kind["lab"]),
         "claims": stated,

@@ -1,5 +1,6 @@
 """One seat per worker. Who sits in it may die and be replaced; the seat stays."""
 
+import json
 import math
 import threading
 import time
@@ -8,10 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
+from torch import Tensor
+
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nets import ABSENT, Submodel
 from subnetwork.nets.local import Local
 from subnetwork.runtime.faults import FAILED, FROZEN, LOST, REFUSED, SLOW, Fault
+from subnetwork.runtime.measured import peak_memory
 from subnetwork.runtime.wire import (
     FrameError,
     Header,
@@ -37,6 +41,10 @@ class Answer:
     trained: Submodel  # z_i^+; ABSENT where there is none
     fault: Fault | None = None  # why there is none, or what was wrong with it
     seconds: float = math.nan  # spent on local steps
+    answered: float = math.nan  # when the coordinator had it, by time.monotonic
+    down: int = 0  # bytes that went over the socket for it
+    up: int = 0
+    peak: int = 0  # bytes of memory that the worker's process has held at most; 0: not known
 
 
 class Seat(Protocol):
@@ -48,6 +56,10 @@ class Seat(Protocol):
 
     def present(self) -> bool:
         """Whether a worker that knows the job sits here; lets in who has come since."""
+        ...
+
+    def deal(self, weights: tuple[int, ...], /) -> None:
+        """From the next round on the units are dealt in these shares (see `Perm`)."""
         ...
 
     def start(self, k: int, submodel: Submodel, until: float, /) -> Callable[[], Answer]:
@@ -101,6 +113,9 @@ class InProcess:
         self._local = local
         return lambda: None
 
+    def deal(self, weights: tuple[int, ...], /) -> None:
+        """It is handed its part and need not know."""
+
     def present(self) -> bool:
         """Always, unless it was dismissed for good."""
         return not self._out
@@ -114,7 +129,8 @@ class InProcess:
         def train() -> Answer:
             started = time.monotonic()
             trained = local(k, self._worker, submodel)
-            return Answer(trained, None, time.monotonic() - started)
+            ended = time.monotonic()
+            return Answer(trained, None, ended - started, ended, peak=peak_memory())
 
         return train
 
@@ -147,13 +163,15 @@ class Remote:
         self._in_vain = 0  # workers that sat here one after another and returned nothing
         self._out = False
         self._left: list[str] = []
+        self._weights: tuple[int, ...] = ()  # of the deal; none: those of the job
+        self._told: tuple[int, ...] = ()  # to who sits here
         self._round: _Background[Answer] | None = None  # the newest one
 
     def assign(self, job: str, local: Local, /) -> Callable[[], None]:
         """Send the job, from which the worker builds the same local work for itself."""
         del local
         self._admit()
-        self._job = job
+        self._job, self._weights = job, ()
         link, self._link = self._link, None
         if link is None:
             return lambda: None  # whoever comes is told then
@@ -167,6 +185,10 @@ class Remote:
 
         return ready
 
+    def deal(self, weights: tuple[int, ...], /) -> None:
+        """Told to whoever sits here with its next round: it draws the cut by itself."""
+        self._weights = weights
+
     def present(self) -> bool:
         """Whether somebody sits here who knows the job. Never waits for anyone."""
         self._admit()
@@ -177,7 +199,7 @@ class Remote:
         link = self._link
         assert link is not None, "only a seat that is present starts"
         started = time.monotonic()
-        self._round = _Background(lambda: self._exchange(link, k, submodel, started, until))
+        self._round = _Background(lambda: self._counted(link, k, submodel, started, until))
         return self._round.result
 
     def dismiss(self, *, for_good: bool) -> None:
@@ -263,7 +285,7 @@ class Remote:
     def _sit_down(self, link: Link) -> None:
         if self._link is not None:
             self._link.close()
-        self._link = link
+        self._link, self._told = link, ()
 
     def _brief(self, link: Link, job: str) -> None:
         payload, until = text_payload(job), time.monotonic() + JOB_SECONDS
@@ -275,6 +297,20 @@ class Remote:
             raise WorkerLostError(f"worker {self._worker} failed in taking a job: {reason}")
         _expect(header, Header(Verb.READY))
 
+    def _counted(
+        self, link: Link, k: int, submodel: Submodel, started: float, until: float
+    ) -> Answer:
+        """The exchange, with the time of its end and the bytes that it moved."""
+        before = replace(link.moved)
+        answer = self._exchange(link, k, submodel, started, until)
+        down, up = link.moved.sent - before.sent, link.moved.received - before.received
+        return replace(answer, answered=time.monotonic(), down=down, up=up)
+
+    def _tell_shares(self, link: Link, k: int, until: float) -> None:
+        if self._weights != self._told:
+            link.send(*_sent_text(Verb.SHARES, k, json.dumps(self._weights)), until=until)
+            self._told = self._weights
+
     def _exchange(
         self, link: Link, k: int, submodel: Submodel, started: float, until: float
     ) -> Answer:
@@ -284,6 +320,7 @@ class Remote:
         flat = pack(submodel)
         header = Header(Verb.ROUND, k, len(flat), flat.dtype, seconds=STEPPING * (until - started))
         try:
+            self._tell_shares(link, k, until)
             link.send(header, flat, until=until)
             answer = link.receive_header(until=until)
             if answer.verb == Verb.FAILED:
@@ -300,7 +337,12 @@ class Remote:
         self._in_vain = 0
         cut = answer.seconds > header.seconds
         slow = fault(SLOW, f"stopped after {answer.n_steps} local steps") if cut else None
-        return Answer(trained, slow, answer.seconds)
+        return Answer(trained, slow, answer.seconds, peak=answer.peak)
+
+
+def _sent_text(verb: Verb, k: int, text: str) -> tuple[Header, Tensor]:
+    payload = text_payload(text)
+    return Header(verb, k, len(payload)), payload
 
 
 def _send_away(link: Link) -> None:

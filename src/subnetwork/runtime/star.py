@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -25,6 +26,7 @@ from subnetwork.runtime.faults import (
     Report,
     ignore,
 )
+from subnetwork.runtime.measured import Measure, Measured, split, unmeasured
 from subnetwork.runtime.seats import Answer, Seat
 
 REMEMBERED = 21  # rounds whose durations make the deadline
@@ -33,30 +35,37 @@ POLL = 0.02  # seconds between two looks for who has come
 
 
 def seated(
-    seats: Sequence[Seat], *, patience: Patience | None = None, report: Report = ignore
+    seats: Sequence[Seat],
+    *,
+    patience: Patience | None = None,
+    report: Report = ignore,
+    measure: Measure = unmeasured,
 ) -> NetWork:
     """The Work of workers at their seats: all start at once, none can hold the others up.
 
     A worker that died, froze, failed, sent what the plan does not say or returned NaN is left out:
     `ABSENT` stands in its place, its block of the round keeps its value, and `report` is told. Who
     has (re)joined takes part from the next round on. The third fault of a worker's own making ends
-    its part in the run.
+    its part in the run. `measure` is told what each worker's part of a round took.
 
     Raises (when called):
         WorkerLostError: where fewer than half of the workers are there for 60 s (see `Patience`),
             naming those who are missing; where the work itself fails on every worker.
         DivergedError: where every worker returns NaN or Inf.
     """
-    return _Star(seats, patience or Patience(), report)
+    return _Star(seats, patience or Patience(), report, measure)
 
 
 class _Star:
     """What the rounds of one Work remember of each other."""
 
-    def __init__(self, seats: Sequence[Seat], patience: Patience, report: Report) -> None:
+    def __init__(
+        self, seats: Sequence[Seat], patience: Patience, report: Report, measure: Measure
+    ) -> None:
         self._seats = seats
         self._patience = patience
         self._report = report
+        self._measure = measure
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
         self._strikes = [0] * len(seats)
         self._missing: set[int] = set()
@@ -132,7 +141,11 @@ class _Star:
         until = started + self._patience.deadline(self._durations)
         waiting = {i: self._seats[i].start(k, submodels[i], until) for i in present}
         answers = {i: _believed(k, i, finish(), started) for i, finish in waiting.items()}
-        return answers, time.monotonic() - started
+        ended = time.monotonic()
+        for i, one in answers.items():
+            parts = split(one.seconds, started, one.answered, ended)
+            self._measure(Measured(k, i, **parts, down=one.down, up=one.up, peak=one.peak))
+        return answers, ended - started
 
     def _note(self, fault: Fault) -> None:
         """Report a fault; part with a worker that can no longer be talked to or believed."""
@@ -155,7 +168,8 @@ def _believed(k: int, worker: int, answer: Answer, started: float) -> Answer:
     if answer.trained is ABSENT or is_finite(answer.trained):
         return answer
     seconds = time.monotonic() - started
-    return Answer(ABSENT, Fault(k, worker, NOT_FINITE, seconds, "it returned NaN or Inf"))
+    fault = Fault(k, worker, NOT_FINITE, seconds, "it returned NaN or Inf")
+    return replace(answer, trained=ABSENT, fault=fault)
 
 
 def is_finite(submodel: Submodel) -> bool:

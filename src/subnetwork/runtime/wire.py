@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import torch
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from subnetwork.nets import Submodel
 
-_MAGIC = b"SUBNET02"
-_FIELDS = struct.Struct("<8sBB6xqqqdd")  # magic, verb, dtype, k, length, steps, seconds, loss
+_MAGIC = b"SUBNET03"
+_FIELDS = struct.Struct(
+    "<8sBB2xIqqqdd"
+)  # magic, verb, dtype, peak, k, length, steps, seconds, loss
 _CHECK = struct.Struct("<I4x")
 HEADER = _FIELDS.size + _CHECK.size
 TEXT_LIMIT = 1 << 20  # bytes of a job or of an error message
@@ -59,6 +61,15 @@ class Header:
     loss: float = math.nan
     n_steps: int = 0  # up: local steps taken
     seconds: float = math.inf  # down: after which no further local step is begun; up: spent on them
+    peak: int = 0  # up: bytes of memory the worker has held at most, in whole KiB
+
+
+@dataclass
+class Moved:
+    """Bytes that went over a socket so far, headers and all."""
+
+    sent: int = 0
+    received: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,7 @@ class Link:
     """
 
     socket: socket.socket
+    moved: Moved = field(default_factory=Moved, compare=False)
 
     def send(self, header: Header, payload: Tensor | None = None, *, until: float | None) -> None:
         """Send a frame; returns when all of it is handed to the system."""
@@ -79,7 +91,9 @@ class Link:
         for part in parts:
             while part:
                 self._allow(until)
-                part = part[self.socket.send(part) :]  # noqa: PLW2901 - what is left of it
+                n_bytes = self.socket.send(part)
+                self.moved.sent += n_bytes
+                part = part[n_bytes:]  # noqa: PLW2901 - what is left of it
 
     def receive_header(self, *, until: float | None) -> Header:
         """Wait for the next header; raises FrameError where it is none of ours."""
@@ -119,6 +133,7 @@ class Link:
             n_bytes = self.socket.recv_into(view)
             if not n_bytes:
                 raise ConnectionError("the other end closed the connection")
+            self.moved.received += n_bytes
             view = view[n_bytes:]
 
     def _allow(self, until: float | None) -> None:
@@ -171,6 +186,7 @@ def encode(header: Header) -> bytes:
         _MAGIC,
         header.verb,
         _DTYPES.index(header.dtype),
+        min(header.peak >> 10, (1 << 32) - 1),
         header.k,
         header.length,
         header.n_steps,
@@ -183,12 +199,12 @@ def encode(header: Header) -> bytes:
 def decode(frame: bytes) -> Header:
     """The header of 64 bytes; raises FrameError where they are none."""
     fields, check = frame[: _FIELDS.size], frame[_FIELDS.size :]
-    magic, verb, dtype, k, length, n_steps, seconds, loss = _FIELDS.unpack(fields)
+    magic, verb, dtype, peak, k, length, n_steps, seconds, loss = _FIELDS.unpack(fields)
     sound = check == _CHECK.pack(zlib.crc32(fields)) and magic == _MAGIC
     known = verb in set(Verb) and dtype < len(_DTYPES) and min(k, length, n_steps) >= 0
     if not (sound and known):
         raise FrameError(f"not a frame of this program: header {frame.hex()}")
-    return Header(Verb(verb), k, length, _DTYPES[dtype], loss, n_steps, seconds)
+    return Header(Verb(verb), k, length, _DTYPES[dtype], loss, n_steps, seconds, peak << 10)
 
 
 def _bytes_of(flat: Tensor) -> memoryview:

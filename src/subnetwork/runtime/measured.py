@@ -1,0 +1,79 @@
+"""What a round took, worker by worker: seconds, bytes on the wire, memory."""
+
+import math
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One worker's part of one round.
+
+    Of a worker that answered, `compute` + `exchange` + `wait` are the seconds of the round; of one
+    that did not, they are zero: what it did is not known.
+    """
+
+    round: int
+    worker: int
+    compute: float = 0.0  # seconds of local steps, by the worker's clock
+    exchange: float = 0.0  # seconds until its answer was there, less those: packing and the wire
+    wait: float = 0.0  # seconds from its answer to the end of the round: the others'
+    down: int = 0  # bytes that went over its socket, headers included
+    up: int = 0
+    peak: int = 0  # bytes: the most memory its process has held so far; 0: not known
+
+
+Measure: TypeAlias = Callable[[Measured], None]
+
+
+def unmeasured(measured: Measured) -> None:
+    """Tell nobody."""
+    del measured
+
+
+def split(compute: float, started: float, answered: float, ended: float) -> dict[str, float]:
+    """Seconds of compute, exchange and wait of a worker that answered in between.
+
+    `compute` is what the worker says; it cannot have worked for longer than it was waited for.
+
+    >>> split(2.0, started=10.0, answered=12.5, ended=14.0)
+    {'compute': 2.0, 'exchange': 0.5, 'wait': 1.5}
+    """
+    if not math.isfinite(compute):
+        return {}
+    took = answered - started
+    compute = min(max(compute, 0.0), took)
+    return {"compute": compute, "exchange": took - compute, "wait": ended - answered}
+
+
+def by_worker(measured: Sequence[Measured], n_workers: int) -> dict[str, list[Any]]:
+    """The columns of a record's row: sums over the row's rounds, a number for each worker.
+
+    `peak_bytes` is the largest of the row, not a sum.
+    """
+    own = [[m for m in measured if m.worker == worker] for worker in range(n_workers)]
+    return {
+        "wire_down": [sum(m.down for m in of_worker) for of_worker in own],
+        "wire_up": [sum(m.up for m in of_worker) for of_worker in own],
+        "compute_seconds": [sum(m.compute for m in of_worker) for of_worker in own],
+        "exchange_seconds": [sum(m.exchange for m in of_worker) for of_worker in own],
+        "wait_seconds": [sum(m.wait for m in of_worker) for of_worker in own],
+        "peak_bytes": [max((m.peak for m in of_worker), default=0) for of_worker in own],
+    }
+
+
+def peak_memory() -> int:
+    """The most memory, in bytes, that this process has held so far (VmHWM on Linux)."""
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:  # not Linux; there bytes on macOS, else KiB
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return found[0] * 1024 if found else 0
