@@ -31,10 +31,10 @@ from typing import Any
 
 MODULE = "chaos_worker"
 WORKERS = 4
-COMMON = "--batch-size 8 --local-steps 10 --step-size 0.05 --checkpoint-every 1 --clip-updates 10"
+COMMON = "--batch-size 8 --step-size 0.05 --checkpoint-every 1 --clip-updates 10"
 METHODS = {
     "ist": "--hidden 32 16 --momentum 0.5",
-    "resist": "--model resnet --width 4 --blocks 3 --data digits",
+    "resist": "--data tinyshakespeare --model gpt --width 16 --blocks 3 --local-steps 2",
     "local_sgd": "--hidden 32 16 --optimizer adam --step-size 0.001",
     "diloco": "--hidden 32 16",
 }
@@ -63,6 +63,7 @@ SHOWN_AS = {
 }
 WEIGHTS = {"killed": 5, "frozen": 0.6, "slow": 1, "all killed": 0.3, "disk full": 0.6}
 LIMIT = 60.0  # seconds until a fault has to show
+START_UP = 300.0  # of a training, on a busy machine
 STEPS = str(10**9)
 DONE, INTERRUPTED, KILLED = 0, 130, -signal.SIGKILL
 
@@ -113,7 +114,8 @@ class Run:
         self.gaps: deque[float] = deque(maxlen=50)
         self.strikes = [0] * self.n
         self.file, self.inode, self.rest = 0, 0, b""
-        self.await_(lambda: len(self.times) > 1, LIMIT)
+        if not self.await_(lambda: len(self.times) > 1, START_UP):
+            self.wrong("aborts", f"it did not start in {START_UP:g} s: {self.said()[-300:]}")
 
     def look(self) -> None:
         """Read what the record has got since the last look."""
