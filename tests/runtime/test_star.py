@@ -228,12 +228,12 @@ def test_a_worker_that_cuts_differently_says_what_it_expected():
         run(row, seated(seats))
 
 
+def leaves(link):
+    link.receive_payload(link.receive_header(until=None), until=None)  # the job
+
+
 def test_a_worker_that_left_before_its_first_round_is_named_and_replaced():
     row, faults = row_of(), []
-
-    def leaves(link):
-        link.receive_header(until=None)  # the job
-
     door = Threads(leaves)
     seats = seats_of(row)
     seats[2] = Remote(2, door)
@@ -252,7 +252,7 @@ def test_a_worker_that_left_before_its_first_round_is_named_and_replaced():
 
 def test_where_nobody_stays_for_a_first_round_the_run_ends_at_once():
     row, faults = row_of(), []
-    seats = [Remote(i, Threads(lambda link: link.receive_header(until=None))) for i in range(2)]
+    seats = [Remote(i, Threads(leaves)) for i in range(2)]
     OPEN.extend(seats)
     for ready in [seat.assign("{}", row.local) for seat in seats]:
         ready()

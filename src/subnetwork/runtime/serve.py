@@ -154,7 +154,7 @@ def _shared(template: Template, text: str) -> Template:
         weights = tuple(map(int, json.loads(text)))
         if isinstance(template, Templates):
             return template.shared(weights)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise FrameError(f"shares that are none: {error}") from None
     raise FrameError("shares come for a cut that has none")
 
