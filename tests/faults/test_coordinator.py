@@ -12,7 +12,7 @@ import pytest
 from subnetwork.experiments.resume import saved
 from worker_processes import all_gone, children
 
-ROUNDS = 300
+ROUNDS = 100
 SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "2", "--momentum", "0.5"]
 COMMAND = [sys.executable, "-m", "subnetwork", "train"]
 RANK = """
@@ -41,7 +41,7 @@ def rows(record):
     return [line for line in lines if "k" in line]
 
 
-def seconds_until(condition, limit=60):
+def seconds_until(condition, limit=300):
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < limit
@@ -82,7 +82,7 @@ def test_a_killed_coordinator_leaves_no_orphan_and_no_round_is_lost_or_doubled(
     pause = max(pause, seconds_until(lambda: rows(record)[-1]["k"] > done) + pause)
     print(f"restart to the first new round {pause:.1f} s, fresh start {fresh:.1f} s")  # noqa: T201
     assert pause < max(5.0, 1.5 * fresh)  # a busy machine starts slowly
-    _, errors = run.communicate(timeout=120)
+    _, errors = run.communicate(timeout=600)
     assert run.returncode == 0, errors
     whole = tmp_path / "runs" / "train"
     assert [row["k"] for row in rows(whole / "ist.jsonl")] == list(range(ROUNDS))
@@ -121,4 +121,4 @@ def test_a_rank_whose_coordinator_is_gone_leaves_with_status_3(tmp_path):
     assert coordinator.stdout.readline() == "up\n"
     coordinator.kill()
     coordinator.communicate()
-    assert rank.wait(timeout=60) == 3
+    assert rank.wait(timeout=200) == 3
