@@ -390,8 +390,9 @@ def coordinator(arguments: list[str]) -> int:
     """The command, with workers that take orders."""
     from subnetwork.cli import main
     from subnetwork.methods import worker
+    from subnetwork.runtime import launch
 
-    worker.MODULE = MODULE
+    worker.MODULE, launch.START_UP = MODULE, int(START_UP)
     return main(arguments)
 
 

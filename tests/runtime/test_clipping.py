@@ -48,6 +48,9 @@ def test_a_huge_update_is_shortened_to_the_bound_and_reported(name):
     assert faults[0].reason.endswith(f"10 times the usual is {bound:.3g}")
     w, z = apart[3].submodels[1], apart[3].trained[1]
     assert norm(w, z, gradients=gradients) == pytest.approx(bound, rel=1e-6)
+    for moment, tensors in z.moments.items():
+        for parameter, value in tensors.items():  # all but nothing is left of their change
+            assert torch.allclose(value, w.moments[moment][parameter], atol=1e-20)
     assert all(torch.isfinite(p).all() for r in apart for p in r.x.params.values())
     assert len(usual) == len(apart)
 
