@@ -5,14 +5,18 @@ VENV := .venv
 LAB := .venv-lab
 BIN := $(VENV)/bin
 OUT ?= runs/demo
+FAULTS ?= 500
+SEED ?= 0
+MINUTES ?= 60
 
-.PHONY: help demo test lint types contracts fast lab-only test-slow faults clean
+.PHONY: help demo test lint types contracts fast lab-only test-slow faults chaos clean
 
 help:
 	@echo 'make demo       set up, then train on digits and run the lab; writes $(OUT)/report.html'
 	@echo 'make test       set up, then lint, types, contracts and tests (under 10 minutes)'
 	@echo 'make test-slow  the statistical and long tests'
 	@echo 'make faults     every fault of docs/faults.md, five times, with real signals (4 minutes)'
+	@echo 'make chaos      500 random faults over four methods, with a report (make chaos FAULTS=50 SEED=1)'
 	@echo 'make clean      remove what the set-up made (environments and caches, never runs/)'
 
 demo: $(VENV)/installed
@@ -47,6 +51,9 @@ test-slow: $(VENV)/installed
 
 faults: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults
+
+chaos: $(VENV)/installed
+	$(BIN)/python benchmarks/chaos.py --faults $(FAULTS) --seed $(SEED) --minutes $(MINUTES)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -45,12 +45,22 @@ class Threads:
         self.comes_back = comes_back
         self.dismissals = []
         self.waiting = None
+        self.threads = []
         self.come()
 
     def come(self):
+        if self.waiting is not None:
+            self.waiting.close()
         ours, theirs = socket.socketpair()
         self.waiting = Link(ours)
-        threading.Thread(target=self.live, args=(Link(theirs),), daemon=True).start()
+        self.threads.append(threading.Thread(target=self.life, args=(Link(theirs),), daemon=True))
+        self.threads[-1].start()
+
+    def life(self, link):
+        try:
+            self.live(link)
+        finally:
+            link.close()
 
     def arrived(self):
         link, self.waiting = self.waiting, None
@@ -61,7 +71,7 @@ class Threads:
         if self.comes_back and not for_good:
             self.come()
 
-    def fate(self):
+    def fate(self, _=0.0):
         return "its thread is silent"
 
 
@@ -85,12 +95,22 @@ def seats_of(row, spoilt=None, **options):
 
 
 OPEN = []
+LEAVING = threading.Event()  # whoever pretends to hang waits for this, and no test for it
 
 
 def leave_all():
-    """Close the links of all seats that a test has made."""
-    while OPEN:
-        OPEN.pop().leave()
+    """Close the links of all seats that a test has made, and wait for the threads behind them.
+
+    A thread that is still in torch when Python ends would end the process ("terminate called").
+    """
+    LEAVING.set()
+    seats = [OPEN.pop() for _ in range(len(OPEN))]
+    for seat in seats:
+        seat.leave()
+    for thread in [thread for seat in seats for thread in seat._door.threads]:
+        thread.join(timeout=20)
+        assert not thread.is_alive(), "a worker's thread goes on after its link was closed"
+    LEAVING.clear()
 
 
 def in_round(at, spoil):

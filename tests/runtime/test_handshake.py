@@ -67,6 +67,30 @@ def test_the_newest_incarnation_of_a_worker_is_the_worker(listener):
         link.close()
 
 
+def test_an_error_of_one_connection_is_not_the_end_of_the_listener(listener):
+    """accept(2) reports what has become of a connection, such as that its network is down."""
+
+    class Fails:
+        def __init__(self, real):
+            self.real, self.errors = real, 3
+
+        def accept(self):
+            self.errors -= 1
+            if self.errors >= 0:
+                raise OSError("Network is down")
+            return self.real.accept()
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+    listener._socket = Fails(listener._socket)
+    for _ in range(2):
+        theirs = connect(listener.address, 1, SECRET)
+        soon(listener, 1).close()
+        theirs.close()
+    assert listener._socket.errors < 0
+
+
 @pytest.mark.parametrize("worker", [0, 2, 2**63])
 def test_a_stranger_without_the_secret_or_without_a_seat_is_turned_away(listener, worker):
     secret = OTHER if worker == 0 else SECRET

@@ -1,8 +1,11 @@
 """Real worker processes: the one-process path to the bit, faults, and what is left behind."""
 
+import os
+import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from subnetwork.algorithm import WorkerLostError, rounds
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.methods.worker import MODULE, build
-from subnetwork.runtime import here, launched, seated, serve
+from subnetwork.runtime import dropped, dropping, here, launched, seated, serve
 from subnetwork.runtime.seats import Remote
 from worker_processes import alive, children
 
@@ -25,9 +28,8 @@ def seats():
         yield started
 
 
-def of_method(name):
-    fields = {field: getattr(RUN, field) for field in RUN.__dataclass_fields__}
-    return Training(**fields | {"method": name})
+def of_method(name, **changes):
+    return replace(RUN, method=name, **changes)
 
 
 def run_all(row, work):
@@ -68,6 +70,45 @@ def test_a_worker_that_does_not_come_up_is_reported_with_its_last_words():
     with pytest.raises(WorkerLostError, match="worker 0 did not come up: .*No module named"):
         with launched(1, "subnetwork.no_such_module"):
             pass
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from subnetwork.methods.worker import build
+from subnetwork.runtime.launch import work_here
+
+def dying(job):
+    try:
+        Path(__file__).with_name(f"seen{sys.argv[2]}").touch(exist_ok=False)
+    except FileExistsError:
+        return build(job)
+    if sys.argv[2] == "1":
+        print("Traceback: the disk is gone", file=sys.stderr, flush=True)
+        os._exit(7)
+    return build(job)
+
+sys.exit(work_here(Path(sys.argv[1]), int(sys.argv[2]), dying))
+"""
+
+
+def test_a_worker_that_dies_on_taking_its_job_is_reported_with_its_last_words(
+    tmp_path, monkeypatch
+):
+    """Its name, exit status and last line stand in the faults; the run goes on without it."""
+    (tmp_path / "dying.py").write_text(DYING)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    faults = []
+    with launched(2, "dying") as started:
+        run = of_method("ist", workers=2)
+        row = method(task(run))
+        for ready in [seat.assign(run.to_json(), row.local) for seat in started]:
+            ready()
+        apart = run_all(row, seated(started, report=faults.append))
+    assert (faults[0].round, faults[0].worker, faults[0].kind) == (0, 1, "not ready")
+    assert re.search(r"process \d+ left with status 7 \(Traceback: the disk", faults[0].reason)
+    planned = run_all(row, dropping(here(row.local), dropped(faults)))
+    assert torch.equal(apart[-1].x.params["0.weight"], planned[-1].x.params["0.weight"])
 
 
 def test_workers_leave_when_the_coordinator_is_killed():

@@ -1,12 +1,14 @@
 """A round ends with whoever answers: what is left out, what is reported, when it is given up."""
 
-import threading
 import time
 
 import pytest
 
 from seats_in_threads import (
+    LEAVING,
+    OPEN,
     SMALL,
+    Threads,
     assert_same_models,
     in_round,
     leave_all,
@@ -17,6 +19,8 @@ from seats_in_threads import (
 )
 from subnetwork.algorithm import DivergedError, WorkerLostError, rounds
 from subnetwork.runtime import Patience, dropped, dropping, here, seated
+from subnetwork.runtime.seats import Remote
+from subnetwork.runtime.serve import serve, templates
 
 IMPATIENT = Patience(floor=0.5, factor=4, first=0.5, missing=0.3)
 
@@ -105,10 +109,10 @@ def test_an_exception_on_every_worker_is_the_work_s_own():
 
 
 def test_a_silent_worker_is_dropped_at_the_deadline_and_comes_back():
-    row, faults, awake = row_of(rounds=400), [], threading.Event()
+    row, faults = row_of(rounds=400), []
 
     def sleep(k, worker, submodel, local):
-        awake.wait(20)
+        LEAVING.wait(20)
         return local(k, worker, submodel)
 
     seats = seats_of(row, {1: in_round({2}, sleep)})
@@ -119,7 +123,6 @@ def test_a_silent_worker_is_dropped_at_the_deadline_and_comes_back():
         apart.append(result)
         if "joined" in [f.kind for f in faults]:
             break
-    awake.set()
     assert kinds(faults)[0] == (2, 1, "frozen")
     assert 0.4 < faults[0].seconds < 1.5
     assert time.monotonic() - started < 10
@@ -172,7 +175,7 @@ def test_too_few_workers_end_the_run_and_are_named():
 
 
 def hang(k, worker, submodel, local):
-    time.sleep(3)
+    LEAVING.wait(3)
     return local(k, worker, submodel)
 
 
@@ -183,7 +186,7 @@ def test_a_round_from_which_nobody_came_back_is_repeated():
     def once(k, worker, submodel, local):
         tries.append(worker)
         if tries.count(worker) == 1:
-            time.sleep(2)
+            LEAVING.wait(2)
         return local(k, worker, submodel)
 
     seats = seats_of(row, {i: in_round({2}, once) for i in range(4)})
@@ -223,3 +226,39 @@ def test_a_worker_that_cuts_differently_says_what_it_expected():
         WorkerLostError, match=r"every worker in round 0: FrameError: round 0 announces \d+ entries"
     ):
         run(row, seated(seats))
+
+
+def leaves(link):
+    link.receive_payload(link.receive_header(until=None), until=None)  # the job
+
+
+def test_a_worker_that_left_before_its_first_round_is_named_and_replaced():
+    row, faults = row_of(), []
+    door = Threads(leaves)
+    seats = seats_of(row)
+    seats[2] = Remote(2, door)
+    OPEN.append(seats[2])
+    ready = seats[2].assign("{}", row.local)
+    door.live = lambda link: serve(
+        link, 2, lambda _: (templates(row.sketch, row.seed, row.x), row.local)
+    )
+    ready()
+    apart = run(row, seated(seats, report=faults.append))
+    assert kinds(faults)[0] == (0, 2, "not ready")
+    assert faults[0].reason.endswith("closed the connection; its thread is silent")
+    assert door.dismissals == [False]
+    assert_same_models(apart, run(row, dropping(here(row.local), dropped(faults))))
+
+
+def test_where_nobody_stays_for_a_first_round_the_run_ends_at_once():
+    row, faults = row_of(), []
+    seats = [Remote(i, Threads(leaves)) for i in range(2)]
+    OPEN.extend(seats)
+    for ready in [seat.assign("{}", row.local) for seat in seats]:
+        ready()
+    with pytest.raises(
+        WorkerLostError, match=r"round 0 needs 1 of 2 workers and waited \d.\d s in"
+    ):
+        run(row, seated(seats, report=faults.append))
+    assert [f.kind for f in faults].count("not ready") == 2 * 6
+    assert [seat._door.dismissals for seat in seats] == [[False] * 5 + [True]] * 2

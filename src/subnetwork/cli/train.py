@@ -16,6 +16,11 @@ from subnetwork.methods import Training
 if TYPE_CHECKING:
     from subnetwork.runtime import Place, Seat
 
+TRUSTED = (
+    "ranks on several hosts exchange in the clear: the network between them has to be trusted, or "
+    "tunnelled (SECURITY.md)"
+)
+
 
 def train(
     training: Annotated[Training | None, Parameter(name="*")] = None,
@@ -65,6 +70,8 @@ def train(
     place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
         return place.serve(build)
+    if place is not None and place.host is not None:
+        say(console, TRUSTED)
     told = loggers(keeping)
     start = begun(keeping, t, row, old, console)
     with kept(keeping, t, start, console) as (folder, keeper):

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -13,12 +14,15 @@ import torch
 from subnetwork.algorithm import DivergedError, Round, WorkerLostError, rounds
 from subnetwork.experiments.resume import Keeper, Start
 from subnetwork.methods.rows import Method, Task
-from subnetwork.nets import ABSENT, ModelState, NetPartition, Submodel, recalibrate
+from subnetwork.nets import ABSENT, Gradients, ModelState, NetPartition, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
 from subnetwork.record import Row, read, writing
-from subnetwork.runtime import Fault, Seat, here, seated
+from subnetwork.runtime import Fault, Seat, clipping, here, seated
+from subnetwork.runtime.clipping import REMEMBERED
 from subnetwork.runtime.faults import NetWork, telling
 from subnetwork.runtime.measured import Measured, by_worker
+from subnetwork.runtime.serve import with_shares
+from subnetwork.runtime.shares import GRAIN, Shares
 
 NetRound: TypeAlias = Round[ModelState, Submodel, NetPartition]
 
@@ -49,16 +53,10 @@ def train(
     """
     for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
         ready()
-    start, meter = start or Start(method.x), _Meter()
-    run = rounds(
-        start.x,
-        method.sketch,
-        meter.over(method, seats),
-        method.merge,
-        seed=method.seed,
-        n_rounds=method.n_rounds,
-        start=start.k,
-    )
+    start = start or Start(method.x)
+    meter = _Meter(t.run.clip_updates, deque(start.row.get("usual_norms", ()), maxlen=REMEMBERED))
+    shares = _shares(t, method, start) if t.run.shares == "measured" else None
+    run = _rounds(method, meter.over(method, seats), start, shares, seats or ())
     before, began = start.row, time.perf_counter()
     since = began - before.get("seconds", 0.0)
     for done in _chunks(run, max(1, t.run.local_steps // method.steps_a_round)):
@@ -68,15 +66,47 @@ def train(
         seconds["test_seconds"] = time.perf_counter() - tested
         row |= {"accuracy": found.accuracy, "test_loss": found.loss}
         row |= meter.read(len(last.trained)) | seconds
+        if shares is not None:
+            row["weights"] = list(shares.weights)
+            shares.told(row)
         row["seconds"] = time.perf_counter() - since
         yield Progress(row, last.x)
         before, began = row, time.perf_counter()
+
+
+def _shares(t: Task, method: Method, start: Start) -> Shares:
+    """Where measured shares begin: equal, or as they were where the run goes on."""
+    n, given = t.run.workers, tuple(start.row.get("weights", ()))
+    weights = given if len(given) == n else (GRAIN,) * n
+    return Shares(weights, min(method.sketch.layout.sizes.values()))
+
+
+def _rounds(
+    method: Method, work: NetWork, start: Start, shares: Shares | None, seats: Sequence[Seat]
+) -> Iterator[NetRound]:
+    """The run's rounds; from where the shares change on, those of another sketch."""
+    x, k = start.x, start.k
+    while k < method.n_rounds:
+        sketch, weights = method.sketch, shares.weights if shares is not None else ()
+        if weights:
+            sketch = with_shares(sketch, weights)
+            for seat in seats:
+                seat.deal(weights)
+        for one in rounds(
+            x, sketch, work, method.merge, seed=method.seed, n_rounds=method.n_rounds, start=k
+        ):
+            yield one
+            x, k = one.x, one.k + 1
+            if shares is not None and shares.weights != weights:
+                break
 
 
 @dataclass(frozen=True)
 class _Meter:
     """What is noted between two rows."""
 
+    clip: float | None
+    usual: deque[float]  # norms of updates
     faults: list[Fault] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
     work: list[float] = field(default_factory=list)  # seconds of lines 4-8, a number a round
@@ -88,6 +118,9 @@ class _Meter:
         else:
             report, measure = telling(self.faults), self.measured.append
             work = seated(seats, report=report, measure=measure)
+        if self.clip is not None:
+            gradients, report = isinstance(method.local, Gradients), telling(self.faults)
+            work = clipping(work, self.clip, usual=self.usual, gradients=gradients, report=report)
 
         def timed(
             k: int, partition: NetPartition, submodels: Sequence[Submodel], /
@@ -103,6 +136,8 @@ class _Meter:
         """The entries of a row; what was noted is forgotten."""
         row = by_worker(self.measured, n_workers)
         row["faults"] = [fault.to_row() for fault in self.faults]
+        if self.clip is not None:
+            row["usual_norms"] = list(self.usual)
         for notes in (self.faults, self.measured, self.work):
             notes.clear()
         return row

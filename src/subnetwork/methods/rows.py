@@ -182,6 +182,11 @@ def method(t: Task) -> Method:
     if isinstance(t.data, GraphSet):
         _check_plain(t.run)
     row = METHODS[t.run.method](t)
+    if t.run.shares == "measured" and type(row.sketch.deal) is not Perm:
+        raise ValueError(
+            f"--shares measured deals unequal shares of a permutation, and {t.run.method} deals "
+            "otherwise. Use --shares equal, or --method ist or gist."
+        )
     if t.run.compile:
         check_shapes(t.run.method, parts(row.x, row.sketch, row.seed, row.n_rounds))
     return row

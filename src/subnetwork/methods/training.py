@@ -14,6 +14,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "norm": ("batch", "layer", "none"),
     "measure": ("test", "validation"),
     "autocast": ("none", "bfloat16"),
+    "shares": ("equal", "measured"),
 }
 COUNTS = (
     *("workers", "rounds", "local_steps", "batch_size", "width", "blocks", "heads"),
@@ -96,6 +97,11 @@ class Training:
     """DiLoCo's outer Nesterov momentum."""
     measure: str = "test"
     """What accuracy is measured on: test, or validation, to choose hyperparameters."""
+    shares: str = "equal"
+    """ist, gist: equal, or measured: a worker's share of the units follows its speed."""
+    clip_updates: float | None = None
+    """Longest update of a worker in a round, in running medians of all; 10 is a good one. None: no
+    update is shortened."""
     seed: int = 0
     """The one seed; partition, data and initialisation have streams of their own."""
     steps: int | None = None
@@ -113,13 +119,18 @@ class Training:
             raise ValueError(f"weight_decay is 0 or more, not {self.weight_decay}. Try 0.0005.")
         for name, known in CHOICES.items():
             _one_of(name, getattr(self, name), known)
-        self._check_momentum()
+        self._check_optional()
         if self.batch_size < 2:
             raise ValueError("batch_size is 2 or more: batch normalisation wants two rows.")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}.")
 
-    def _check_momentum(self) -> None:
+    def _check_optional(self) -> None:
+        if self.clip_updates is not None and not self.clip_updates > 1:
+            raise ValueError(
+                f"clip_updates is a multiple above 1 of what is usual, not {self.clip_updates}. "
+                "Try 10."
+            )
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(
                 f"momentum={self.momentum} is SGD's, but the optimizer is {self.optimizer}, which "

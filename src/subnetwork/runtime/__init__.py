@@ -1,5 +1,6 @@
 """Where the workers live: in this process, in processes of their own, under torchrun."""
 
+from subnetwork.runtime.clipping import clipping
 from subnetwork.runtime.faults import Fault, Patience, dropped, dropping
 from subnetwork.runtime.here import here
 from subnetwork.runtime.launch import launched
@@ -13,6 +14,7 @@ __all__ = [
     "Patience",
     "Place",
     "Seat",
+    "clipping",
     "dropped",
     "dropping",
     "here",

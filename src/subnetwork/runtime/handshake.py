@@ -36,10 +36,13 @@ class Listener:
         self._arrived: tuple[queue.SimpleQueue[Link], ...] = tuple(
             queue.SimpleQueue() for _ in range(n_workers)
         )
-        self._proving = threading.BoundedSemaphore(AT_ONCE)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._proving: dict[socket.socket, threading.Thread] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, 0), family=family, backlog=256)
-        threading.Thread(target=self._accept, name="subnetwork-listener", daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     @property
     def address(self) -> str:
@@ -59,9 +62,15 @@ class Listener:
         return newest
 
     def close(self) -> None:
-        """Take in nobody any more."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        """Take in nobody any more; whoever is proving itself is turned away."""
+        with self._lock:
+            self._closed = True
+            proving = dict(self._proving)
+        for end in (self._socket, *proving):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in (self._accepting, *proving.values()):
+            thread.join(timeout=1.0)
         self._socket.close()
         for worker in range(len(self._arrived)):
             link = self.arrived(worker)
@@ -73,21 +82,31 @@ class Listener:
             try:
                 connection, _ = self._socket.accept()
             except OSError:
-                return  # closed
-            if not self._proving.acquire(blocking=False):
-                connection.close()
+                if self._closed:
+                    return
+                time.sleep(0.01)  # of one connection, not of the listener: accept(2)
                 continue
-            threading.Thread(target=self._admit, args=(connection,), daemon=True).start()
+            thread = threading.Thread(target=self._admit, args=(connection,), daemon=True)
+            with self._lock:
+                if self._closed or len(self._proving) >= AT_ONCE:
+                    connection.close()
+                    continue
+                self._proving[connection] = thread
+            thread.start()
 
     def _admit(self, connection: socket.socket) -> None:
         try:
             worker = prove_worker(connection, self._secret, len(self._arrived))
             _tune(connection)
-            self._arrived[worker].put(Link(connection))
+            with self._lock:
+                if self._closed:
+                    raise ConnectionError("the listener is closed")
+                self._arrived[worker].put(Link(connection))
         except (OSError, ValueError):
             connection.close()  # a stranger learns nothing, not even why
         finally:
-            self._proving.release()
+            with self._lock:
+                self._proving.pop(connection, None)
 
 
 def prove_worker(connection: socket.socket, secret: bytes, n_workers: int) -> int:

@@ -42,10 +42,10 @@ def launched(n_workers: int, module: str) -> Iterator[tuple[Remote, ...]]:
     listener = Listener(n_workers, write_secret(folder))
     (folder / "address").write_text(listener.address)
     doors = [Process(module, folder, worker, listener) for worker in range(n_workers)]
+    seats = tuple(Remote(worker, door) for worker, door in enumerate(doors))
     try:
         for door in doors:
             door.start()
-        seats = tuple(Remote(worker, door) for worker, door in enumerate(doors))
         _await_all(seats, doors)
         yield seats
         for door in doors:
@@ -54,9 +54,12 @@ def launched(n_workers: int, module: str) -> Iterator[tuple[Remote, ...]]:
             seat.leave()
         _await_end(doors)
     finally:
-        listener.close()
         for door in doors:
+            door.finished()
             door.end()
+        for seat in seats:
+            seat.close()
+        listener.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -72,6 +75,7 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0  # since one has joined
         self._closed = False
+        self._last = ""  # what became of the one that was dismissed last
 
     def start(self) -> None:
         """Start the worker's process; its link arrives later."""
@@ -96,15 +100,19 @@ class Process:
 
     def dismissed(self, *, for_good: bool) -> None:
         """End the process; start another one."""
+        self._last = self.fate()
         self._closed = self._closed or for_good
         self.end()
         if not self._closed:
             self.start()
 
-    def fate(self) -> str:
-        """What became of the process, and its last words."""
+    def fate(self, wait: float = 0.0, /) -> str:
+        """What became of the process, and its last words; of the last one, where it is closed."""
         process = self._process
         assert process is not None
+        self.wait(wait)
+        if self._closed and self._last:
+            return self._last
         if not self.left():
             return f"process {process.pid} runs but is silent"
         code = process.returncode

@@ -1,5 +1,6 @@
 """One seat per worker. Who sits in it may die and be replaced; the seat stays."""
 
+import json
 import math
 import threading
 import time
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
+
+from torch import Tensor
 
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nets import ABSENT, Submodel
@@ -27,6 +30,7 @@ from subnetwork.runtime.wire import (
 T = TypeVar("T")
 JOB_SECONDS = 300.0  # for a worker to build what a job is about
 RETURNS = 5  # workers in a row that may sit down in a seat and leave it without one answer
+ENDING = 0.1  # seconds from a closed link until the system knows how its process ended
 STEPPING = 0.75  # of the time until the deadline, in which local steps may begin
 
 
@@ -54,12 +58,24 @@ class Seat(Protocol):
         """Whether a worker that knows the job sits here; lets in who has come since."""
         ...
 
+    def deal(self, weights: tuple[int, ...], /) -> None:
+        """From the next round on the units are dealt in these shares (see `Perm`)."""
+        ...
+
     def start(self, k: int, submodel: Submodel, until: float, /) -> Callable[[], Answer]:
         """Hand down w_i of round k; the returned function waits for z_i^+, `until` at most."""
         ...
 
     def dismiss(self, *, for_good: bool) -> None:
         """Part with the worker. Another one may sit down, but not where it is `for_good`."""
+        ...
+
+    def closed(self) -> bool:
+        """Whether nobody can sit down here any more."""
+        ...
+
+    def left(self) -> list[str]:
+        """What became of workers that left before their first round; each is told once."""
         ...
 
     def fate(self) -> str:
@@ -78,8 +94,8 @@ class Door(Protocol):
         """The worker's link was closed: end what is left of it, send for another one."""
         ...
 
-    def fate(self) -> str:
-        """What became of the worker, in words."""
+    def fate(self, wait: float = 0.0, /) -> str:
+        """What became of the worker, in words; waits so many seconds for its end to be known."""
         ...
 
 
@@ -96,6 +112,9 @@ class InProcess:
         del job
         self._local = local
         return lambda: None
+
+    def deal(self, weights: tuple[int, ...], /) -> None:
+        """It is handed its part and need not know."""
 
     def present(self) -> bool:
         """Always, unless it was dismissed for good."""
@@ -119,6 +138,14 @@ class InProcess:
         """It cannot be replaced."""
         self._out = self._out or for_good
 
+    def closed(self) -> bool:
+        """Where it was dismissed for good."""
+        return self._out
+
+    def left(self) -> list[str]:
+        """It cannot leave."""
+        return []
+
     def fate(self) -> str:
         """It lives as long as the coordinator."""
         return "it was dismissed" if self._out else "it is in the coordinator's process"
@@ -135,12 +162,16 @@ class Remote:
         self._settling: _Settling | None = None  # who came, while it builds the job
         self._in_vain = 0  # workers that sat here one after another and returned nothing
         self._out = False
+        self._left: list[str] = []
+        self._weights: tuple[int, ...] = ()  # of the deal; none: those of the job
+        self._told: tuple[int, ...] = ()  # to who sits here
+        self._round: _Background[Answer] | None = None  # the newest one
 
     def assign(self, job: str, local: Local, /) -> Callable[[], None]:
         """Send the job, from which the worker builds the same local work for itself."""
         del local
         self._admit()
-        self._job = job
+        self._job, self._weights = job, ()
         link, self._link = self._link, None
         if link is None:
             return lambda: None  # whoever comes is told then
@@ -149,10 +180,14 @@ class Remote:
         def ready() -> None:
             try:
                 building.result()
-            except (OSError, FrameError):
-                self.dismiss(for_good=False)  # lost: the first round goes on without it
+            except (OSError, FrameError) as error:
+                self._lost(error)  # the first round goes on without it
 
         return ready
+
+    def deal(self, weights: tuple[int, ...], /) -> None:
+        """Told to whoever sits here with its next round: it draws the cut by itself."""
+        self._weights = weights
 
     def present(self) -> bool:
         """Whether somebody sits here who knows the job. Never waits for anyone."""
@@ -164,7 +199,8 @@ class Remote:
         link = self._link
         assert link is not None, "only a seat that is present starts"
         started = time.monotonic()
-        return _Background(lambda: self._counted(link, k, submodel, started, until)).result
+        self._round = _Background(lambda: self._counted(link, k, submodel, started, until))
+        return self._round.result
 
     def dismiss(self, *, for_good: bool) -> None:
         """Close the link, then the door sees to what is left of the worker."""
@@ -175,6 +211,15 @@ class Remote:
         self._out = self._out or for_good or self._in_vain > RETURNS
         self._door.dismissed(for_good=self._out)
 
+    def closed(self) -> bool:
+        """Whether a worker was dismissed for good, or too many came in vain."""
+        return self._out
+
+    def left(self) -> list[str]:
+        """What became of workers between sitting down and their first round."""
+        told, self._left = self._left, []
+        return told
+
     def fate(self) -> str:
         """What the door knows."""
         return self._door.fate()
@@ -183,7 +228,22 @@ class Remote:
         """Tell who sits here, and who was about to, that the work is done."""
         for link in self._links():
             _send_away(link)
-        self._link = self._settling = None
+        self.close()
+
+    def close(self) -> None:
+        """Close all links, and see to it that nothing of this seat runs on."""
+        for link in self._links():
+            link.close()
+        running = [self._round, self._settling.building if self._settling is not None else None]
+        self._link = self._settling = self._round = None
+        for background in running:
+            if background is not None:
+                background.end()
+
+    def _lost(self, error: Exception) -> None:
+        """Part with a worker that left while it built its job; another one may come."""
+        self._left.append(f"{error}; {self._door.fate(ENDING)}")
+        self.dismiss(for_good=False)
 
     def _links(self) -> list[Link]:
         """All that there are to this seat's worker, of this incarnation or the next."""
@@ -214,8 +274,8 @@ class Remote:
         self._settling = None
         try:
             settling.building.result()
-        except (OSError, FrameError, WorkerLostError):
-            self.dismiss(for_good=False)
+        except (OSError, FrameError, WorkerLostError) as error:
+            self._lost(error)
             return
         if settling.job == self._job:
             self._sit_down(settling.link)
@@ -225,7 +285,7 @@ class Remote:
     def _sit_down(self, link: Link) -> None:
         if self._link is not None:
             self._link.close()
-        self._link = link
+        self._link, self._told = link, ()
 
     def _brief(self, link: Link, job: str) -> None:
         payload, until = text_payload(job), time.monotonic() + JOB_SECONDS
@@ -246,6 +306,11 @@ class Remote:
         down, up = link.moved.sent - before.sent, link.moved.received - before.received
         return replace(answer, answered=time.monotonic(), down=down, up=up)
 
+    def _tell_shares(self, link: Link, k: int, until: float) -> None:
+        if self._weights != self._told:
+            link.send(*_sent_text(Verb.SHARES, k, json.dumps(self._weights)), until=until)
+            self._told = self._weights
+
     def _exchange(
         self, link: Link, k: int, submodel: Submodel, started: float, until: float
     ) -> Answer:
@@ -255,6 +320,7 @@ class Remote:
         flat = pack(submodel)
         header = Header(Verb.ROUND, k, len(flat), flat.dtype, seconds=STEPPING * (until - started))
         try:
+            self._tell_shares(link, k, until)
             link.send(header, flat, until=until)
             answer = link.receive_header(until=until)
             if answer.verb == Verb.FAILED:
@@ -267,11 +333,16 @@ class Remote:
         except FrameError as error:
             return Answer(ABSENT, fault(REFUSED, str(error)))
         except OSError as error:
-            return Answer(ABSENT, fault(LOST, str(error)))
+            return Answer(ABSENT, fault(LOST, f"{error}; {self._door.fate(ENDING)}"))
         self._in_vain = 0
         cut = answer.seconds > header.seconds
         slow = fault(SLOW, f"stopped after {answer.n_steps} local steps") if cut else None
         return Answer(trained, slow, answer.seconds, peak=answer.peak)
+
+
+def _sent_text(verb: Verb, k: int, text: str) -> tuple[Header, Tensor]:
+    payload = text_payload(text)
+    return Header(verb, k, len(payload)), payload
 
 
 def _send_away(link: Link) -> None:
@@ -319,6 +390,10 @@ class _Background(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._value[0]
+
+    def end(self) -> None:
+        """Wait for a thread whose link was closed: it notices at once."""
+        self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
         try:

@@ -1,13 +1,16 @@
 """The other end of a link: the loop of one worker process."""
 
+import json
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from torch import Tensor
 
+from subnetwork.deals import Perm
 from subnetwork.nets import NetSketch, Submodel
 from subnetwork.nets.local import Local, Stoppable
 from subnetwork.nets.state import ModelState, Tensors
@@ -41,6 +44,10 @@ def serve(link: Link, worker: int, build: Build) -> bool:
     jobs: list[tuple[Template, Local]] = []
     try:
         while (header := link.receive_header(until=None)).verb != Verb.STOP:
+            if header.verb == Verb.SHARES and jobs:
+                text = read_text(link.receive_payload(header, until=None))
+                jobs[0] = (_shared(jobs[0][0], text), jobs[0][1])
+                continue
             answer, payload = _answer(link, worker, header, build, jobs)
             link.send(answer, payload, until=None)
     except FrameError as error:
@@ -105,10 +112,51 @@ def _in_time(local: Local, end: float) -> Local:
     return local.until(lambda _: time.monotonic() > end)
 
 
-def templates(sketch: NetSketch, seed: int, x: ModelState) -> Template:
+@dataclass(frozen=True)
+class Templates:
+    """Shapes of the submodels, drawn from the shared seed."""
+
+    sketch: NetSketch
+    seed: int
+    shapes: ModelState
+
+    def __call__(self, k: int, worker: int, /) -> Submodel:
+        """The shapes of w_i of round k."""
+        return self.sketch.sample(self.seed, k).select(self.shapes, worker)
+
+    def shared(self, weights: tuple[int, ...]) -> "Templates":
+        """The same, dealt in these shares."""
+        return replace(self, sketch=with_shares(self.sketch, weights))
+
+
+def templates(sketch: NetSketch, seed: int, x: ModelState) -> Templates:
     """Shapes of the submodels, from the shared seed: what both ends of a link agree on unsent."""
     shapes = ModelState(_shapes(x.params), {name: _shapes(m) for name, m in x.moments.items()})
-    return lambda k, worker: sketch.sample(seed, k).select(shapes, worker)
+    return Templates(sketch, seed, shapes)
+
+
+def with_shares(sketch: NetSketch, weights: tuple[int, ...]) -> NetSketch:
+    """The same sketch with unequal shares.
+
+    Raises:
+        ValueError: a sketch that deals no permutation, or weights for other workers.
+    """
+    if not isinstance(sketch.deal, Perm):
+        raise ValueError(
+            f"Shares are those of a permutation, and {type(sketch.deal).__name__} deals otherwise. "
+            "Use --shares equal, or --method ist or gist."
+        )
+    return replace(sketch, deal=Perm(sketch.deal.n_workers, weights))
+
+
+def _shared(template: Template, text: str) -> Template:
+    try:
+        weights = tuple(map(int, json.loads(text)))
+        if isinstance(template, Templates):
+            return template.shared(weights)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise FrameError(f"shares that are none: {error}") from None
+    raise FrameError("shares come for a cut that has none")
 
 
 def _shapes(tensors: Tensors) -> Tensors:

@@ -17,6 +17,7 @@ from subnetwork.runtime.faults import (
     FAILED,
     JOINED,
     NOT_FINITE,
+    NOT_READY,
     STRIKES,
     WAITING,
     Fault,
@@ -95,8 +96,10 @@ class _Star:
         while len(present := self._present()) < needed:
             waited = time.monotonic() - started
             missing = [i for i in range(len(self._seats)) if i not in present]
-            if waited > self._patience.missing:
-                raise WorkerLostError(self._too_few(k, needed, missing))
+            self._tell_who_left(k, waited)
+            in_vain = sum(not seat.closed() for seat in self._seats) < needed
+            if in_vain or waited > self._patience.missing:
+                raise WorkerLostError(self._too_few(k, needed, missing, waited))
             if not waiting:
                 reason = f"{len(present)} of {len(self._seats)} workers are there, {needed} needed"
                 self._tell(k, missing, WAITING, waited, reason)
@@ -104,6 +107,7 @@ class _Star:
             time.sleep(POLL)
         waited = time.monotonic() - started
         missing = [i for i in range(len(self._seats)) if i not in present]
+        self._tell_who_left(k, waited)
         self._tell(k, missing, ABSENTEE, waited, "nobody sits in its seat")
         self._tell(k, sorted(self._missing - set(missing)), JOINED, waited, "")
         self._missing = set(missing)
@@ -116,11 +120,16 @@ class _Star:
         for worker in workers:
             self._report(Fault(k, worker, kind, seconds, why))
 
-    def _too_few(self, k: int, needed: int, missing: Sequence[int]) -> str:
+    def _tell_who_left(self, k: int, seconds: float) -> None:
+        for worker, seat in enumerate(self._seats):
+            for reason in seat.left():
+                self._tell(k, [worker], NOT_READY, seconds, reason)
+
+    def _too_few(self, k: int, needed: int, missing: Sequence[int], waited: float) -> str:
         fates = "; ".join(f"worker {i}: {self._seats[i].fate()}" for i in missing)
         return (
             f"round {k} needs {needed} of {len(self._seats)} workers and waited "
-            f"{self._patience.missing:g} s in vain. Missing are {fates}. Run again, with fewer "
+            f"{waited:.1f} s in vain. Missing are {fates}. Run again, with fewer "
             "workers if they cannot all be there."
         )
 

@@ -95,8 +95,9 @@ class Rank:
     def dismissed(self, *, for_good: bool) -> None:
         """Its closed link tells it all."""
 
-    def fate(self) -> str:
+    def fate(self, wait: float = 0.0, /) -> str:
         """Torchrun knows."""
+        del wait
         return "its rank does not answer; where it ended, torchrun says why"
 
 
