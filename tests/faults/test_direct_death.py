@@ -50,7 +50,7 @@ def run(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     kept = tmp_path / "runs/train.unfinished/checkpoints"
     while not list(kept.glob("round-*")) and time.monotonic() < until:
         time.sleep(0.05)

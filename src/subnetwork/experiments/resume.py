@@ -15,8 +15,10 @@ from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ModelState, checkpoint
 from subnetwork.record import OUT_OF_SPACE
 
-CHANGEABLE = ("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum")
-CHANGEABLE += ("exchange",)
+CHANGEABLE = (
+    *("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum"),
+    "exchange",
+)
 """What may be another when a run goes on; anything else makes it another run."""
 
 SECONDS = 60.0  # about this much work is lost when a run is killed, where nothing else is asked for

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from subnetwork.nets.calibrate import Pooled
+from subnetwork.nets.data import Inputs
 from subnetwork.nets.evaluate import Scores, scored
 from subnetwork.nets.losses import Loss
 
@@ -19,8 +20,8 @@ def is_chain(module: nn.Module) -> bool:
 def chain_scores(
     layers: nn.Module,
     passing: Iterator[tuple[str, Tensor]],
-    stream: Iterable[Tensor],
-    pairs: Iterable[tuple[Tensor, Tensor]],
+    stream: Iterable[Inputs],
+    pairs: Iterable[tuple[Inputs, Tensor]],
     loss: Loss,
 ) -> tuple[Scores, dict[str, Tensor]]:
     """What `recalibrate` and `scores` find of the chain, to the bit.

@@ -14,7 +14,7 @@ from subnetwork.runtime.direct.links import Links, Post, whole
 
 LARGE = 1 << 16  # bytes; a piece of so many is a message of its own
 PATIENCE = timedelta(seconds=600)  # for the slowest rank's round
-MEETING = timedelta(seconds=120)  # for all ranks to be there
+MEETING = timedelta(seconds=300)  # for all ranks to be there
 WORD = 512  # bytes of a message between ranks
 
 

@@ -23,7 +23,7 @@ from subnetwork.runtime.direct.links import Links, Post
 from subnetwork.runtime.handshake import LOOPBACK
 
 LOST = 3  # exit status of a rank whose run cannot go on
-START_UP = 120.0  # seconds for a process to import what it needs
+START_UP = 300.0  # seconds for a process to import what it needs; one that ends is seen at once
 LEAVE = 10.0  # for ranks to end by themselves after the last round
 GRACE = 8.0  # for the round under way after Ctrl-C
 POLL = 0.05
