@@ -60,7 +60,7 @@ def test_a_slow_worker_gets_less_and_the_record_says_how_to_do_it_again():
 def test_a_run_that_goes_on_keeps_its_shares():
     t = task(RUN)
     row = method(t)
-    start = Start(row.x, 9, {"weights": [10, 9, 8, 5]})
+    start = Start(lambda: row.x, 9, {"weights": [10, 9, 8, 5]})
     first = next(train(t, row, None, start))
     assert first.row["weights"] == [10, 9, 8, 5]
     other = next(train(t, row, None, replace(start, row={"weights": [8, 8]})))  # of another n

@@ -51,12 +51,15 @@ def train(
     """
     import torch
 
+    from subnetwork.cli.handing import check_exchange, exchange_of, followed
+    from subnetwork.experiments.direct import Job, lead
     from subnetwork.experiments.training import merged, record
     from subnetwork.loggers import logged
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.worker import build
     from subnetwork.nets.tensorfile import write_tensors
     from subnetwork.runtime import place_under_torchrun, workers_under_torchrun
+    from subnetwork.runtime.direct import Rank
 
     torch.set_num_threads(1)
     console, ranks = Output(), workers_under_torchrun()
@@ -67,17 +70,17 @@ def train(
     run = _for_torchrun(asked, ranks, here=here, said="workers" in given)
     t = task(run)
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
+    check_exchange(run, row, keeping, here=here)
     place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
-        return place.serve(build)
+        return place.serve(build) if exchange_of(place) == "star" else followed(place)
     if place is not None and place.host is not None:
         say(console, TRUSTED)
     told = loggers(keeping)
     start = begun(keeping, t, row, old, console)
     with kept(keeping, t, start, console) as (folder, keeper):
-        seated_workers = _seats(run.workers, place, here=here)
         with (
-            seated_workers as seats,
+            _workers(run, place, here=here) as workers,
             showing(console, run.method, run.total_steps) as show,
             logged(told, folder, asdict(run), start.k) as tell,
         ):
@@ -86,8 +89,13 @@ def train(
                 show(row)
                 tell(row)
 
-            x = record(folder, t, row, seats, shown, start, keeper)
-        write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
+            if isinstance(workers, Rank):
+                job = Job(run, folder, None if old is None else old.path)
+                lead(workers, t, row, job, start, keeper, shown)
+            else:
+                x = record(folder, t, row, workers, shown, start, keeper)
+        if run.exchange == "star":
+            write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
     say(console, f"wrote {keeping.out}/{run.method}.jsonl and {keeping.out}/model.safetensors")
     return 0
 
@@ -107,15 +115,32 @@ def _for_torchrun(run: Training, ranks: int | None, *, here: bool, said: bool) -
 
 
 @contextmanager
+def _workers(
+    run: Training, place: "Place | None", *, here: bool
+) -> Iterator["Rank | Sequence[Seat] | None"]:
+    """Rank 0 of a run by direct hand-over; else the coordinator's seats, or None for `here`."""
+    from subnetwork.cli.handing import handing_over
+
+    if run.exchange == "direct":
+        with handing_over(run.workers, place) as rank:
+            yield rank
+    else:
+        with _seats(run.workers, place, here=here) as seats:
+            yield seats
+
+
+@contextmanager
 def _seats(
     n_workers: int, place: "Place | None", *, here: bool
 ) -> Iterator["Sequence[Seat] | None"]:
+    from subnetwork.cli.handing import say_exchange
     from subnetwork.methods.worker import MODULE
     from subnetwork.runtime import launched
 
     if here:
         yield None
     elif place is not None:
+        say_exchange(place, "star")
         with place.seats() as seats:
             yield seats
     else:

@@ -53,7 +53,7 @@ def train(
     """
     for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
         ready()
-    start = start or Start(method.x)
+    start = start or Start(lambda: method.x)
     meter = _Meter(t.run.clip_updates, deque(start.row.get("usual_norms", ()), maxlen=REMEMBERED))
     shares = _shares(t, method, start) if t.run.shares == "measured" else None
     run = _rounds(method, meter.over(method, seats), start, shares, seats or ())
@@ -180,11 +180,11 @@ def record(
     With a `keeper` the run is kept as it goes, when it ends, and when it is interrupted or loses a
     worker; the rounds under way are dropped then.
     """
-    start = start or Start(method.x)
+    start = start or Start(lambda: method.x)
     where = "this process" if seats is None else "processes"
     config = asdict(t.run) | {"where": where, "threads": torch.get_num_threads()}
     path = folder / f"{t.run.method}.jsonl"
-    rows, notes = _earlier(path, start)
+    rows, notes = earlier(path, start)
     x, k, row = start.x, start.k, dict(start.row)
     with writing(
         path, kind="train", name=t.run.method, config=config, more=notes, rows=rows
@@ -206,7 +206,7 @@ def record(
     return x
 
 
-def _earlier(path: Path, start: Start) -> tuple[list[Row], dict[str, Any]]:
+def earlier(path: Path, start: Start) -> tuple[list[Row], dict[str, Any]]:
     """What a record holds of the rounds before the start, and what its header says of the run."""
     if not start.k or not path.exists():
         return [], dict(start.notes)

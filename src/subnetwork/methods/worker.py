@@ -24,9 +24,9 @@ def build(job: str) -> tuple[Template, Local]:
     run = Training.from_json(job)
     row = method(task(run))
     if run.compile:
-        shapes = parts(row.x, row.sketch, row.seed, row.n_rounds)
+        shapes = parts(row.shapes, row.sketch, row.seed, row.n_rounds)
         warm(row.x, row.sketch, row.seed, row.local, shapes)
-    return templates(row.sketch, row.seed, row.x), row.local
+    return templates(row.sketch, row.seed, row.shapes), row.local
 
 
 if __name__ == "__main__":
