@@ -127,7 +127,9 @@ def test_a_hand_that_no_one_could_foresee_is_refused_in_its_round():
             assert {len(hand) % 4 for hand in sketch.sample(0, k).hands["hidden.0"]} == {0}
             continue
         small += 1
-        told = rf"Axis hidden\.0: worker {few[0]} was dealt {len(hands[few[0]])} units in round {k},"
+        told = (
+            rf"Axis hidden\.0: worker {few[0]} was dealt {len(hands[few[0]])} units in round {k},"
+        )
         with pytest.raises(ValueError, match=told):
             sketch.sample(0, k)
     assert 0 < small < 60

@@ -23,9 +23,7 @@ from subnetwork.deals import (
 
 KINDS: Mapping[str, type[Deal]] = {
     kind.__name__: kind
-    for kind in (
-        *(Full, Perm, AtLeast, WarmUp, RandQ, Bernoulli, Lazy, Ordered, Rolling, Scored),
-    )
+    for kind in (*(Full, Perm, AtLeast, WarmUp, RandQ, Bernoulli, Lazy, Ordered, Rolling, Scored),)
 }
 """The deals that can be written down: all of `subnetwork.deals`."""
 
@@ -78,8 +76,8 @@ def deal_from(data: Mapping[str, Any]) -> Deal:
     values = {field: _read(value) for field, value in data.items() if field != "kind"}
     if data.get("kind") not in KINDS:
         raise ValueError(
-            f"There is no deal {data.get('kind')!r}. Known are: {', '.join(KINDS)}; a newer version "
-            "of the package may know it."
+            f"There is no deal {data.get('kind')!r}. Known are: {', '.join(KINDS)}; a newer "
+            "version of the package may know it."
         )
     try:
         return KINDS[data["kind"]](**values)

@@ -281,9 +281,9 @@ class NetSketch:
         for i, hand in enumerate(hands):
             if 0 < len(hand) < self.width:
                 raise ValueError(
-                    f"Axis {axis}: worker {i} was dealt {len(hand)} units in round {path[1]}, which "
-                    f"has no multiple of width={self.width}. Use a smaller width, or a deal whose "
-                    "hands are never so small."
+                    f"Axis {axis}: worker {i} was dealt {len(hand)} units in round {path[1]}, in "
+                    f"which there is no multiple of width={self.width}. Use a smaller width, or a "
+                    "deal whose hands are never so small."
                 )
             stream = words(key(*path, i, _LEFT_OUT))
             places = shuffled(len(hand), stream)[: len(hand) - len(hand) % self.width]
