@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from subnetwork import files
-from subnetwork import Perm
-from subnetwork.nets import SGD, MLP, Batches, LocalSteps, NetSketch, initial_state, load
+from subnetwork import Perm, files
+from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch, initial_state, load
 from subnetwork.nets.data import GraphBatches, GraphSet, batches_of
 from subnetwork.nets.data import graph as load_graph
 from subnetwork.nets.data.graphs import clusters, mean, symmetric
