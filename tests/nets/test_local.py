@@ -116,7 +116,7 @@ class SlowAdam:
     def step(self, name, block, grad):
         o, (b1, b2) = self.optimizer, self.optimizer.betas
         p, t = self.params[name][block], self.count[name][block] + 1
-        if isinstance(o, AdamW):
+        if o.decoupled:
             p = p * (1 - o.step_size * o.weight_decay)
         else:
             grad = grad + o.weight_decay * p
