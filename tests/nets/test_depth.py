@@ -105,7 +105,7 @@ def test_merging_gives_the_model_back_to_the_bit_and_writes_what_was_held(planne
 )
 def test_an_exported_graph_leaves_blocks_out_as_well(name):
     model, x = zoo(name)
-    plan = decompose(model, x, depth=True, builder="export")
+    plan = decompose(model, x, depth=True, builder="export", verify=False)
     assert plan.layout.unit_names["blocks"] == FOUND[name]
     assert plan.verify(gradients=True).evidence.gradients < 1e-9
     (none,) = parts_of(plan, model, [[]])
@@ -120,7 +120,7 @@ def test_an_exported_graph_leaves_blocks_out_as_well(name):
 def test_a_block_that_is_left_out_costs_nothing(builder):
     """FLOPs, activations and outputs are those of a network that never had the block."""
     model, x = zoo("nanogpt")
-    plan = decompose(model, x, width=(), depth=True, builder=builder)
+    plan = decompose(model, x, width=(), depth=True, builder=builder, verify=False)
     (part,) = parts_of(plan, model, [[1]])
     shallow = NanoGPT(n_blocks=1)
     names = {n: n.replace("blocks.0", "blocks.1") for n in shallow.state_dict()}
@@ -133,7 +133,7 @@ def test_a_block_that_is_left_out_costs_nothing(builder):
 
 def test_a_copied_part_evaluates_deep_copies_and_reloads():
     model, x = zoo("llama")
-    plan = decompose(model, x, depth=True)
+    plan = decompose(model, x, depth=True, verify=False)
     part = plan.cut(model, deal={"blocks": AtLeast(2), "*": Full(2)})[0]
     again = copy.deepcopy(part)
     assert torch.equal(again.eval()(x), part.eval()(x))
@@ -148,7 +148,8 @@ def test_blocks_that_cannot_be_left_out_are_named_with_the_reason():
     assert all(IDENTITY in plan.kept[f"e.layers.{i}"] for i in range(2))
     assert "block e.layers.0  in every part: not the identity when its parameters" in str(plan)
     model, x = zoo("resnet")
-    assert decompose(model, x, depth=True).kept == {f"layer{i}.0": SHAPE for i in (2, 3, 4)}
+    plan = decompose(model, x, depth=True, verify=False)
+    assert plan.kept == {f"layer{i}.0": SHAPE for i in (2, 3, 4)}
     with pytest.raises(ValueError, match=r"nothing .*\(block e\.layers\.0: not the identity"):
         decompose(*zoo("encoder"), width=(), depth=True)
 
@@ -204,10 +205,10 @@ def test_a_hook_that_changes_what_a_block_returns_is_seen_by_the_proof():
 
 def test_depth_takes_patterns_and_width_can_stay_whole():
     model, x = zoo("resnet")
-    plan = decompose(model, x, width=(), depth=["layer[34].*"])
+    plan = decompose(model, x, width=(), depth=["layer[34].*"], verify=False)
     assert plan.layout.sizes == {"blocks": 2}
     assert plan.layout.unit_names == {"blocks": ("layer3.1", "layer4.1")}
-    outer = decompose(model, x, width=(), depth=["layer1"])
+    outer = decompose(model, x, width=(), depth=["layer1"], verify=False)
     assert outer.layout.unit_names == {"blocks": ("layer1",)}
     with pytest.raises(ValueError, match=r"called 'layer2\.0' \(layer2\.0: its output has another"):
         decompose(model, x, depth=["layer2.0"])
@@ -217,7 +218,7 @@ def test_depth_takes_patterns_and_width_can_stay_whole():
 
 def test_fewer_blocks_than_workers_are_shared_on_request():
     model, x = zoo("vit")
-    plan = decompose(model, x, width=(), depth=True)
+    plan = decompose(model, x, width=(), depth=True, verify=False)
     with pytest.raises(ValueError, match=r"Axis blocks: .*2 units for n_workers=3.*AtLeast"):
         plan.cut(model, deal=Perm(3))
     subs = plan.cut(model, deal=AtLeast(3, least=1))
@@ -226,7 +227,7 @@ def test_fewer_blocks_than_workers_are_shared_on_request():
 
 def test_the_layout_with_blocks_can_be_written_by_hand():
     model, x = zoo("resnet")
-    plan = decompose(model, x, width=(), depth=["layer[12].*"])
+    plan = decompose(model, x, width=(), depth=["layer[12].*"], verify=False)
     text = plan.layout.to_json()
     again = plan_from(Layout.from_json(text), model, x)
     assert again.layout == plan.layout
@@ -244,7 +245,7 @@ def test_the_layout_with_blocks_can_be_written_by_hand():
 @pytest.mark.parametrize("name", ["resnet", "pre_activation", "llama"])
 def test_the_table_counts_what_the_largest_part_really_has(name):
     model, x = zoo(name)
-    plan = decompose(model, x, width=(), depth=True)
+    plan = decompose(model, x, width=(), depth=True, verify=False)
     n = len(plan.blocks)
     pairs = [[i, j] for i in range(n) for j in range(i)] if n > 3 else [[0, 1], [0, 2], [1, 2]]
     real = [cost(part, plan.inputs) for part in parts_of(plan, model, pairs)]
@@ -259,7 +260,7 @@ def test_the_table_counts_what_the_largest_part_really_has(name):
 def test_the_engine_trains_blocks_after_a_warm_up_and_the_loss_goes_down():
     """ResIST's round: a minimum depth, warm-up with the whole model, other rounds by blocks."""
     model, x = zoo("pre_activation")
-    plan = decompose(model, x, width=(), depth=True)
+    plan = decompose(model, x, width=(), depth=True, verify=False)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(64, 3, 8, 8, generator=generator)
     targets = inputs.flatten(1).topk(10).indices[:, 0] % 10

@@ -99,9 +99,9 @@ def test_merging_writes_exactly_what_the_parts_hold(planned):
 
 def test_tied_weights_stay_tied():
     model, batch = zoo("nanogpt")
-    plan = decompose(model, batch, width=["*.hidden"])
+    plan = decompose(model, batch, width=["*.hidden"], verify=False)
     assert plan.builder.kind == "copy"
-    graphs = decompose(model, batch)
+    graphs = decompose(model, batch, builder="export", verify=False)
     for sub in (*plan.cut(model, deal=Perm(2)), *graphs.cut(model, deal=Perm(2))):
         whole = dict(sub.named_parameters(remove_duplicate=False))
         assert whole["head.weight"] is whole["wte.weight"]
@@ -115,6 +115,6 @@ def test_every_model_that_can_be_exported_is_exact_as_a_graph(name):
         with pytest.raises(ValueError, match=r"torch\.export refuses it"):
             decompose(model, batch, builder="export")
         return
-    plan = decompose(model, batch, builder="export")
-    assert plan.layout.sizes == decompose(model, batch).layout.sizes
+    plan = decompose(model, batch, builder="export", verify=False)
+    assert plan.layout.sizes == decompose(model, batch, verify=False).layout.sizes
     assert plan.verify(gradients=True).evidence.gradients < 1e-9
