@@ -27,7 +27,7 @@ def test_the_loss_falls_within_rounds_and_jumps_between_them():
         jumps = [
             b["measured"] - a["measured"] for a, b in zip(rows[6::7], rows[7::7], strict=False)
         ]
-        assert (min(jumps[2:]) > 1e-3) == (name != "no masks")
+        assert (sum(jumps) > 0.1) == (name != "no masks")
     header = {"kind": "lab", "name": found.name, "config": dict(found.config)}
     figure = curves(Record(header, tuple(found.rows), "done", Path()))
     assert figure.axes[0].get_xlabel() == "local steps"
