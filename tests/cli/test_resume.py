@@ -149,6 +149,28 @@ def test_what_makes_it_another_run_is_refused(tmp_path):
     assert (tmp_path / "runs/train/model.safetensors").exists()
 
 
+def test_the_law_of_the_cut_is_kept_and_another_one_is_refused(tmp_path, monkeypatch):
+    from subnetwork.deals import Lazy
+    from subnetwork.methods import rows as methods
+    from subnetwork.nets import holders
+
+    assert train(*SMALL, "--rounds", 2, cwd=tmp_path).returncode == 0
+    (header,) = (tmp_path / "runs/train/checkpoints").glob("round-00000002/header.json")
+    law = {"deal": {"kind": "Perm", "n_workers": 2, "weights": None}, "width": 1}
+    assert json.loads(header.read_text())["sketch"] == law
+
+    def lazy(t):
+        return methods._with_local_steps(t, Lazy(t.run.workers, 3), holders)
+
+    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "ist": lazy})
+    refused = train("--resume", "--rounds", 4, "--here", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "cut by another law" in refused.stderr
+    assert '"kind": "Perm"' in refused.stderr.replace("\n", " ")
+    monkeypatch.undo()
+    assert train("--resume", "--rounds", 4, "--here", cwd=tmp_path).returncode == 0
+
+
 def test_training_goes_on_when_the_disk_is_full_and_the_last_checkpoint_stays(tmp_path):
     """The record fits, and a checkpoint of the first part; later files may not grow as far."""
     train(*SMALL, "--rounds", 2, cwd=tmp_path)

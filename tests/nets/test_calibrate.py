@@ -1,9 +1,12 @@
 """Batch statistics of the merged model."""
 
+from dataclasses import dataclass
+
+import pytest
 import torch
 from torch import nn
 
-from subnetwork.nets import MLP, initial_state, recalibrate
+from subnetwork.nets import MLP, accuracy, initial_state, recalibrate
 from subnetwork.nets.architecture import runnable
 
 
@@ -45,3 +48,67 @@ def test_convolutional_normalisation_pools_over_positions():
     expected = model[0](pictures).transpose(0, 1).flatten(1)
     torch.testing.assert_close(model[1].running_mean, expected.mean(1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model[1].running_var, expected.var(1), rtol=1e-5, atol=1e-5)
+
+
+@dataclass
+class Rows:
+    """Stands for a graph object: one argument that is no tensor."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Takes(nn.Module):
+    """Takes its rows in one way, and normalises by keyword."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.norm, self.b, self.way = (
+            nn.Linear(6, 8),
+            nn.BatchNorm1d(8),
+            nn.Linear(8, 3),
+            way,
+        )
+
+    def forward(self, *args, **kwargs):
+        x = {"tuple": lambda a, b: a * b, "dict": lambda x, times: x * times,
+             "object": lambda g: g.x * g.y}[self.way](*args, **kwargs)  # fmt: skip
+        return self.b(self.norm(input=self.a(x)))
+
+
+@pytest.mark.parametrize("way", ["tuple", "dict", "object"])
+def test_batches_are_whatever_the_model_takes(way):
+    """Tuples, dicts and objects give what the same rows give as one tensor."""
+    rows, times = torch.randn(30, 6), torch.rand(30, 1) + 1
+    made = {"tuple": lambda a, b: (a, b), "dict": lambda a, b: {"x": a, "times": b}, "object": Rows}
+
+    def stream():
+        return map(made[way], rows.split(7), times.split(7))
+
+    model, plain = Takes(way), Takes("tuple")
+    recalibrate(model, stream)
+    recalibrate(plain, lambda: [(rows, times)])
+    torch.testing.assert_close(model.norm.running_mean, plain.norm.running_mean)
+    torch.testing.assert_close(model.norm.running_var, plain.norm.running_var)
+    targets = plain(rows, times).argmax(1)
+    targets[:10] = (targets[:10] + 1) % 3
+    assert accuracy(model, made[way](rows, times), targets) == pytest.approx(20 / 30)
+    targets[:10] = -100  # count nowhere
+    assert accuracy(model, made[way](rows, times), targets) == 1
+
+
+def test_streams_that_cannot_be_read_are_refused_and_leave_no_hook():
+    model, rows = model_and_rows()
+    loader = [(rows[:50], torch.zeros(50)), (rows[50:], torch.zeros(51))]
+    with pytest.raises(ValueError, match=r"function that begins anew, not a list\. Pass lambda"):
+        recalibrate(model, loader)
+    with pytest.raises(ValueError, match=r"A tuple of 2 is all its arguments; leave targets out"):
+        recalibrate(model, lambda: loader)
+    with pytest.raises(ValueError, match="stream without a batch"):
+        recalibrate(model, list)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    with pytest.raises(ValueError, match=r"for targets \(4,\), but the model returned \(101, 3\)"):
+        accuracy(model, rows, torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="returned tuple. Wrap it"):
+        accuracy(nn.LSTM(6, 3), rows, torch.zeros(101, dtype=torch.int64))

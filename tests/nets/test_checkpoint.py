@@ -349,3 +349,39 @@ def test_the_library_reads_what_is_written_here(tmp_path):
     columns = torch.arange(12.0).reshape(3, 4).T  # not contiguous
     write_tensors(tmp_path / "b", {"columns": columns})
     same(safetensors.torch.load_file(tmp_path / "b"), {"columns": columns})
+
+
+def test_scores_and_width_come_back_and_the_run_goes_on_to_the_bit(tmp_path):
+    """Scored after 2 rounds and kept after 3: the scores are those of round 2, not of round 3."""
+    from subnetwork import rounds
+    from subnetwork.deals import Scored
+    from subnetwork.experiments.resume import state_of, tensors_of
+    from subnetwork.nets import MLP, SGD, LocalSteps, NetSketch, changes, holders, initial_state
+    from subnetwork.nets.data.batches import batches_of
+    from subnetwork.runtime import here
+
+    network, rng = MLP(4, (12,), 3), torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 4, generator=rng), torch.randint(3, (40,), generator=rng)
+    feed = batches_of(tuple(x.numpy() for x in rows), n_workers=2, batch_size=5, seed=1)
+    work = here(LocalSteps(network, feed, SGD(0.3), 2))
+    x0 = initial_state(network, seed=0)
+
+    def after(x, sketch, start, stop):
+        *_, last = rounds(x, sketch, work, holders, seed=7, n_rounds=stop, start=start)
+        return last.x
+
+    blind = NetSketch(network.layout, Scored((0.5, 0.6)), width=3)
+    x2 = after(x0, blind, 0, 2)
+    scored = Scored((0.5, 0.6), changes(network.layout, x2.params, x0.params))
+    sketch = NetSketch(network.layout, scored, width=3)
+    whole = after(x2, sketch, 2, 6)
+
+    x3 = after(x2, sketch, 2, 3)
+    cp.save(tmp_path, 3, {"sketch": sketch.to_json()}, tensors_of(x3))
+    found, _ = cp.newest(tmp_path)
+    again = NetSketch.from_json(network.layout, found.header["sketch"])
+    resumed = after(state_of(found.tensors()), again, found.k, 6)
+    same(resumed.params, whole.params)
+    for lost in (blind, NetSketch(network.layout, scored)):  # no scores, no width: another run
+        other = after(x3, lost, 3, 6)
+        assert not all(torch.equal(other.params[n], p) for n, p in whole.params.items())

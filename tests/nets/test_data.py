@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from subnetwork import files
-from subnetwork.nets import Batches, load
+from subnetwork import Perm, files
+from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch, initial_state, load
 from subnetwork.nets.data import GraphBatches, GraphSet, batches_of
 from subnetwork.nets.data import graph as load_graph
 from subnetwork.nets.data.graphs import clusters, mean, symmetric
@@ -46,6 +46,20 @@ def test_every_row_is_read_once_an_epoch_and_none_is_dropped():
         read = torch.cat([stream.rows(worker, step) for step in range(size)])  # 7 epochs
         for epoch in read.split(size):
             assert sorted(epoch.tolist()) == stream.shard(worker).tolist()
+
+
+def test_a_round_longer_than_an_epoch_learns_from_every_row():
+    """The released IST learns nothing where an epoch is shorter than a round."""
+    network = MLP(3, (4,), 2)
+    rows, targets = torch.randn(10, 3), torch.arange(10) % 2
+    feed = Batches(rows, targets, n_workers=2, batch_size=2, seed=0)
+    local = LocalSteps(network, feed, SGD(0.1), n_steps=9)  # an epoch of a worker has 2.5 steps
+    w = NetSketch(network.layout, Perm(2)).sample(0, 0).select(initial_state(network, seed=0), 1)
+    z = local(0, 1, w)
+    assert z.n_steps == 9
+    assert not torch.equal(z.params["0.weight"], w.params["0.weight"])
+    read = torch.cat([feed.rows(1, step) for step in local.steps(0)]).bincount(minlength=10)
+    assert sorted(read[feed.shard(1)].tolist()) == [3, 3, 4, 4, 4]
 
 
 def test_epochs_come_in_different_orders():

@@ -171,8 +171,27 @@ def test_a_forward_that_reads_values_is_copied_and_the_plan_says_why():
     plan = decompose(model, x)
     assert plan.builder.kind == "copy"
     assert any("item() cannot be called on meta" in note for note in plan.notes)
-    with pytest.raises(ValueError, match=r"torch\.export refuses it"):
+    with pytest.raises(
+        ValueError, match=r"torch\.export refuses it: .*Leave builder='export' out: a patched copy"
+    ):
         decompose(model, x, builder="export")
+
+
+def test_sizes_that_are_written_down_beside_values_that_are_read_are_told_what_to_do():
+    """A copy cannot know the size, and no graph can be exported."""
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 12), nn.Linear(12, 3)
+
+        def forward(self, x):
+            h = torch.relu(self.a(x)).view(-1, 12)
+            return self.b(-h if x.sum().item() > 1e6 else h)
+
+    told = r"nothing .*a\.hidden\(12\): copy: .*refuses it.*sizes from tensors .*no values \(\.item"
+    with pytest.raises(ValueError, match=told):
+        decompose(Both(), torch.randn(7, 6))
 
 
 def test_more_workers_than_heads_is_refused_by_the_axis():

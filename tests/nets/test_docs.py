@@ -63,3 +63,11 @@ def test_users_write_less_than_25_lines():
         if number == 0:  # the network is the user's own
             steps = steps.split("images, labels", 1)[1]
         assert len([line for line in steps.splitlines() if line.strip()]) < 25
+
+
+def test_the_tests_that_a_page_names_are_there():
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "exactness.md").read_text()))
+    assert len(named) > 12
+    files = (DOCS.parent / "tests").rglob("test_*.py")
+    there = {name for f in files for name in re.findall(r"^def (test_\w+)", f.read_text(), re.M)}
+    assert named <= there

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from subnetwork.algorithm import rounds
 from subnetwork.deals import Bernoulli, Full, Perm, RandQ
@@ -22,6 +24,7 @@ from subnetwork.nets import (
     NetSketch,
     Supervised,
     WarmupCosine,
+    decompose,
     holders,
     initial_state,
 )
@@ -113,7 +116,7 @@ class SlowAdam:
     def step(self, name, block, grad):
         o, (b1, b2) = self.optimizer, self.optimizer.betas
         p, t = self.params[name][block], self.count[name][block] + 1
-        if isinstance(o, AdamW):
+        if o.decoupled:
             p = p * (1 - o.step_size * o.weight_decay)
         else:
             grad = grad + o.weight_decay * p
@@ -437,3 +440,33 @@ def test_counts_in_sixteen_bits_are_refused():
     w = NetSketch(NETWORK.layout, Perm(2)).sample(0, 0).select(ModelState(half.params, moments), 0)
     with pytest.raises(ValueError, match="it would stop at 256"):
         local(0, 0, w)
+
+
+class Largest(TorchDispatchMode):
+    """The most entries of a tensor that any operation makes while it is on; meta takes none."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = [
+            x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor) and not x.is_meta
+        ]
+        self.entries = max(self.entries, *made, 0)
+        return out
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["MLP", "decompose"])
+def test_what_a_worker_trains_with_is_its_share_of_memory(traced):
+    """The released ResIST and AsyncDrop allocate the whole model on every worker."""
+    architecture = MLP(5, (64, 64), 3)
+    if traced:
+        model = architecture.build(architecture.layout.all_units)
+        architecture = decompose(model, torch.zeros(2, 5), verify=False)
+    x = initial_state(architecture, seed=0)
+    w = NetSketch(architecture.layout, Perm(4)).sample(0, 0).select(x, 1)
+    assert max(p.numel() for p in x.params.values()) == 64 * 64
+    assert max(p.numel() for p in w.params.values()) == 16 * 16
+    with Largest() as seen:
+        LocalSteps(architecture, Rows(), SGD(0.1), 3)(0, 1, w)
+    assert 0 < seen.entries <= sum(p.numel() for p in w.params.values())

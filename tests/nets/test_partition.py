@@ -160,6 +160,20 @@ def test_no_neuron_is_initialised_twice():
     assert len(torch.unique(rows, dim=0)) == 256
 
 
+def test_a_module_initialises_what_is_inside_it():
+    """Liao & Kyrillidis start at N(0, 1); the layer inside would draw from a narrow interval."""
+    from subnetwork import decompose
+    from subnetwork.nets.models import MaskedReLU
+    from subnetwork.runtime.direct.start import initial_parameters
+
+    plan = decompose(MaskedReLU(16, 400, 2), torch.randn(3, 16), verify=False)
+    start = initial_state(plan, seed=0).params
+    assert 0.95 < start["up.weight"].std() < 1.05
+    assert set(start["signs"].unique().tolist()) == {-1.0, 1.0}
+    alone = dict(initial_parameters(plan, seed=0))
+    assert all(torch.equal(alone[name], p) for name, p in start.items())
+
+
 def test_initialisation_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -4,8 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from subnetwork.deals import Perm, RandQ, Scored
+from subnetwork.deals import (
+    AtLeast,
+    Bernoulli,
+    Full,
+    Lazy,
+    Ordered,
+    Perm,
+    RandQ,
+    Rolling,
+    Scored,
+    WarmUp,
+)
 from subnetwork.nets import MLP, Layout, ModelState, NetSketch, changes, holders, initial_state
+from subnetwork.nets.laws import deal_from, least_hand, written
 from subnetwork.nets.terms import Cat, Prod
 
 LAYOUT = Layout(
@@ -74,3 +86,81 @@ def test_a_width_that_leaves_nothing_is_refused():
         NetSketch(MLP(4, (6,), 2).layout, Perm(3), width=4)
     with pytest.raises(ValueError, match="width=0 units; use 1 or more"):
         NetSketch(MLP(4, (6,), 2).layout, Perm(3), width=0)
+
+
+EVERY = (
+    *(Full(2), Perm(3), Perm(2, (1, 3)), Perm(4, (5, 2, 2, 4)), AtLeast(3, 2), AtLeast(3, 6)),
+    *(WarmUp(2, Perm(4)), RandQ(2, q=5), Lazy(3, 2), Lazy(3, None), Ordered((1.0, 0.3))),
+    *(Rolling((0.4, 0.25)), Scored((0.5, 0.2)), Bernoulli(2, p=0.5)),
+)
+
+
+@pytest.mark.parametrize("deal", EVERY, ids=repr)
+@pytest.mark.parametrize("size", [9, 12, 14])
+def test_the_smallest_hand_is_the_smallest_of_many_draws(deal, size):
+    draws = [deal.hands(size, seed=0, k=k) for k in range(120)]
+    seen = min(len(hand) for hands in draws for hand in hands)
+    known = least_hand(deal, size)
+    assert known == (None if isinstance(deal, Bernoulli) else seen)
+
+
+def test_a_width_is_refused_for_hands_that_round_0_does_not_deal():
+    """A warm-up deals everything at first; unequal shares come out smaller in other rounds."""
+    layout = MLP(4, (14,), 2).layout
+    with pytest.raises(ValueError, match=r"hand of 3 units has no multiple of width=4"):
+        NetSketch(layout, WarmUp(2, Perm(4)), width=4)
+    shares = Perm(2, (1, 3))
+    assert {len(shares.hands(14, seed=0, k=k)[0]) for k in range(9)} == {3, 4}
+    with pytest.raises(ValueError, match=r"hand of 3 units has no multiple of width=4"):
+        NetSketch(layout, shares, width=4)
+
+
+def test_a_hand_that_no_one_could_foresee_is_refused_in_its_round():
+    layout = MLP(4, (14,), 2).layout
+    sketch = NetSketch(layout, Bernoulli(2, p=0.4), width=4)
+    plain = NetSketch(layout, Bernoulli(2, p=0.4))
+    small = 0
+    for k in range(60):
+        hands = plain.sample(0, k).hands["hidden.0"]
+        few = [i for i, hand in enumerate(hands) if 0 < len(hand) < 4]
+        if not few:
+            assert {len(hand) % 4 for hand in sketch.sample(0, k).hands["hidden.0"]} == {0}
+            continue
+        small += 1
+        told = (
+            rf"Axis hidden\.0: worker {few[0]} was dealt {len(hands[few[0]])} units in round {k},"
+        )
+        with pytest.raises(ValueError, match=told):
+            sketch.sample(0, k)
+    assert 0 < small < 60
+
+
+@pytest.mark.parametrize("deal", EVERY, ids=repr)
+def test_a_deal_is_plain_data_and_back(deal):
+    assert deal_from(written(deal)) == deal
+
+
+def test_a_sketch_is_text_and_back_to_the_bit_of_its_scores():
+    layout = MLP(4, (6, 5), 2).layout
+    thirds = Scored((0.5, 0.5), (tuple(i / 3 for i in range(6)), (0.1, -1e-300, 2.0, 5e-324, 0.3)))
+    for deal in (thirds, {"*.1": Perm(2), "*": WarmUp(1, Full(2))}):
+        sketch = NetSketch(layout, deal, width=2)
+        assert NetSketch.from_json(layout, sketch.to_json()) == sketch
+
+
+def test_laws_that_cannot_be_written_or_read_are_refused_in_a_line():
+    class Mine:
+        n_workers = 2
+
+        def hands(self, size, *, seed, k, axis=0):
+            return Perm(2).hands(size, seed=seed, k=k, axis=axis)
+
+    layout = MLP(4, (6,), 2).layout
+    with pytest.raises(ValueError, match="class Mine cannot be written down, only Full, Perm"):
+        NetSketch(layout, Mine()).to_json()
+    with pytest.raises(ValueError, match="Scores that are infinite cannot be written down"):
+        written(Scored((0.5,), ((1.0, float("inf")),)))
+    with pytest.raises(ValueError, match="no deal 'Mine'. Known are: Full"):
+        deal_from({"kind": "Mine"})
+    with pytest.raises(ValueError, match=r"do not fit it: .*'m'"):
+        deal_from({"kind": "Full", "m": 2})

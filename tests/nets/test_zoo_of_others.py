@@ -1,16 +1,14 @@
 """Models of transformers and PyTorch Geometric, where these are installed: exact, width and depth.
 
-Neither package is needed by ours. The oracle is that of `test_zoo`.
+Neither package is needed by ours.
 """
 
-import copy
 import warnings
 from importlib.util import find_spec
 
 import pytest
 import torch
-from test_zoo import call, masks, without_dropout
-from torch.utils._pytree import tree_leaves
+from oracle import assert_same_function, doubled, without_dropout
 from zoo_of_others import OTHERS
 
 from subnetwork import Full, Perm, decompose
@@ -37,22 +35,8 @@ def planned(request):
         torch.manual_seed(0)
         model, batch = make()
         model = without_dropout(model).double().train()
-        plan = decompose(model, _double(batch), depth=True)
+        plan = decompose(model, doubled(batch), depth=True)
     return request.param, model, plan
-
-
-def _double(batch):
-    def cast(x):
-        return x.double() if x.is_floating_point() else x
-
-    if isinstance(batch, dict):
-        return {name: cast(x) for name, x in batch.items()}
-    return tuple(map(cast, batch))
-
-
-def outputs(model, plan):
-    leaves = tree_leaves(call(model, plan.inputs))
-    return [x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()]
 
 
 def test_the_axes_and_blocks_are_these(planned):
@@ -75,26 +59,7 @@ def test_outputs_and_gradients_are_those_of_the_masked_model(planned, deal):
     deals = {axis: deal if axis == "blocks" or deal == Perm(2) else Full(2) for axis in
              plan.layout.sizes}  # fmt: skip
     for sub in plan.cut(model, deal=deals, seed=5):
-        held = [plan.blocks[u].path for u in sub.held_units.get("blocks", [])]
-        gone = tuple(f"{b.path}." for b in plan.blocks if b.path not in held)
-        mask, whole = masks(plan, sub), copy.deepcopy(model)
-        for n, p in whole.named_parameters():
-            p.data *= mask[n] * (not n.startswith(gone))
-        found, expected = outputs(sub.train(), plan), outputs(whole, plan)
-        weights = [torch.randn_like(x) for x in expected]
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-        for out in (found, expected):
-            torch.autograd.backward(
-                torch.stack([(x * w).sum() for x, w in zip(out, weights, strict=True)]).sum()
-            )
-        full = dict(whole.named_parameters())
-        for n, p in sub.named_parameters():
-            zero = torch.zeros_like(full[n])
-            slope = zero if full[n].grad is None else full[n].grad
-            found_slope = torch.zeros_like(p) if p.grad is None else p.grad
-            expected_slope = slope[mask[n]].reshape(p.shape)
-            torch.testing.assert_close(found_slope, expected_slope, rtol=1e-9, atol=1e-10)
+        assert_same_function(plan, model, sub)
 
 
 def test_merging_what_was_cut_gives_the_model_back_to_the_bit(planned):

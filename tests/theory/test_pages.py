@@ -1,4 +1,4 @@
-"""The pages 'add a sketch', 'a theorem' and 'a problem', followed literally: blocks in order."""
+"""The pages 'add a sketch', 'a theorem', 'a problem', 'a deal', followed literally, in order."""
 
 import re
 from pathlib import Path
@@ -41,3 +41,14 @@ def test_add_a_problem(monkeypatch, capsys):
     assert "(22)-(24)" in capsys.readouterr().out
     assert names["rows"].dim == names["margin"].dim == 6
     assert names["reached"] < 1e-2 < np.linalg.norm(names["quartic"].gradient(np.zeros(6)))
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not installed")
+def test_add_a_deal(monkeypatch):
+    names = followed("add-a-deal.md", monkeypatch)
+    for k in range(20):
+        hands = names["Windows"](3).hands(9, seed=1, k=k)
+        assert sorted(np.concatenate(hands).tolist()) == list(range(9))
+        assert all(set(np.diff(hand)) <= {1, 7, 8} for hand in hands)  # neighbours on a circle
+    assert names["gaps"]["Windows"] == pytest.approx(names["floor"], rel=0.1)
+    assert names["losses"][-1] < 0.6 * names["losses"][0]

@@ -15,6 +15,7 @@ from subnetwork.methods import Training
 
 if TYPE_CHECKING:
     from subnetwork.runtime import Place, Seat
+    from subnetwork.runtime.direct import Rank
 
 TRUSTED = (
     "ranks on several hosts exchange in the clear: the network between them has to be trusted, or "

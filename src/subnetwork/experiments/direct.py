@@ -116,7 +116,7 @@ class Leader:
 
     def keep(self, k: int, save: Callable[[Mapping[str, Any]], None]) -> None:
         """Have the checkpoint before round k written; a full disk costs it, not the run."""
-        stale = self._keeper.keep_by(k, self.row, save)
+        stale = self._keeper.keep_by(k, self.row, self._method.sketch.to_json(), save)
         if stale:
             self._stale = [{"k": k, "kind": "stale checkpoint", "reason": stale}]
 

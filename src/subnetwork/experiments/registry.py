@@ -15,6 +15,7 @@ from subnetwork.experiments import (
     logistic_on_data,
     neighbourhood,
     not_psd,
+    saw_tooth,
     shapes_of_the_paper,
     studied,
     traffic,
@@ -93,6 +94,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "equal_bits": Experiment(equal_bits.run, "Perm-q against Rand-q and GD at equal bits, b = 0"),
     "not_psd": Experiment(
         not_psd.run, "W-bar not psd: the theorem is silent, the method converges"
+    ),
+    "saw_tooth": Experiment(
+        saw_tooth.run, "Masked ReLU neurons: train, merge, resample; the loss jumps (needs torch)"
     ),
     "study": Experiment(
         studied.run, "All theorems and the exact curve of a --sketch on a --problem"

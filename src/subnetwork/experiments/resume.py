@@ -12,7 +12,7 @@ from torch import Tensor
 
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task
-from subnetwork.nets import ModelState, checkpoint
+from subnetwork.nets import ModelState, NetSketch, checkpoint
 from subnetwork.record import OUT_OF_SPACE
 
 CHANGEABLE = (
@@ -47,6 +47,7 @@ class Saved:
     run: Training
     start: Start
     path: Path
+    law: str | None = None  # of the cut, as `NetSketch.to_json` wrote it; None in older ones
 
 
 class Keeper:
@@ -82,14 +83,17 @@ class Keeper:
             return self._rows % self._every == 0
         return time.monotonic() - self._last >= max(SECONDS, SHARE * self._cost)
 
-    def keep(self, k: int, x: ModelState, row: Mapping[str, Any]) -> str | None:
-        """Write the checkpoint before round k; says why where the disk is full, else None."""
+    def keep(self, k: int, x: ModelState, row: Mapping[str, Any], law: str) -> str | None:
+        """Write the checkpoint before round k; says why where the disk is full, else None.
+
+        `law` is that of the cut (`NetSketch.to_json`): deals with their scores, and width.
+        """
         return self.keep_by(
-            k, row, lambda header: checkpoint.save(self._folder, k, header, tensors_of(x))
+            k, row, law, lambda header: checkpoint.save(self._folder, k, header, tensors_of(x))
         )
 
     def keep_by(
-        self, k: int, row: Mapping[str, Any], write: Callable[[Mapping[str, Any]], object]
+        self, k: int, row: Mapping[str, Any], law: str, write: Callable[[Mapping[str, Any]], object]
     ) -> str | None:
         """`keep` by a function that writes the checkpoint under a header."""
         if self.kept == k:
@@ -99,6 +103,7 @@ class Keeper:
             "run": asdict(self._task.run),
             "layout": json.loads(self._task.architecture.layout.to_json()),
             "row": dict(row),
+            "sketch": json.loads(law),
         }
         try:
             write(header)
@@ -155,7 +160,8 @@ def read(found: checkpoint.Checkpoint) -> Saved:
     """The run, the model and the last row of a checkpoint."""
     run = training_of(found.header["run"])
     start = Start(lambda: state_of(found.tensors()), found.k, found.header["row"])
-    return Saved(run, start, found.path)
+    law = found.header.get("sketch")
+    return Saved(run, start, found.path, None if law is None else json.dumps(law))
 
 
 def training_of(config: Mapping[str, Any]) -> Training:
@@ -200,6 +206,13 @@ def going_on(t: Task, old: Saved) -> Start:
 def check_progress(t: Task, method: Method, saved: Saved) -> None:
     """Raise ValueError unless the rounds so far are rounds of the run that is asked for."""
     old, k = saved.run, saved.start.k
+    if saved.law is not None and old.workers == t.run.workers:
+        before = NetSketch.from_json(method.sketch.layout, saved.law)
+        if (before.deals, before.width) != (method.sketch.deals, method.sketch.width):
+            raise ValueError(
+                f"The checkpoint {saved.path} is of a run that was cut by another law: "
+                f"{saved.law}. Go on from Python with NetSketch.from_json, or start anew."
+            )
     if k > method.n_rounds:
         raise ValueError(
             f"The run has done {k} rounds already, more than the {method.n_rounds} that are asked "

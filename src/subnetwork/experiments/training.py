@@ -179,8 +179,12 @@ def record(
 
     With a `keeper` the run is kept as it goes, when it ends, and when it is interrupted or loses a
     worker; the rounds under way are dropped then.
+
+    Raises:
+        ValueError: a run that is to be kept is cut by a law that cannot be written down.
     """
     start = start or Start(lambda: method.x)
+    law = method.sketch.to_json() if keeper is not None else ""
     where = "this process" if seats is None else "processes"
     config = asdict(t.run) | {"where": where, "threads": torch.get_num_threads()}
     path = folder / f"{t.run.method}.jsonl"
@@ -196,13 +200,13 @@ def record(
                 write(row)
                 x, k = progress.x, row["k"] + 1
                 show(row)
-                stale = _kept(keeper, k, x, row) if keeper is not None and keeper.due() else []
+                stale = _kept(keeper, k, x, row, law) if keeper is not None and keeper.due() else []
         except (KeyboardInterrupt, WorkerLostError) as reason:
             if keeper is not None and k > start.k:
-                _kept(keeper, k, x, row)
+                _kept(keeper, k, x, row, law)
             raise type(reason)(str(reason) or f"interrupted after {k} rounds") from None
         if keeper is not None:
-            _kept(keeper, k, x, row)
+            _kept(keeper, k, x, row, law)
     return x
 
 
@@ -216,9 +220,11 @@ def earlier(path: Path, start: Start) -> tuple[list[Row], dict[str, Any]]:
     return [row for row in old.rows if row["k"] < start.k], notes | {"resumed": resumed}
 
 
-def _kept(keeper: Keeper, k: int, x: ModelState, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _kept(
+    keeper: Keeper, k: int, x: ModelState, row: Mapping[str, Any], law: str
+) -> list[dict[str, Any]]:
     """Keep a checkpoint; the fault for the record where the disk is full."""
-    stale = keeper.keep(k, x, row)
+    stale = keeper.keep(k, x, row, law)
     return [{"k": k, "kind": "stale checkpoint", "reason": stale}] if stale else []
 
 

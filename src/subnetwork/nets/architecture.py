@@ -1,9 +1,9 @@
 """Models that can be built at any width: the whole one, and physically smaller ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,8 @@ def initial_state(
 ) -> ModelState:
     """x^0: every parameter initialised once, by its layer's own `reset_parameters`.
 
+    A module that has one and is made up of others initialises what is inside it.
+
     Args:
         architecture: the family; its whole model is initialised.
         seed: of the initialisation alone; torch's global generator is left as it was.
@@ -95,15 +97,8 @@ def initial_state(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = architecture.build(architecture.layout.all_units)
-        for prefix, layer in module.named_modules():
-            reset = getattr(layer, "reset_parameters", None)
-            if reset is not None:
-                reset()
-            elif own := [name for name, _ in layer.named_parameters(prefix, recurse=False)]:
-                raise ValueError(
-                    f"{own} cannot be initialised: {type(layer).__name__} has no reset_parameters. "
-                    "Add one, or start from ModelState(dict(model.named_parameters()))."
-                )
+        for _, layer in initialising(module):
+            layer.reset_parameters()
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     architecture.layout.check(params)
     return ModelState(params, no_moments(architecture.layout, params, moments))
@@ -122,6 +117,26 @@ def without_values(architecture: Architecture, moments: Sequence[str] = ()) -> M
         whole = initial_state(architecture, seed=0).params
         params = {name: p.to("meta") for name, p in whole.items()}
     return ModelState(params, no_moments(architecture.layout, params, moments))
+
+
+def initialising(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The modules with `reset_parameters`, by path, in order, but none inside another of them.
+
+    Raises:
+        ValueError: a parameter belongs to no such module.
+    """
+    found: list[str] = []
+    for path, layer in module.named_modules():
+        if any(f"{path}.".startswith(outer) for outer in found):
+            continue
+        if hasattr(layer, "reset_parameters"):
+            found.append(f"{path}." if path else "")
+            yield path, layer
+        elif own := [name for name, _ in layer.named_parameters(path, recurse=False)]:
+            raise ValueError(
+                f"{own} cannot be initialised: {type(layer).__name__} has no reset_parameters. "
+                "Add one, or start from ModelState(dict(model.named_parameters()))."
+            )
 
 
 def runnable(architecture: Architecture, part: ModelState | Submodel) -> nn.Module:

@@ -1,16 +1,18 @@
 """Batch statistics of a merged model, and its accuracy."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from subnetwork.nets.data import Inputs
 from subnetwork.nets.evaluate import called
+from subnetwork.nets.losses import right
+from subnetwork.nets.trace.tracer import first_line
 
 
-def recalibrate(model: nn.Module, stream: Callable[[], Iterable[Inputs]]) -> nn.Module:
+def recalibrate(model: nn.Module, stream: Callable[[], Iterable[object]]) -> nn.Module:
     """Set the running mean and variance of every batch normalisation from data; return the model.
 
     Merged running statistics are those of no model. Layer by layer, in the order in which the model
@@ -20,27 +22,74 @@ def recalibrate(model: nn.Module, stream: Callable[[], Iterable[Inputs]]) -> nn.
 
     Args:
         model: the merged model; left in evaluation mode.
-        stream: called once per layer; yields batches of inputs, of any sizes.
+        stream: called once per layer and once more; yields batches of inputs, of any sizes, without
+            targets. What `model` is called with: a tensor (or a graph, or whatever it takes as its
+            one argument), a tuple of positional or a dict of keyword arguments.
+
+    Raises:
+        ValueError: `stream` is no function, gives no batch, or the model does not take one.
     """
-    model.eval()
-    for norm in _in_order(model, next(iter(stream()))):
-        pooled = Pooled()
-        hook = norm.register_forward_pre_hook(
-            lambda _, inputs, pooled=pooled: pooled.add(inputs[0])
+    if not callable(stream):
+        raise ValueError(
+            f"recalibrate reads its batches once for each layer, so stream= is a function that "
+            f"begins anew, not a {type(stream).__name__}. Pass lambda: (x for x, _ in loader)."
         )
-        with torch.no_grad():
-            for batch in stream():
-                called(model, batch)
-        hook.remove()
+    model.eval()
+    first = next(iter(stream()), None)
+    if first is None:
+        raise ValueError("recalibrate was given a stream without a batch: there are no statistics.")
+    for norm in _in_order(model, first):
+        pooled = Pooled()
+        hook = norm.register_forward_pre_hook(_reading(pooled), with_kwargs=True)
+        try:
+            with torch.no_grad():
+                for batch in stream():
+                    _run(model, batch)
+        finally:
+            hook.remove()
         pooled.write_to(norm)
     return model
 
 
-def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
-    """Share of rows whose largest output is at the target, in [0, 1]."""
+def accuracy(model: nn.Module, inputs: object, targets: Tensor) -> float:
+    """Share of targets at which the largest output is, in [0, 1]; targets of -100 do not count.
+
+    Args:
+        model: left in evaluation mode.
+        inputs: what it is called with: a tensor (or a graph, ..), a tuple or a dict of arguments.
+        targets: classes, one a row (or a place of a row).
+
+    Raises:
+        ValueError: the model returns no single tensor with one output a class.
+    """
     model.eval()
     with torch.no_grad():
-        return float((model(inputs).argmax(dim=1) == targets).double().mean())
+        outputs: object = called(model, inputs)
+    outputs = getattr(outputs, "logits", outputs)  # of transformers' models
+    if not isinstance(outputs, Tensor) or outputs.shape[:-1] != targets.shape:
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"accuracy wants outputs (.., classes) for targets {tuple(targets.shape)}, but the "
+            f"model returned {found}. Wrap it so that it returns the scores of the classes alone."
+        )
+    return float(right(outputs, targets).double().mean())
+
+
+def _run(model: nn.Module, batch: object) -> None:
+    try:
+        called(model, batch)
+    except TypeError as problem:
+        many = f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
+        raise ValueError(
+            f"The model does not take the batches of the stream: {first_line(problem)}. A "
+            f"{type(batch).__name__}{many} is all its arguments; leave targets out: "
+            "lambda: (x for x, _ in loader)."
+        ) from problem
+
+
+def _reading(pooled: "Pooled") -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    """A hook that pools what a normalisation is given, by position or by name."""
+    return lambda _, args, named: pooled.add(args[0] if args else named["input"])
 
 
 class Pooled:
@@ -69,12 +118,14 @@ class Pooled:
         norm.running_var.copy_(self.deviations / max(self.count - 1, 1))
 
 
-def _in_order(model: nn.Module, batch: Inputs) -> list[_BatchNorm]:
+def _in_order(model: nn.Module, batch: object) -> list[_BatchNorm]:
     order: list[_BatchNorm] = []
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     hooks = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
-    with torch.no_grad():
-        called(model, batch)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            _run(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return list(dict.fromkeys(order))

@@ -11,7 +11,7 @@ from subnetwork.nets.axes import NOT_NAMED, Axis, Found, chosen, found, restrict
 from subnetwork.nets.builders import Builder, CannotBuildError
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.builders.copy import Copy
-from subnetwork.nets.builders.export import exported
+from subnetwork.nets.builders.export import NOT_EXPORTED, exported
 from subnetwork.nets.depth import chosen_blocks, skippable, with_blocks
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.plan import Plan
@@ -251,4 +251,12 @@ def _nothing_to_cut(
         advice = "Pass rules=[...] for the operations that are not understood"
     if any(axis.flags for axis in everything.axes):
         advice = "Pass inexact=True to cut an axis that is flagged"
+    refused = [w for w in (*whole.values(), *kept.values()) if NOT_EXPORTED in w]
+    if refused:
+        advice = (
+            "Have forward take its sizes from tensors (x.shape), so that a patched copy runs, or "
+            "read no values (.item()) in it, so that it can be exported"
+        )
+    if refused and all(why.startswith(f"export: {NOT_EXPORTED}") for why in refused):
+        advice = "Leave builder='export' out: a patched copy runs whatever forward does with values"
     return f"{type(model).__name__} has nothing that can be cut ({told}). {advice}."

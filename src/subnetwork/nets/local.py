@@ -176,7 +176,7 @@ class LocalSteps:
         """The losses of the steps that were done: all, or those for which there was time."""
         worker, steps = where
         losses: list[float] = []
-        began = time.monotonic()
+        stop = self._stop()
         for step in steps:
             stepping.zero_grad()
             loss = self.loss(module, self.batches.batch(worker, step))
@@ -185,10 +185,17 @@ class LocalSteps:
                 _clip(named, scales, self.clip)
             stepping.step(self.schedule(step) if self.schedule else 1.0)
             losses.append(loss.item())
-            late = self.seconds is not None and time.monotonic() - began >= self.seconds
-            if late or (self.stop is not None and self.stop(len(losses))):
+            if stop(len(losses)):
                 break
         return losses
+
+    def _stop(self) -> Callable[[int], bool]:
+        """Whether the round that begins now ends after so many steps: told to, or out of time."""
+        told = self.stop or (lambda _: False)
+        if self.seconds is None:
+            return told
+        end = time.monotonic() + self.seconds
+        return lambda taken: told(taken) or time.monotonic() >= end
 
     def _check(self, submodel: Submodel) -> None:
         if set(self.moments) != set(submodel.moments):

@@ -71,15 +71,23 @@ class SGD:
 
 @dataclass(frozen=True)
 class Adam:
-    """torch.optim.Adam (Kingma & Ba 2015); weight decay is added to the gradient."""
+    """torch.optim.Adam (Kingma & Ba 2015); weight decay is added to the gradient.
+
+    `decoupled`: it shrinks the parameter itself, as in torch.optim.AdamW; see `AdamW`.
+    """
 
     step_size: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    decoupled: bool = False
 
     def __post_init__(self) -> None:
-        _check_adam(self)
+        check_step_size(self.step_size)
+        for beta in self.betas:
+            _in_unit("betas", beta)
+        _not_negative("eps", self.eps)
+        _not_negative("weight_decay", self.weight_decay)
 
     @property
     def moments(self) -> tuple[str, ...]:
@@ -87,54 +95,30 @@ class Adam:
         return (FIRST, SECOND, COUNTER)
 
     def options(self, scale: float) -> Group:
-        """Lr x s, eps / s, weight decay / s^2."""
-        decay = self.weight_decay / scale**2
+        """Lr x s, eps / s, weight decay / s^2, or / s where it is decoupled."""
+        decay = self.weight_decay / (scale if self.decoupled else scale**2)
         return {"lr": self.step_size * scale, "eps": self.eps / scale, "weight_decay": decay}
 
     def over(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
-        """torch.optim.Adam."""
-        return torch.optim.Adam(list(groups), lr=self.step_size, betas=self.betas, eps=self.eps)
+        """torch.optim.Adam, or AdamW."""
+        kind = torch.optim.AdamW if self.decoupled else torch.optim.Adam
+        return kind(list(groups), lr=self.step_size, betas=self.betas, eps=self.eps)
 
 
-@dataclass(frozen=True)
-class AdamW:
-    """torch.optim.AdamW (Loshchilov & Hutter 2019); weight decay shrinks the parameter itself."""
-
-    step_size: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 1e-2
-
-    def __post_init__(self) -> None:
-        _check_adam(self)
-
-    @property
-    def moments(self) -> tuple[str, ...]:
-        """Both means, and the number of steps that are in them, one per unit."""
-        return (FIRST, SECOND, COUNTER)
-
-    def options(self, scale: float) -> Group:
-        """Lr x s, eps / s, weight decay / s."""
-        decay = self.weight_decay / scale
-        return {"lr": self.step_size * scale, "eps": self.eps / scale, "weight_decay": decay}
-
-    def over(self, groups: Sequence[Group]) -> torch.optim.Optimizer:
-        """torch.optim.AdamW."""
-        return torch.optim.AdamW(list(groups), lr=self.step_size, betas=self.betas, eps=self.eps)
+def AdamW(
+    step_size: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+) -> Adam:
+    """torch.optim.AdamW (Loshchilov & Hutter 2019): `Adam` with decoupled weight decay."""
+    return Adam(step_size, betas, eps, weight_decay, decoupled=True)
 
 
 def check_step_size(step_size: float) -> None:
     """Raise ValueError unless the step size is positive."""
     if not 0 < step_size < float("inf"):
         raise ValueError(f"A step size is a positive number, not {step_size}. Try 0.1.")
-
-
-def _check_adam(optimizer: Adam | AdamW) -> None:
-    check_step_size(optimizer.step_size)
-    for beta in optimizer.betas:
-        _in_unit("betas", beta)
-    _not_negative("eps", optimizer.eps)
-    _not_negative("weight_decay", optimizer.weight_decay)
 
 
 def _in_unit(name: str, value: float) -> None:

@@ -1,5 +1,6 @@
 """One deal per axis of a network: the C_i of Algorithm 1 as index sets, never as matrices."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from subnetwork.keys import key, shuffled, words
 from subnetwork.nets.buffers import Buffers
 from subnetwork.nets.counters import at_size
 from subnetwork.nets.entries import Entries, Key
+from subnetwork.nets.laws import deal_from, least_hand, written
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import ModelState, Submodel, Tensors, views
 from subnetwork.nets.terms import Dim, apart, places
@@ -189,11 +191,11 @@ class NetSketch:
         deals = self.deals
         for number, (axis, size) in enumerate(self.layout.sizes.items()):
             try:  # refuses here what it would refuse in round 0
-                hands = deals[axis].hands(size, seed=0, k=0, axis=number)
+                deals[axis].hands(size, seed=0, k=0, axis=number)
             except ValueError as mistake:
                 raise ValueError(f"Axis {axis}: {mistake}") from None
-            least = min(map(len, hands))
-            if axis not in self.layout.depth and 0 < least < self.width:
+            least = least_hand(deals[axis], size, number)  # of all rounds; None: see `sample`
+            if axis not in self.layout.depth and least is not None and least < self.width:
                 raise ValueError(
                     f"Axis {axis}: a hand of {least} units has no multiple of width={self.width}. "
                     f"Use width={least} or less."
@@ -229,7 +231,12 @@ class NetSketch:
         return {axis: deal for axis, deal in found.items() if deal is not None}
 
     def sample(self, seed: int, k: int, /) -> NetPartition:
-        """The cut of round k."""
+        """The cut of round k.
+
+        Raises:
+            ValueError: where a hand of this round is smaller than `width`, under a deal whose
+                smallest hand could not be known before (`Bernoulli`, or one of your own).
+        """
         deals = self.deals
         hands = {
             axis: deals[axis].hands(size, seed=seed, k=k, axis=number)
@@ -238,13 +245,46 @@ class NetSketch:
         if self.width > 1:
             for number, axis in enumerate(hands):
                 if axis not in self.layout.depth:
-                    hands[axis] = self._cut_down(hands[axis], (seed, k, number))
+                    hands[axis] = self._cut_down(axis, hands[axis], (seed, k, number))
         return NetPartition(self.layout, hands, self.buffers)
 
-    def _cut_down(self, hands: Hands, path: tuple[int, int, int]) -> Hands:
+    def to_json(self) -> str:
+        """The law as text that `from_json` reads to the bit: deals with their scores, and width.
+
+        Layout and buffers are not in it. For the header of a checkpoint: a run goes on under the
+        law that it had.
+
+        Raises:
+            ValueError: a deal of your own, which cannot be written down.
+        """
+        deal = self.deal
+        law = (
+            {pattern: written(d) for pattern, d in deal.items()}
+            if isinstance(deal, Mapping)
+            else written(deal)
+        )
+        named = "deals" if isinstance(deal, Mapping) else "deal"
+        return json.dumps({named: law, "width": self.width}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, layout: Layout, text: str) -> "NetSketch":
+        """The sketch that `to_json` wrote, on the layout of the same model."""
+        law = json.loads(text)
+        if "deal" in law:
+            return cls(layout, deal_from(law["deal"]), width=law["width"])
+        deals = {pattern: deal_from(data) for pattern, data in law["deals"].items()}
+        return cls(layout, deals, width=law["width"])
+
+    def _cut_down(self, axis: str, hands: Hands, path: tuple[int, int, int]) -> Hands:
         """Leave random units out of each hand, keyed like the draw itself."""
         kept = []
         for i, hand in enumerate(hands):
+            if 0 < len(hand) < self.width:
+                raise ValueError(
+                    f"Axis {axis}: worker {i} was dealt {len(hand)} units in round {path[1]}, in "
+                    f"which there is no multiple of width={self.width}. Use a smaller width, or a "
+                    "deal whose hands are never so small."
+                )
             stream = words(key(*path, i, _LEFT_OUT))
             places = shuffled(len(hand), stream)[: len(hand) - len(hand) % self.width]
             kept.append(hand[np.sort(np.asarray(places, dtype=np.int64))])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from subnetwork.nets.counters import COUNTER, spread
 from subnetwork.nets.layout import Layout
-from subnetwork.nets.optimizers import FIRST, SECOND, Adam, AdamW, Group, Optimizer
+from subnetwork.nets.optimizers import FIRST, SECOND, Adam, Group, Optimizer
 from subnetwork.nets.state import Tensors
 
 
@@ -43,7 +43,7 @@ class Stepping:
                 params = [named[name] for name in names]
                 self._plain.append({"params": params, **optimizer.options(scale)})
                 continue
-            assert isinstance(optimizer, Adam | AdamW)
+            assert isinstance(optimizer, Adam)
             for name in names:
                 own = {moment: tensors[name] for moment, tensors in moments.items()}
                 dims = [spread(dim, sizes) for dim in layout.dims[name]]
@@ -86,7 +86,7 @@ class _PerUnit:
     to the bit, what torch gives for its number of steps.
     """
 
-    optimizer: Adam | AdamW
+    optimizer: Adam
     param: nn.Parameter
     moments: Tensors
     spread: list[Tensor | None]
@@ -111,7 +111,7 @@ class _PerUnit:
         first, second = self.moments[FIRST], self.moments[SECOND]
         beta1, beta2 = self.optimizer.betas
         decay = self.options["weight_decay"]
-        if decay and isinstance(self.optimizer, AdamW):
+        if decay and self.optimizer.decoupled:
             p.mul_(1 - lr * decay)
         elif decay:
             grad = grad.add(p, alpha=decay)

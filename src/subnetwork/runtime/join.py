@@ -129,7 +129,7 @@ class Session:
         self,
         *,
         everywhere: bool = False,
-        stream: Callable[[], Iterable[Tensor]] | None = None,
+        stream: Callable[[], Iterable[object]] | None = None,
     ) -> nn.Module | None:
         """The whole model as it stands: a plain copy of `plan.model` with the merged parameters.
 

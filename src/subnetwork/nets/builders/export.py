@@ -32,6 +32,8 @@ from subnetwork.nets.trace.seen import Seen, readings
 from subnetwork.nets.trace.terms import Atom, Cat, Dims, Prod, Term, resolved
 from subnetwork.nets.trace.tracer import Inputs, first_line, watch
 
+NOT_EXPORTED = "torch.export refuses it"
+
 
 @dataclass(frozen=True)
 class Export:
@@ -120,7 +122,7 @@ def _graph(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
             guarded = "check_guards" in inspect.signature(program.module).parameters
             graph = program.module(**({"check_guards": False} if guarded else {}))
     except Exception as problem:  # torch.export raises many kinds
-        raise CannotBuildError(f"torch.export refuses it: {first_line(problem)}") from problem
+        raise CannotBuildError(f"{NOT_EXPORTED}: {first_line(problem)}") from problem
     assert isinstance(graph, fx.GraphModule)
     return graph
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subnetwork.nets.architecture import Architecture
+from subnetwork.nets.architecture import Architecture, initialising
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.state import Tensors
@@ -36,22 +36,13 @@ def initial_parameters(architecture: Architecture, *, seed: int) -> Iterator[tup
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = torch.random.get_rng_state()
-    for prefix, layer in module.named_modules():
-        own = [name for name, _ in layer.named_parameters(prefix, recurse=False)]
-        reset = getattr(layer, "reset_parameters", None)
-        if reset is None and own:
-            raise ValueError(
-                f"{own} cannot be initialised: {type(layer).__name__} has no reset_parameters. "
-                "Add one, or start from the values of a model."
-            )
-        if reset is None:
-            continue
+    for path, layer in initialising(module):
         with torch.random.fork_rng(devices=[]):
             torch.random.set_rng_state(state)
-            layer.to_empty(device="cpu", recurse=False)
-            reset()
+            layer.to_empty(device="cpu")
+            layer.reset_parameters()
             state = torch.random.get_rng_state()
-        for name, p in layer.named_parameters(prefix, recurse=False):
+        for name, p in layer.named_parameters(path):
             yield name, p.detach()
         layer.to("meta")
 
