@@ -84,7 +84,7 @@ def _line(record: Record, last: Mapping[str, Any], status: str) -> str:
     parts = [
         record.name,
         f"step {last.get('steps')}",
-        f"loss {loss:.4f}" if loss is not None else "",
+        f"training loss {loss:.4f}" if loss is not None else "",
         f"accuracy {accuracy:.1%}" if accuracy is not None else "",
         f"{last.get('seconds', 0.0):.1f} s",
         status,

@@ -10,6 +10,7 @@ from subnetwork.keys import INIT, PARTITION
 from subnetwork.methods.narrowed import narrowed
 from subnetwork.methods.tasks import Task, task
 from subnetwork.methods.training import Training
+from subnetwork.methods.units import check_units
 from subnetwork.nets import (
     Architecture,
     Gradients,
@@ -182,6 +183,8 @@ def _with_local_steps(
     t: Task, deal: Deal, merge: NetMerge, architecture: Architecture | None = None
 ) -> Method:
     run, built = t.run, architecture or t.architecture
+    if isinstance(deal, Perm | Lazy):
+        check_units(run, built.layout)
     loss = Supervised(t.loss)
     local = LocalSteps(
         built, t.batches, _optimizer(run), run.local_steps, run.total_steps, loss=loss
