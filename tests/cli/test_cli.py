@@ -10,22 +10,11 @@ import sys
 import time
 
 import pytest
+from in_process import command
 
 SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "2"]
 QUICK = [*SMALL, "--rounds", "2"]
 ENDLESS = [*SMALL, "--rounds", "100000"]
-
-
-def command(*arguments, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "subnetwork", *map(str, arguments)],
-        cwd=cwd,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | environment,
-    )
 
 
 def mistake(result, status=2):
@@ -43,7 +32,10 @@ def mistake(result, status=2):
         (["train", "--method", "dist"], "no method 'dist'. Known are: ist"),
         (["train", "--data", "digit"], "no data set 'digit'. Known are: digits"),
         (["train", "--step-size", "-1"], "step_size is a positive number, not -1.0"),
-        (["train", "--hidden", "3"], "3 units for n_workers=4. Use at most 3 workers"),
+        (["train", "--hidden", "3"], "--hidden 3 gives 3 units on axis hidden.0 for --workers 4"),
+        (["train", "--period", "5"], "--period does nothing with --method ist, only with"),
+        (["train", "--steps", "9", "--rounds", "2"], "--rounds does nothing beside --steps 9"),
+        (["train", "--host", "127.0.0.1"], "--host does nothing without torchrun"),
         (["train", "--batch-size", "999"], "Use a batch size from 1 to 359"),
         (["train", "--rounds", "many"], 'unable to convert "many" into int'),
         (["train", "--round", "3"], "Unknown option"),
@@ -115,7 +107,9 @@ def test_a_link_is_followed(tmp_path):
 
 
 def test_an_earlier_run_is_replaced_only_by_a_complete_one(tmp_path):
-    command("train", *QUICK, "--here", cwd=tmp_path)
+    said = command("train", *QUICK, "--here", cwd=tmp_path).stdout.splitlines()
+    assert said[0] == "ist of mlp on digits: 2 workers in this process"
+    assert re.match(r"ist +step   10  training loss \d\.\d{4}  accuracy ", said[1])
     first = (tmp_path / "runs" / "train" / "ist.jsonl").read_text()
     mistake(command("train", *QUICK, "--here", "--momentum", "2", cwd=tmp_path))
     assert (tmp_path / "runs" / "train" / "ist.jsonl").read_text() == first
@@ -124,8 +118,9 @@ def test_an_earlier_run_is_replaced_only_by_a_complete_one(tmp_path):
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["train"]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_what_it_can_go_on_from_and_no_process(sent, tmp_path):
+@pytest.fixture
+def endless(tmp_path):
+    """A run on two worker processes that has done its first steps, and will not end by itself."""
     process = subprocess.Popen(
         [sys.executable, "-m", "subnetwork", "train", *ENDLESS],
         cwd=tmp_path,
@@ -135,9 +130,17 @@ def test_an_interrupted_run_leaves_what_it_can_go_on_from_and_no_process(sent, t
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert process.stdout is not None
+    assert process.stdout.readline() == "ist of mlp on digits: starting 2 workers\n"
     assert "step" in process.stdout.readline()
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def end_of(process, sent, tmp_path):
+    """How a run ends at a signal: a line, what it can go on from, and no process."""
     process.send_signal(sent)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(
         r"subnetwork: interrupted; (1 round is|\d+ rounds are) kept; "
@@ -150,17 +153,12 @@ def test_an_interrupted_run_leaves_what_it_can_go_on_from_and_no_process(sent, t
     assert str(tmp_path) not in subprocess.check_output(["ps", "axe"], text=True)
 
 
-def test_a_killed_worker_costs_its_block_and_the_command_goes_on(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "subnetwork", "train", *ENDLESS],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert "step" in process.stdout.readline()
-    find = ["pgrep", "-P", str(process.pid), "-f", "methods.worker"]
+def test_a_terminated_run_leaves_what_it_can_go_on_from_and_no_process(endless, tmp_path):
+    end_of(endless, signal.SIGTERM, tmp_path)
+
+
+def test_a_killed_worker_costs_its_block_and_the_command_goes_on_until_ctrl_c(endless, tmp_path):
+    find = ["pgrep", "-P", str(endless.pid), "-f", "methods.worker"]
     workers = subprocess.check_output(find, text=True).split()
     assert len(workers) == 2
     os.kill(int(workers[1]), signal.SIGKILL)
@@ -168,30 +166,61 @@ def test_a_killed_worker_costs_its_block_and_the_command_goes_on(tmp_path):
     while '"kind": "lost"' not in record.read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert '"kind": "lost"' in record.read_text()
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "go on with: subnetwork train --resume" in errors
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)  # noqa: PTH110
+    assert endless.poll() is None
+    end_of(endless, signal.SIGINT, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (
+            "subnetwork.nets.tensorfile.write_tensors",
+            "all 2 rounds are done; write the model with: subnetwork train --resume",
+        ),
+        (
+            "subnetwork.cli.folder.os.close",
+            "all 2 rounds are done, and the run is complete in runs/train",
+        ),
+    ],
+)
+def test_a_run_whose_rounds_are_done_is_not_called_interrupted(
+    stage, message, tmp_path, monkeypatch
+):
+    def ctrl_c(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, ctrl_c)
+        assert mistake(command("train", *QUICK, "--here", cwd=tmp_path), 130) == (
+            f"subnetwork: {message}"
+        )
+    model = tmp_path / "runs/train/model.safetensors"
+    if not model.exists():
+        assert command("train", "--resume", "--here", cwd=tmp_path).returncode == 0
+    assert model.exists()
 
 
 def test_a_full_disk_is_a_failure_in_one_line_and_leaves_nothing(tmp_path):
     """No file may grow beyond 2,000 bytes: what a disk that fills up does to a run."""
 
-    def little_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-
-    result = subprocess.run(
-        [sys.executable, "-B", "-m", "subnetwork", "train", *QUICK, "--here"],
-        cwd=tmp_path,
-        check=False,
-        capture_output=True,
-        text=True,
-        preexec_fn=little_room,
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        result = command("train", *QUICK, "--here", cwd=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "nothing was written" in mistake(result, status=3)
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_round_that_nobody_answered_has_no_training_loss(capsys):
+    from subnetwork.cli.console import Output
+    from subnetwork.cli.live import showing
+
+    row = {"steps": 1, "loss": None, "accuracy": 0.5, "payload": 0, "samples": 8, "seconds": 1.0}
+    with showing(Output(), "ist", 1) as show:
+        show(row)
+    assert "training loss none" in capsys.readouterr().out
 
 
 def test_a_run_that_diverges_is_a_failure(tmp_path):

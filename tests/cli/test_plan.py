@@ -1,10 +1,13 @@
 """`subnetwork plan` as a stranger uses it."""
 
 import signal
+from functools import partial
 
 import pytest
 
+import subnetwork
 from subnetwork.cli import main
+from subnetwork.nets.models import MODELS
 from subnetwork.runtime.costs import Pace
 
 MODEL = """
@@ -61,6 +64,16 @@ def test_without_a_bandwidth_it_prints_the_plan_and_its_table(command):
     assert "Local SGD" not in out
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_built_in_network_is_planned_for_four_workers_by_its_name(name, command, monkeypatch):
+    cut = partial(subnetwork.decompose, verify=False)  # proved in the tests of decompose
+    monkeypatch.setattr("subnetwork.decompose", cut)
+    status, out, error = command("plan", name, "--workers", 4)
+    assert status == 0, error
+    (line,) = (line for line in out.splitlines() if line.startswith("parameters"))
+    assert float(line.split()[-1]) < 0.3
+
+
 def test_with_a_bandwidth_it_predicts_rounds_and_says_whether_ist_pays(command, monkeypatch):
     pace = Pace(step_whole=2e-3, step_part=5e-4, handling=1e-4, averaging=1e-5)
     monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", lambda *_, **__: pace)
@@ -97,7 +110,7 @@ def test_the_link_of_one_machine_is_measured(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnet"], "no model 'resnet'. Known are: mlp"),
+        (["lstm"], "no model 'lstm'. Known are: mlp, relu, resnet, gpt, gcn, sage, gat; or write"),
         (["mine.py"], "write mine.py:build for a function of your own"),
         (["theirs.py:build"], "no file theirs.py"),
         (["mine.py:make"], "mine.py has no function 'make'"),
@@ -113,6 +126,7 @@ def test_the_link_of_one_machine_is_measured(command):
         (["mlp", "--bandwidth", "0mbit"], "'0mbit' is not a rate"),
         (["mlp", "--bandwidth", "1gbit", "--latency", "20"], "'20' is not a time"),
         (["mlp", "--latency", "20ms"], "--latency without --bandwidth"),
+        (["mlp", "--steps", "20"], "--steps without --bandwidth predicts nothing"),
         (["mlp", "--bandwidth", "1gbit", "--wire", "int4"], "no wire 'int4'"),
         (["mlp", "--bandwidth", "1gbit", "--workers", "1"], "two workers or more"),
         (["mlp", "--bandwidth", "1gbit", "--calibration", "0"], "--calibration is a positive"),

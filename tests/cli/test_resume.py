@@ -1,47 +1,27 @@
 """A run that ends early goes on: to the bit, with another n, from damage, on a full disk."""
 
-import contextlib
-import io
 import json
+import os
 import re
 import resource
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 
 import pytest
 import torch
+from in_process import command
 from safetensors.torch import load_file
 
-from subnetwork.cli import main
 from subnetwork.record import repeatable
 
-SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "2", "--momentum", "0.5", "--here"]
-
-
-@dataclass
-class Result:
-    """What a command left: its status and what it printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+SPLIT = ["--hidden", "12", "--batch-size", "8", "--workers", "2", "--momentum", "0.5"]
+SMALL = [*SPLIT, "--here"]
 
 
 def train(*arguments, cwd):
-    """`subnetwork train` in this process, since torch takes seconds to import."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.chdir(cwd), redirect_stdout(out), redirect_stderr(err):
-            status = main(["train", *map(str, arguments)])
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return Result(status, out.getvalue(), err.getvalue())
+    return command("train", *arguments, cwd=cwd)
 
 
 def rows(folder):
@@ -58,15 +38,20 @@ def uninterrupted(tmp_path_factory):
     return folder / "runs" / "train"
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_was_stopped_goes_on_to_the_bit(sent, tmp_path, uninterrupted):
-    command = [sys.executable, "-m", "subnetwork", "train", *SMALL, "--rounds", "40"]
+@pytest.mark.parametrize(
+    ("sent", "where"),
+    [(signal.SIGINT, SMALL), (signal.SIGTERM, SMALL), (signal.SIGKILL, SPLIT)],
+    ids=["SIGINT", "SIGTERM", "SIGKILL of a run on processes"],
+)
+def test_a_run_that_was_stopped_goes_on_to_the_bit(sent, where, tmp_path, uninterrupted):
+    run = [sys.executable, "-m", "subnetwork", "train", *where, "--rounds", "40"]
     process = subprocess.Popen(
-        [*command, "--checkpoint-every", "2"],
+        [*run, "--checkpoint-every", "2"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},  # a killed run leaves its secret's folder
     )
     folder = tmp_path / "runs" / "train.unfinished"
     deadline = time.monotonic() + 60

@@ -1,35 +1,24 @@
 """evaluate, export and watch: on a complete run, an unfinished one, and a checkpoint."""
 
-import contextlib
-import io
 import json
-import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 
+import in_process
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from subnetwork.cli import main
 from subnetwork.methods import Training
 from subnetwork.methods.rows import task
 from subnetwork.record import writing
 
 
 def command(*arguments, cwd):
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.chdir(cwd), redirect_stdout(out), redirect_stderr(err):
-            status = main([str(argument) for argument in arguments])
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return status, out.getvalue(), err.getvalue()
+    result = in_process.command(*arguments, cwd=cwd)
+    return result.returncode, result.stdout, result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +44,7 @@ def test_evaluate_gives_the_accuracy_that_the_run_recorded(cwd):
         assert found["targets"] == 359
     earlier = command("evaluate", "runs/train/checkpoints/round-00000003", cwd=cwd)[1]
     row = json.loads((cwd / "runs/train/ist.jsonl").read_text().splitlines()[-3])
-    assert f"accuracy {row['accuracy']:.2%}" in earlier
+    assert f"accuracy {row['accuracy']:.2%}, test loss {row['test_loss']:.4f}" in earlier
 
 
 def test_a_narrow_run_is_tested_as_the_narrow_network_that_it_is(tmp_path):
@@ -84,6 +73,8 @@ def test_what_is_exported_loads_into_a_plain_module(cwd):
     assert status == 2
     assert "is there already" in err
     assert command("export", "--to", "a.safetensors", "--overwrite", cwd=cwd)[0] == 0
+    assert "wrote model.safetensors from runs/train/" in command("export", cwd=cwd)[1]
+    assert (cwd / "model.safetensors").read_bytes() == (cwd / "a.safetensors").read_bytes()
     assert not list(cwd.glob(".*"))
 
 

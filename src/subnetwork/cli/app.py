@@ -119,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status. A mistake costs one line on stderr."""
     for ends in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ends, _interrupt)
+    app.config = (_say_what_was_given,)  # not the file of an earlier call
     try:
         status = app.meta(arguments, exit_on_error=False, print_error=False)
     except BrokenPipeError:

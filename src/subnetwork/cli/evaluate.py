@@ -39,7 +39,7 @@ def evaluate(run: Path = Path("runs/train"), *, as_json: bool = False) -> int:
     else:
         line = (
             f"{data}, {scores.n_targets} {measure} targets: accuracy {scores.accuracy:.2%}, "
-            f"loss {scores.loss:.4f}"
+            f"{measure} loss {scores.loss:.4f}"
         )
         say(Output(), f"{line}  ({found.source})")
     return 0

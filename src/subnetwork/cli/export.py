@@ -6,7 +6,12 @@ from subnetwork.cli.console import Output, say
 from subnetwork.cli.folder import run_folder
 
 
-def export(run: Path = Path("runs/train"), *, to: Path, overwrite: bool = False) -> int:
+def export(
+    run: Path = Path("runs/train"),
+    *,
+    to: Path = Path("model.safetensors"),
+    overwrite: bool = False,
+) -> int:
     """Write a run's merged model as safetensors that load into the plain module.
 
     Parameters
@@ -14,7 +19,7 @@ def export(run: Path = Path("runs/train"), *, to: Path, overwrite: bool = False)
     run:
         A folder that `subnetwork train` wrote, complete or not, or one of its checkpoints.
     to:
-        The file.
+        The file; if left out, model.safetensors in the folder where you are.
     overwrite:
         Replace the file if it is there.
     """

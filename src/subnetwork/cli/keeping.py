@@ -145,15 +145,15 @@ def begun(
     found = start.notes["from"]
     say(
         console,
-        f"from {keeping.start}: before round 0 the test loss is {found['loss']:.4f}, the accuracy "
-        f"{found['accuracy']:.1%}",
+        f"from {keeping.start}: before round 0 the {t.run.measure} loss is {found['loss']:.4f}, "
+        f"the accuracy {found['accuracy']:.1%}",
     )
     return start
 
 
 @contextmanager
 def kept(
-    keeping: Keeping, t: "Task", start: "Start", console: "Console"
+    keeping: Keeping, t: "Task", start: "Start", n_rounds: int, console: "Console"
 ) -> Iterator[tuple[Path, "Keeper"]]:
     """Yield the folder to write the run in, and what keeps its checkpoints.
 
@@ -161,21 +161,25 @@ def kept(
     """
     from subnetwork.experiments.resume import Keeper
 
-    with resumable(keeping.out, resume=keeping.resume, restart=keeping.restart) as folder:
-        keeper = Keeper(
-            folder / CHECKPOINTS,
-            t,
-            every=keeping.checkpoint_every,
-            kept=start.k or None,
-            say=lambda line: say(console, f"{line}; training goes on"),
-        )
-        try:
+    keeper = Keeper(
+        unfinished(keeping.out) / CHECKPOINTS,
+        t,
+        every=keeping.checkpoint_every,
+        kept=start.k or None,
+        say=lambda line: say(console, f"{line}; training goes on"),
+    )
+    begun = False  # until then, what is refused is said as it is
+    try:
+        with resumable(keeping.out, resume=keeping.resume, restart=keeping.restart) as folder:
+            begun = True
             yield folder, keeper
-        except (KeyboardInterrupt, RunFailedError, OSError) as reason:
-            raise _with_advice(reason, keeping.out, keeper.kept) from None
+    except (KeyboardInterrupt, RunFailedError, OSError) as reason:
+        if not begun:
+            raise
+        raise _with_advice(reason, keeping.out, keeper.kept, n_rounds) from None
 
 
-def _with_advice(reason: BaseException, out: Path, k: int | None) -> BaseException:
+def _with_advice(reason: BaseException, out: Path, k: int | None, n_rounds: int) -> BaseException:
     """The same end of a run, said with how to go on."""
     if k is None:
         return KeyboardInterrupt() if isinstance(reason, KeyboardInterrupt) else reason
@@ -183,9 +187,16 @@ def _with_advice(reason: BaseException, out: Path, k: int | None) -> BaseExcepti
     kept = "1 round is kept" if k == 1 else f"{k} rounds are kept"
     how = f"{kept}; go on with: subnetwork train --resume{flag}"
     if isinstance(reason, KeyboardInterrupt):
-        return KeyboardInterrupt(f"interrupted; {how}")
+        return KeyboardInterrupt(_done(out, k, flag) if k == n_rounds else f"interrupted; {how}")
     if isinstance(reason, RunFailedError):
         return type(reason)(f"{reason} {how}")
     if isinstance(reason, OSError) and reason.errno in OUT_OF_SPACE:
         return RunFailedError(f"{reason.strerror}; {how}, once there is space")
     return reason
+
+
+def _done(out: Path, k: int, flag: str) -> str:
+    """What an interrupt costs a run that has done all its rounds."""
+    if has_checkpoint(unfinished(out)):
+        return f"all {k} rounds are done; write the model with: subnetwork train --resume{flag}"
+    return f"all {k} rounds are done, and the run is complete in {out}"

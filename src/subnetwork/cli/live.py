@@ -19,9 +19,9 @@ def showing(
         nonlocal before
         (samples, seconds), before = before, (row["samples"], row["seconds"])
         rate = (row["samples"] - samples) / max(row["seconds"] - seconds, 1e-9)
-        loss = "     -" if row["loss"] is None else f"{row['loss']:6.4f}"
+        loss = "none" if row["loss"] is None else f"{row['loss']:6.4f}"  # no worker answered
         return (
-            f"step {row['steps']:>4}  loss {loss}  accuracy {row['accuracy']:6.1%}  "
+            f"step {row['steps']:>4}  training loss {loss}  accuracy {row['accuracy']:6.1%}  "
             f"payload {row['payload'] / 1e6:8.2f} MB  {rate:6.0f} samples/s"
         )
 

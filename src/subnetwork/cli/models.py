@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,35 +20,24 @@ def model_named(name: str) -> "tuple[nn.Module, Any]":
         ValueError: no such name, file or function, or one that fails or returns something else.
     """
     path, colon, function = name.rpartition(":")
-    if not colon and name not in BUILT_IN:
+    from torch import nn
+
+    from subnetwork.cli.built_in import MODELS, built_in
+
+    if not colon and name not in MODELS:
         advice = f"{name}:build" if name.endswith(".py") else "file.py:build"
         raise ValueError(
-            f"There is no model {name!r}. Known are: {', '.join(BUILT_IN)}; or write {advice} for "
+            f"There is no model {name!r}. Known are: {', '.join(MODELS)}; or write {advice} for "
             "a function of your own that returns (model, example_batch)."
         )
     what = "(model, example_batch)"
-    made = made_by(Path(path), function, what) if colon else BUILT_IN[name]()
-    from torch import nn
-
+    made = made_by(Path(path), function, what) if colon else built_in(name)
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
         raise ValueError(
             f"{name} returned {_kind(made)}, not (model, example_batch): a torch.nn.Module, and "
             "what it is called with: a tensor, a tuple of arguments or a dict of keywords."
         )
     return made
-
-
-def _mlp() -> Any:  # noqa: ANN401 - a pair
-    import torch
-
-    from subnetwork.nets import MLP, initial_state
-    from subnetwork.nets.architecture import runnable
-
-    network = MLP(inputs=784, hidden=(1024, 1024), outputs=10)
-    return runnable(network, initial_state(network, seed=0)), torch.rand(64, 784)
-
-
-BUILT_IN: Mapping[str, Callable[[], Any]] = {"mlp": _mlp}
 
 
 def made_by(path: Path, function: str, what: str) -> Any:  # noqa: ANN401 - whatever it gives

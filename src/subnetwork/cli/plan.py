@@ -1,6 +1,6 @@
 """`subnetwork plan`: what of a model can be cut, and whether that pays on a network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -41,22 +41,26 @@ def plan(
     *,
     workers: int = 4,
     link: Annotated[Link | None, Parameter(name="*")] = None,
+    given: Annotated[tuple[str, ...], Parameter(show=False)] = (),
 ) -> int:
     """Say what of MODEL is cut for n workers; with --bandwidth, predict what a round costs.
 
     Parameters
     ----------
     model:
-        A built-in name (mlp), or file.py:build of your own, which returns (model, example_batch).
+        A built-in name (mlp, relu, resnet, gpt, gcn, sage, gat), or file.py:build of your own,
+        which returns (model, example_batch).
     workers:
         Workers n.
     link:
         The network.
+    given:
+        The flags that were said, filled in by the command line.
     """
     link = link or Link()
     if workers < 2:
         raise ValueError(f"A model is cut for two workers or more, not --workers {workers}.")
-    network = _network(link)  # refused before anything takes time
+    network = _network(link, given)  # refused before anything takes time
     from subnetwork import decompose
     from subnetwork.runtime.calibration import calibrate, sizes
     from subnetwork.runtime.costs import Setting, predict
@@ -68,6 +72,7 @@ def plan(
     if network is None:
         return 0
     entries = sizes(cut, workers, moments=link.moments)
+    say(console, f"\nmeasuring steps for {link.calibration:g} s")
     pace = calibrate(cut, workers, budget=link.calibration)
     costs = predict(entries, pace, network, setting)
     for line in ("", _heading(setting, network, pace), *_rows(costs), "", *_verdict(costs)):
@@ -75,10 +80,13 @@ def plan(
     return 0
 
 
-def _network(link: Link) -> "Network | None":
+def _network(link: Link, given: tuple[str, ...]) -> "Network | None":
     if link.bandwidth is None:
-        if link.latency is not None:
-            raise ValueError("--latency without --bandwidth predicts nothing. Add one: 100mbit.")
+        idle = [field.name for field in fields(Link) if field.name in given]
+        if idle:
+            raise ValueError(
+                f"--{idle[0]} without --bandwidth predicts nothing. Add one: --bandwidth 100mbit."
+            )
         return None
     if not link.calibration > 0:
         raise ValueError(f"--calibration is a positive number of seconds, not {link.calibration}.")

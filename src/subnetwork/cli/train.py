@@ -50,6 +50,10 @@ def train(
         Under torchrun on several hosts: the address of rank 0, on which it listens. The network is
         then to be trusted, and SUBNETWORK_SECRET holds the same 64 hexadecimal digits everywhere.
     """
+    keeping, asked, old = keeping or Keeping(), training or Training(), None
+    console, first = Output(), os.environ.get("RANK", "0") == "0"
+    if first:  # at once: torch takes seconds to import, a network may take more to be cut
+        say(console, _beginning(keeping, asked, here=here))
     import torch
 
     from subnetwork.cli.handing import check_exchange, exchange_of, followed
@@ -57,18 +61,27 @@ def train(
     from subnetwork.experiments.training import merged, record
     from subnetwork.loggers import logged
     from subnetwork.methods.rows import method, task
+    from subnetwork.methods.uses import check_given
     from subnetwork.methods.worker import build
     from subnetwork.nets.tensorfile import write_tensors
     from subnetwork.runtime import place_under_torchrun, workers_under_torchrun
     from subnetwork.runtime.direct import Rank
 
     torch.set_num_threads(1)
-    console, ranks = Output(), workers_under_torchrun()
-    keeping, asked, old = keeping or Keeping(), training or Training(), None
-    if ranks is None or os.environ["RANK"] == "0":
+    ranks = workers_under_torchrun()
+    if ranks is None or first:
         keeping, old = earlier(keeping, console)
         asked = asked if old is None else continued_as(old, asked, given)
+    elif keeping.resume:  # what the run is, rank 0 knows
+        place = place_under_torchrun(host)
+        return place.serve(build) if exchange_of(place) == "star" else followed(place)
+    if ranks is None and host is not None:
+        raise ValueError(
+            "--host does nothing without torchrun: the workers that the command starts are "
+            "processes of this host. Leave it out, or start the command with torchrun."
+        )
     run = _for_torchrun(asked, ranks, here=here, said="workers" in given)
+    check_given(run, given)
     t = task(run)
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
     check_exchange(run, row, keeping, here=here)
@@ -79,7 +92,7 @@ def train(
         say(console, TRUSTED)
     told = loggers(keeping)
     start = begun(keeping, t, row, old, console)
-    with kept(keeping, t, start, console) as (folder, keeper):
+    with kept(keeping, t, start, row.n_rounds, console) as (folder, keeper):
         with (
             _workers(run, place, here=here) as workers,
             showing(console, run.method, run.total_steps) as show,
@@ -99,6 +112,16 @@ def train(
             write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
     say(console, f"wrote {keeping.out}/{run.method}.jsonl and {keeping.out}/model.safetensors")
     return 0
+
+
+def _beginning(keeping: Keeping, asked: Training, *, here: bool) -> str:
+    """The first line, which needs no torch."""
+    if keeping.resume:
+        return f"going on with the run in {keeping.out}"
+    n = int(os.environ.get("WORLD_SIZE", asked.workers))
+    workers = f"{n} worker{'s' * (n > 1)}"
+    where = f"{workers} in this process" if here else f"starting {workers}"
+    return f"{asked.method} of {asked.model} on {asked.data}: {where}"
 
 
 def _for_torchrun(run: Training, ranks: int | None, *, here: bool, said: bool) -> Training:

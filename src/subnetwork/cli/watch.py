@@ -76,7 +76,7 @@ def _line(record: Record, status: str) -> str:
         record.name,
         f"round {last.get('k', 0) + 1}{_of_rounds(record.header['config'])}",
         f"step {last.get('steps')}",
-        f"loss {loss:.4f}" if loss is not None else "",
+        f"training loss {loss:.4f}" if loss is not None else "",
         f"accuracy {accuracy:.1%}" if accuracy is not None else "",
         f"{last.get('seconds') or 0.0:.1f} s",
         status,

@@ -183,6 +183,7 @@ def continued(old: Training, asked: Training, given: Collection[str]) -> Trainin
     """
     said = [f.name for f in fields(Training) if f.name in given]
     changes = {name: getattr(asked, name) for name in said}
+    longer = {"steps": None} if "rounds" in said and "steps" not in said else {}
     changes = {name: value for name, value in changes.items() if value != getattr(old, name)}
     for name, value in changes.items():
         if name not in CHANGEABLE:
@@ -191,9 +192,7 @@ def continued(old: Training, asked: Training, given: Collection[str]) -> Trainin
                 f"The run so far has {name}={getattr(old, name)}, not {value}: with another one it "
                 f"is another run. Leave --{flag} out, or start anew in another folder with --out."
             )
-    if "rounds" in changes:
-        changes.setdefault("steps", None)
-    return replace(old, **changes)
+    return replace(old, **longer, **changes)
 
 
 def going_on(t: Task, old: Saved) -> Start:

@@ -204,7 +204,8 @@ def record(
         except (KeyboardInterrupt, WorkerLostError) as reason:
             if keeper is not None and k > start.k:
                 _kept(keeper, k, x, row, law)
-            raise type(reason)(str(reason) or f"interrupted after {k} rounds") from None
+            ended = "all" if k == method.n_rounds else "interrupted after"
+            raise type(reason)(str(reason) or f"{ended} {k} rounds") from None
         if keeper is not None:
             _kept(keeper, k, x, row, law)
     return x

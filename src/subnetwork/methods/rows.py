@@ -14,6 +14,7 @@ from subnetwork.methods.compiling import check_shapes, compiled_modules, parts
 from subnetwork.methods.narrowed import narrowed
 from subnetwork.methods.tasks import Task, task
 from subnetwork.methods.training import Training
+from subnetwork.methods.units import check_units
 from subnetwork.nets import (
     Architecture,
     Gradients,
@@ -226,6 +227,8 @@ def _with_local_steps(
     t: Task, deal: Deal, merge: NetMerge, architecture: Architecture | None = None
 ) -> Method:
     run, built = t.run, architecture or t.architecture
+    if isinstance(deal, Perm | Lazy):
+        check_units(run, built.layout)
     local = LocalSteps(
         built,
         t.batches,
