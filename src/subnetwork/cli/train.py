@@ -1,10 +1,11 @@
 """`subnetwork train`: one run, on processes of its own, in this process, or under torchrun."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -12,8 +13,13 @@ from subnetwork.cli.console import Output, say
 from subnetwork.cli.keeping import Keeping, begun, continued_as, earlier, kept, loggers
 from subnetwork.cli.live import showing
 from subnetwork.methods import Training
+from subnetwork.record import Row
 
 if TYPE_CHECKING:
+    from subnetwork.experiments.direct import Job
+    from subnetwork.experiments.resume import Keeper, Start
+    from subnetwork.loggers import Logger
+    from subnetwork.methods.rows import Method, Task
     from subnetwork.runtime import Place, Seat
     from subnetwork.runtime.direct import Rank
 
@@ -56,16 +62,11 @@ def train(
         say(console, _beginning(keeping, asked, here=here))
     import torch
 
-    from subnetwork.cli.handing import check_exchange, exchange_of, followed
-    from subnetwork.experiments.direct import Job, lead
-    from subnetwork.experiments.training import merged, record
-    from subnetwork.loggers import logged
+    from subnetwork.cli.handing import check_exchange
+    from subnetwork.experiments.direct import Job
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.uses import check_given
-    from subnetwork.methods.worker import build
-    from subnetwork.nets.tensorfile import write_tensors
     from subnetwork.runtime import place_under_torchrun, workers_under_torchrun
-    from subnetwork.runtime.direct import Rank
 
     torch.set_num_threads(1)
     ranks = workers_under_torchrun()
@@ -73,13 +74,8 @@ def train(
         keeping, old = earlier(keeping, console)
         asked = asked if old is None else continued_as(old, asked, given)
     elif keeping.resume:  # what the run is, rank 0 knows
-        place = place_under_torchrun(host)
-        return place.serve(build) if exchange_of(place) == "star" else followed(place)
-    if ranks is None and host is not None:
-        raise ValueError(
-            "--host does nothing without torchrun: the workers that the command starts are "
-            "processes of this host. Leave it out, or start the command with torchrun."
-        )
+        return _another_rank(place_under_torchrun(host))
+    _check_host(ranks, host)
     run = _for_torchrun(asked, ranks, here=here, said="workers" in given)
     check_given(run, given)
     t = task(run)
@@ -87,31 +83,77 @@ def train(
     check_exchange(run, row, keeping, here=here)
     place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
-        return place.serve(build) if exchange_of(place) == "star" else followed(place)
+        return _another_rank(place)
     if place is not None and place.host is not None:
         say(console, TRUSTED)
     told = loggers(keeping)
     start = begun(keeping, t, row, old, console)
-    with kept(keeping, t, start, row.n_rounds, console) as (folder, keeper):
-        with (
-            _workers(run, place, here=here) as workers,
-            showing(console, run.method, run.total_steps) as show,
-            logged(told, folder, asdict(run), start.k) as tell,
-        ):
-
-            def shown(row: Mapping[str, Any]) -> None:
-                show(row)
-                tell(row)
-
-            if isinstance(workers, Rank):
-                job = Job(run, folder, None if old is None else old.path)
-                lead(workers, t, row, job, start, keeper, shown)
-            else:
-                x = record(folder, t, row, workers, shown, start, keeper)
-        if run.exchange == "star":
-            write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
+    with (
+        kept(keeping, t, start, row.n_rounds, console) as (folder, keeper),
+        _workers(run, place, here=here) as workers,
+        _telling(console, told, folder, run, start.k) as tell,
+    ):
+        job = Job(run, folder, None if old is None else old.path)
+        _carry_out(workers, t, row, job, start, keeper, tell)
     say(console, f"wrote {keeping.out}/{run.method}.jsonl and {keeping.out}/model.safetensors")
     return 0
+
+
+def _another_rank(place: "Place") -> int:
+    """What a rank of torchrun does that is not the first: the exit status."""
+    from subnetwork.cli.handing import exchange_of, followed
+    from subnetwork.methods.worker import build
+
+    return place.serve(build) if exchange_of(place) == "star" else followed(place)
+
+
+def _carry_out(
+    workers: "Rank | Sequence[Seat] | None",
+    t: "Task",
+    row: "Method",
+    job: "Job",
+    start: "Start",
+    keeper: "Keeper",
+    tell: Callable[[Row], None],
+) -> None:
+    """Train at these workers; record, checkpoints and model go to the job's folder."""
+    from subnetwork.experiments.direct import lead
+    from subnetwork.experiments.training import merged, record
+    from subnetwork.nets.tensorfile import write_tensors
+    from subnetwork.runtime.direct import Rank
+
+    if isinstance(workers, Rank):
+        lead(workers, t, row, job, start, keeper, tell)
+    else:
+        x = record(job.folder, t, row, workers, tell, start, keeper)
+        write_tensors(job.folder / "model.safetensors", merged(t, x).state_dict())
+
+
+@contextmanager
+def _telling(
+    console: Output, told: "Sequence[Logger]", folder: Path, run: Training, k: int
+) -> Iterator[Callable[[Row], None]]:
+    """Yield what tells every row to the terminal and to the loggers."""
+    from subnetwork.loggers import logged
+
+    with (
+        showing(console, run.method, run.total_steps) as show,
+        logged(told, folder, asdict(run), k) as log,
+    ):
+
+        def tell(row: Row) -> None:
+            show(row)
+            log(row)
+
+        yield tell
+
+
+def _check_host(ranks: int | None, host: str | None) -> None:
+    if ranks is None and host is not None:
+        raise ValueError(
+            "--host does nothing without torchrun: the workers that the command starts are "
+            "processes of this host. Leave it out, or start the command with torchrun."
+        )
 
 
 def _beginning(keeping: Keeping, asked: Training, *, here: bool) -> str:

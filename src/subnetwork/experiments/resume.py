@@ -183,7 +183,7 @@ def continued(old: Training, asked: Training, given: Collection[str]) -> Trainin
     """
     said = [f.name for f in fields(Training) if f.name in given]
     changes = {name: getattr(asked, name) for name in said}
-    longer = {"steps": None} if "rounds" in said and "steps" not in said else {}
+    longer: dict[str, Any] = {"steps": None} if "rounds" in said and "steps" not in said else {}
     changes = {name: value for name, value in changes.items() if value != getattr(old, name)}
     for name, value in changes.items():
         if name not in CHANGEABLE:
