@@ -27,7 +27,8 @@ def train(*arguments, cwd):
 def rows(folder):
     _, *lines, end = map(json.loads, (folder / "ist.jsonl").read_text().splitlines())
     assert end == {"end": "done"}
-    return list(map(repeatable, lines))
+    wires = ("wire_down", "wire_up")  # 0 in one process
+    return [{k: v for k, v in repeatable(line).items() if k not in wires} for line in lines]
 
 
 @pytest.fixture(scope="module")

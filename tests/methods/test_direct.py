@@ -16,6 +16,7 @@ from subnetwork.experiments.training import merged, record
 from subnetwork.methods import Training
 from subnetwork.methods.rows import method, task
 from subnetwork.nets.tensorfile import write_tensors
+from subnetwork.record import repeatable
 from subnetwork.runtime.direct import tell
 
 SMALL = Training(hidden=(12, 9), workers=3, rounds=3, local_steps=2, batch_size=8)
@@ -79,8 +80,8 @@ def rows(folder):
     (path,) = folder.glob("*.jsonl")
     _, *found, end = map(json.loads, path.read_text().splitlines())
     assert end == {"end": "done"}
-    apart = ("seconds", "bytes_down", "bytes_up", "payload")
-    return [{k: v for k, v in row.items() if k not in apart} for row in found]
+    apart = ("bytes_down", "bytes_up", "payload", "wire_down", "wire_up")
+    return [{k: v for k, v in repeatable(row).items() if k not in apart} for row in found]
 
 
 def tensors(folder):
