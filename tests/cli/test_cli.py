@@ -130,11 +130,15 @@ def endless(tmp_path):
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "ist of mlp on digits: starting 2 workers\n"
-    assert "step" in process.stdout.readline()
-    yield process
-    process.kill()
-    process.communicate()
+    assert process.stderr is not None
+    try:
+        assert process.stdout.readline() == "ist of mlp on digits: starting 2 workers\n"
+        line = process.stdout.readline()
+        assert "step" in line, line or process.stderr.read()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def end_of(process, sent, tmp_path):
