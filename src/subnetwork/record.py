@@ -87,7 +87,7 @@ def writing(
         beside.replace(path)
         try:
             yield lines.add
-        except BaseException as reason:
+        except BaseException as reason:  # Ctrl-C too; it goes on up, and the record says why
             lines.add({"end": str(reason) or type(reason).__name__})
             raise
         lines.add({"end": "done"})

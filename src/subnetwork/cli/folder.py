@@ -86,7 +86,7 @@ def resumable(out: Path, *, resume: bool, restart: bool) -> Iterator[Path]:
         try:
             yield folder
             _put(folder, out)
-        except BaseException:
+        except BaseException:  # Ctrl-C too; nothing is hidden: it goes on up
             if not has_checkpoint(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -183,7 +183,8 @@ def continued(old: Training, asked: Training, given: Collection[str]) -> Trainin
     """
     said = [f.name for f in fields(Training) if f.name in given]
     changes = {name: getattr(asked, name) for name in said}
-    longer: dict[str, Any] = {"steps": None} if "rounds" in said and "steps" not in said else {}
+    if "rounds" in said and "steps" not in said:
+        old = replace(old, steps=None)  # a budget of steps would leave the rounds unheard
     changes = {name: value for name, value in changes.items() if value != getattr(old, name)}
     for name, value in changes.items():
         if name not in CHANGEABLE:
@@ -192,7 +193,7 @@ def continued(old: Training, asked: Training, given: Collection[str]) -> Trainin
                 f"The run so far has {name}={getattr(old, name)}, not {value}: with another one it "
                 f"is another run. Leave --{flag} out, or start anew in another folder with --out."
             )
-    return replace(old, **longer, **changes)
+    return replace(old, **changes)
 
 
 def going_on(t: Task, old: Saved) -> Start:

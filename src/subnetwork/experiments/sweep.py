@@ -151,7 +151,7 @@ def run_sweep(
             for job in as_completed(jobs):
                 total += job.result()
                 show(jobs[job], job.result())
-        except BaseException:
+        except BaseException:  # Ctrl-C too; it goes on up
             workers.shutdown(wait=False, cancel_futures=True)
             raise
     return total

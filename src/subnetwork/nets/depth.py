@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.layout import Layout
+from subnetwork.nets.trace.tracer import first_line
 from subnetwork.nets.verify import Bench, outputs
 
 BLOCKS = "blocks"
@@ -179,8 +180,8 @@ def _at_zero(
         for p in module.parameters():
             p.data.zero_()
         zeroed = forward(*args, **kwargs)
-    except Exception:  # whatever the user's forward raises
-        return "it does not run when its parameters are zero"
+    except Exception as problem:  # whatever the user's forward raises; the plan says it
+        return f"it does not run when its parameters are zero: {first_line(problem)}"
     finally:
         for p, value in zip(module.parameters(), values, strict=True):
             p.data.copy_(value)

@@ -111,7 +111,7 @@ def _replace(path: Path, text: str) -> None:
         os.umask(mask)
         Path(name).chmod(0o666 & ~mask)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too; it goes on up
         with suppress(OSError):
             Path(name).unlink()
         raise
