@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -62,6 +63,7 @@ SHOWN_AS = {
     "all killed": {"waiting"},
 }
 WEIGHTS = {"killed": 5, "frozen": 0.6, "slow": 1, "all killed": 0.3, "disk full": 0.6}
+RESUME = ("--resume", "--checkpoint-every", "1")
 LIMIT = 60.0  # seconds until a fault has to show
 START_UP = 300.0  # of a training, on a busy machine
 STEPS = str(10**9)
@@ -280,7 +282,8 @@ def _to_one(run: Run, kind: str, victim: int) -> bool:
         _send(workers[victim][0], signal.SIGKILL if kind == "killed" else signal.SIGSTOP)
     else:
         return False
-    shown = run.await_(lambda: run.shown(since, SHOWN_AS[kind], victim), LIMIT)
+    limit = float(os.environ["CHAOS_WAIT"]) + LIMIT
+    shown = run.await_(lambda: run.shown(since, SHOWN_AS[kind], victim), limit)
     if not shown and run.process.poll() is None:
         told = [f for row in run.rows[since:] for f in row["faults"] if f.get("worker") == victim]
         run.wrong("unseen", f"{kind} of worker {victim} did not show: {told[:2]}")
@@ -307,7 +310,7 @@ def of_the_coordinator(run: Run, kind: str, words: random.Random) -> None:
         data = bytearray(file.read_bytes())
         data[words.randrange(len(data))] ^= 1 << words.randrange(8)
         file.write_bytes(data)
-    run.start("--resume", *flags)
+    run.start(*RESUME, *flags)
     if kind == "checkpoint damaged" and "skipped a damaged checkpoint" not in run.said():
         run.wrong("checkpoints", "a damaged one was not found")
 
@@ -327,7 +330,7 @@ def one(run: Run, kind: str, words: random.Random) -> None:
         pause = -1.0
     if run.process.poll() is not None:
         run.end(None, set())
-        run.start("--resume")
+        run.start(*RESUME)
     elif pause >= 0:
         run.counts.pauses.setdefault(kind, []).append(pause)
 
@@ -390,9 +393,10 @@ def coordinator(arguments: list[str]) -> int:
     """The command, with workers that take orders."""
     from subnetwork.cli import main
     from subnetwork.methods import worker
-    from subnetwork.runtime import launch
+    from subnetwork.runtime import Patience, launch, star
 
     worker.MODULE, launch.START_UP = MODULE, int(START_UP)
+    star.Patience = partial(Patience, missing=float(os.environ["CHAOS_WAIT"]))
     return main(arguments)
 
 
@@ -402,8 +406,10 @@ def chaos() -> int:
     parser.add_argument("--faults", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--wait", default="60", help="seconds for enough workers; more if busy")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     asked = parser.parse_args()
+    os.environ["CHAOS_WAIT"] = asked.wait
     counts, began = Counts(), time.monotonic()
     for place, method in enumerate(asked.methods):
         left = len(asked.methods) - place

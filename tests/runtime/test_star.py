@@ -22,7 +22,7 @@ from subnetwork.runtime import Patience, dropped, dropping, here, seated
 from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import serve, templates
 
-IMPATIENT = Patience(floor=0.5, factor=4, first=0.5, missing=0.3)
+IMPATIENT = Patience(floor=0.5, factor=4, first=20, missing=0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -112,11 +112,10 @@ def test_a_silent_worker_is_dropped_at_the_deadline_and_comes_back():
     row, faults = row_of(rounds=400), []
 
     def sleep(k, worker, submodel, local):
-        LEAVING.wait(20)
+        LEAVING.wait(60)
         return local(k, worker, submodel)
 
     seats = seats_of(row, {1: in_round({2}, sleep)})
-    started = time.monotonic()
     apart = []
     work = seated(seats, patience=IMPATIENT, report=faults.append)
     for result in iterate(row, work):
@@ -124,8 +123,7 @@ def test_a_silent_worker_is_dropped_at_the_deadline_and_comes_back():
         if "joined" in [f.kind for f in faults]:
             break
     assert kinds(faults)[0] == (2, 1, "frozen")
-    assert 0.4 < faults[0].seconds < 1.5
-    assert time.monotonic() - started < 10
+    assert 0.4 < faults[0].seconds < 15  # 0.5 s, more on a busy machine; the worker sleeps 60
     plan = dropping(here(row.local), dropped(faults))
     assert_same_models(apart, run(row_of(rounds=len(apart)), plan)[: len(apart)])
 
@@ -175,7 +173,7 @@ def test_too_few_workers_end_the_run_and_are_named():
 
 
 def hang(k, worker, submodel, local):
-    LEAVING.wait(3)
+    LEAVING.wait(60)
     return local(k, worker, submodel)
 
 
@@ -186,11 +184,11 @@ def test_a_round_from_which_nobody_came_back_is_repeated():
     def once(k, worker, submodel, local):
         tries.append(worker)
         if tries.count(worker) == 1:
-            LEAVING.wait(2)
+            LEAVING.wait(60)
         return local(k, worker, submodel)
 
     seats = seats_of(row, {i: in_round({2}, once) for i in range(4)})
-    patience = Patience(floor=0.5, first=0.5, missing=5, least=4)
+    patience = Patience(floor=0.5, first=20, missing=20, least=4)
     apart = run(row, seated(seats, patience=patience, report=faults.append))
     assert_same_models(apart, run(row, here(row.local)))
     assert {f.kind for f in faults} == {"frozen", "waiting", "joined"}
@@ -199,7 +197,7 @@ def test_a_round_from_which_nobody_came_back_is_repeated():
 def test_a_worker_that_never_answers_is_not_sent_for_for_ever():
     row, faults = row_of(rounds=2000), []
     seats = seats_of(row, {1: in_round(range(1000), hang)})
-    patience = Patience(floor=0.3, factor=0, first=0.3, missing=5)
+    patience = Patience(floor=0.3, first=20, missing=5)
     work = seated(seats, patience=patience, report=faults.append)
     for _ in iterate(row, work):
         if len(seats[1]._door.dismissals) == 6:

@@ -275,6 +275,7 @@ class Remote:
         try:
             settling.building.result()
         except (OSError, FrameError, WorkerLostError) as error:
+            settling.link.close()
             self._lost(error)
             return
         if settling.job == self._job:

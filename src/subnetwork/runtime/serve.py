@@ -45,8 +45,8 @@ def serve(link: Link, worker: int, build: Build) -> bool:
     try:
         while (header := link.receive_header(until=None)).verb != Verb.STOP:
             if header.verb == Verb.SHARES and jobs:
-                weights = read_text(link.receive_payload(header, until=None))
-                jobs[0] = (_shared(jobs[0][0], weights), jobs[0][1])
+                shares = read_text(link.receive_payload(header, until=None))
+                jobs[0] = (_shared(jobs[0][0], shares), jobs[0][1])
                 continue
             answer, payload = _answer(link, worker, header, build, jobs)
             link.send(answer, payload, until=None)
