@@ -207,8 +207,8 @@ class Session:
         load_params(module, own.params)
         module.zero_grad(set_to_none=True)
         names = [name for name, _ in module.named_parameters()]
-        ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
-        ignore(module, names)  # type: ignore[no-untyped-call]
+        ignored = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignored(module, names)  # type: ignore[no-untyped-call]
         self._module = module
         return module.train()
 
