@@ -75,9 +75,10 @@ def _take(layer: nn.Module, place: str, passing: Iterator[tuple[str, Tensor]]) -
         layer.register_buffer(own, torch.empty_like(buffer, device="cpu"))
 
 
-def _calibrate(layer: _BatchNorm, seen: Iterable[Tensor]) -> None:
+def _calibrate(layer: _BatchNorm, seen: Iterable[Inputs]) -> None:
     layer.reset_running_stats()
     pooled = Pooled()
     for batch in seen:
+        assert isinstance(batch, Tensor), "a chain hands on one tensor"
         pooled.add(batch)
     pooled.write_to(layer)
