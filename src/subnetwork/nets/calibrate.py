@@ -104,7 +104,9 @@ class Pooled:
         """One more batch."""
         rows = inputs.detach().double().transpose(0, 1).flatten(1)  # channels first
         count, mean = rows.shape[1], rows.mean(dim=1)
-        deviations = (rows - mean[:, None]).square().sum(dim=1)
+        centred = rows - mean[:, None]
+        del rows  # as wide as all rows, in float64
+        deviations = centred.square_().sum(dim=1)
         total, gap = self.count + count, mean - self.mean
         self.mean = self.mean + gap * count / total
         self.deviations = self.deviations + deviations + gap.square() * self.count * count / total

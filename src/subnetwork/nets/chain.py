@@ -79,6 +79,6 @@ def _calibrate(layer: _BatchNorm, seen: Iterable[Inputs]) -> None:
     layer.reset_running_stats()
     pooled = Pooled()
     for batch in seen:
-        assert isinstance(batch, Tensor)  # what a chain hands on
+        assert isinstance(batch, Tensor), "a chain hands on one tensor"
         pooled.add(batch)
     pooled.write_to(layer)
