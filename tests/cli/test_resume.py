@@ -52,7 +52,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(sent, where, tmp_path, uninte
         env=os.environ | {"TMPDIR": str(tmp_path)},  # a killed run leaves its secret's folder
     )
     folder = tmp_path / "runs" / "train.unfinished"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(folder.glob("checkpoints/round-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(sent)
