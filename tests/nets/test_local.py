@@ -442,16 +442,20 @@ def test_counts_in_sixteen_bits_are_refused():
         local(0, 0, w)
 
 
+def real(tree):
+    """The tensors in it that have memory."""
+    return [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor) and not x.is_meta]
+
+
 class Largest(TorchDispatchMode):
-    """The most entries of a tensor that any operation makes while it is on; meta takes none."""
+    """The most entries that any operation makes room for while it is on; views take none."""
 
     entries = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        made = [
-            x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor) and not x.is_meta
-        ]
+        given = {x.untyped_storage().data_ptr() for x in real((args, kwargs))}
+        made = [x.numel() for x in real(out) if x.untyped_storage().data_ptr() not in given]
         self.entries = max(self.entries, *made, 0)
         return out
 
