@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from subnetwork import Perm, decompose, join, rounds
 from subnetwork.algorithm import RunFailedError
@@ -162,6 +166,28 @@ def test_the_state_of_another_rounds_optimizer_is_refused():
         for _ in session.rounds(1):
             with pytest.raises(ValueError, match=r"Make it inside the loop, from sub.parameters"):
                 session.carry(torch.optim.SGD(model.parameters(), 0.1))
+
+
+@pytest.fixture
+def group():
+    """torch.distributed with this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.filterwarnings("ignore")
+def test_a_subnetwork_over_several_processes_is_refused():
+    """DDP would overwrite all parts with rank 0's, since every process is a worker."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    with join(decompose(model, torch.randn(3, 4)), deal=Perm(1)) as session:
+        for sub in session.rounds(1):
+            with pytest.raises(RuntimeError, match="doesn't have any parameter"):
+                DistributedDataParallel(sub)
+        with pytest.raises(ValueError, match=r"0.weight was sharded \(fully_shard\)"):
+            for sub in session.rounds(1):
+                fully_shard(sub, mesh=init_device_mesh("cpu", (1,)))
 
 
 def test_state_that_is_no_coordinates_is_refused():

@@ -10,11 +10,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from seats_in_threads import Threads
 from subnetwork.algorithm import WorkerLostError, rounds
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
-from subnetwork.methods.worker import MODULE
-from subnetwork.runtime import dropped, dropping, here, launched, seated
+from subnetwork.methods.worker import MODULE, build
+from subnetwork.runtime import dropped, dropping, here, launched, seated, serve
+from subnetwork.runtime.seats import Remote
 from worker_processes import alive, children
 
 RUN = Training(hidden=(12, 9), workers=4, rounds=3, local_steps=2, batch_size=8, momentum=0.5)
@@ -58,9 +60,10 @@ def test_four_processes_equal_one_process_bit_for_bit(seats, name):
 def test_an_exception_in_a_worker_names_the_worker_and_the_reason():
     run = of_method("ist")
     row = method(task(run))
+    seat = Remote(0, Threads(lambda link: serve(link, 0, build)))  # what a process runs
     with pytest.raises(WorkerLostError, match="worker 0 failed in taking a job: .*nonsense"):
-        with launched(1, MODULE) as started:
-            started[0].assign(run.to_json().replace("digits", "nonsense"), row.local)()
+        seat.assign(run.to_json().replace("digits", "nonsense"), row.local)()
+    seat.leave()
 
 
 def test_a_worker_that_does_not_come_up_is_reported_with_its_last_words():
@@ -113,7 +116,7 @@ def test_workers_leave_when_the_coordinator_is_killed():
         "import time\n"
         "from subnetwork.methods.worker import MODULE\n"
         "from subnetwork.runtime import launched\n"
-        "with launched(2, MODULE):\n"
+        "with launched(1, MODULE):\n"
         "    print('up', flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -121,7 +124,7 @@ def test_workers_leave_when_the_coordinator_is_killed():
     assert parent.stdout is not None
     assert parent.stdout.readline() == "up\n"
     pids = children(parent.pid)
-    assert len(pids) == 2
+    assert len(pids) == 1
     parent.kill()
     parent.wait()
     parent.stdout.close()

@@ -139,13 +139,13 @@ def _peak(rows: Rows, worker: int) -> str:
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Rows, int], str]], ...] = (
     ("steps/s", "worker_steps", _rate),
-    ("down\nMB", "bytes_down", _megabytes("bytes_down")),
-    ("up\nMB", "bytes_up", _megabytes("bytes_up")),
-    ("wire\nMB", "wire_down", _megabytes("wire_down", "wire_up")),
-    ("compute\ns", "compute_seconds", _seconds("compute_seconds")),
-    ("exchange\ns", "exchange_seconds", _seconds("exchange_seconds")),
-    ("wait\ns", "wait_seconds", _seconds("wait_seconds")),
-    ("memory\nMB", "peak_bytes", _peak),
+    ("MB\ndown", "bytes_down", _megabytes("bytes_down")),
+    ("MB\nup", "bytes_up", _megabytes("bytes_up")),
+    ("MB\nwire", "wire_down", _megabytes("wire_down", "wire_up")),
+    ("s\ncompute", "compute_seconds", _seconds("compute_seconds")),
+    ("s\nexchange", "exchange_seconds", _seconds("exchange_seconds")),
+    ("s\nwait", "wait_seconds", _seconds("wait_seconds")),
+    ("MB\nmemory", "peak_bytes", _peak),
     ("faults", "faults", _faults),
 )
 

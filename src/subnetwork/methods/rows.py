@@ -4,9 +4,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from subnetwork.algorithm import Merge
 from subnetwork.deals import AtLeast, Bernoulli, Deal, Full, Lazy, Ordered, Perm, Rolling
 from subnetwork.keys import INIT, PARTITION
+from subnetwork.methods.compiling import check_shapes, compiled_modules, parts
 from subnetwork.methods.narrowed import narrowed
 from subnetwork.methods.tasks import Task, task
 from subnetwork.methods.training import Training
@@ -25,6 +28,7 @@ from subnetwork.nets import (
 )
 from subnetwork.nets.data import GraphSet
 from subnetwork.nets.local import Local, Supervised
+from subnetwork.nets.modules import Modules
 from subnetwork.nets.optimizers import SGD, Adam, AdamW, Optimizer
 
 __all__ = ["METHODS", "Method", "Task", "method", "task"]
@@ -98,7 +102,7 @@ def synchronous_sgd(t: Task) -> Method:
             f"{t.run.weight_decay}. Leave the flags out, or use --method local_sgd --local-steps 1."
         )
     sketch = NetSketch(t.architecture.layout, Full(t.run.workers))
-    local = Gradients(t.architecture, t.batches, Supervised(t.loss))
+    local = Gradients(t.architecture, t.batches, _loss(t), _modules(t.run))
     merge = StepOnGradients(t.run.step_size, t.run.momentum)
     return Method(t.start(), sketch, local, merge, t.run.stream(PARTITION), t.run.total_steps, 1)
 
@@ -175,27 +179,69 @@ def method(t: Task) -> Method:
     """The row that the run names; raises ValueError with the known names for another one."""
     if t.run.method not in METHODS:
         raise ValueError(f"There is no method {t.run.method!r}. Known are: {', '.join(METHODS)}.")
+    if isinstance(t.data, GraphSet):
+        _check_plain(t.run)
     row = METHODS[t.run.method](t)
-    if t.run.shares == "measured" and type(row.sketch.deal) is not Perm:
+    if t.run.shares == "measured":
+        _check_shares(t.run, row)
+    if t.run.compile:
+        check_shapes(t.run.method, parts(row.x, row.sketch, row.seed, row.n_rounds))
+    return row
+
+
+def _check_shares(run: Training, row: Method) -> None:
+    """Raise ValueError where shares cannot follow the speed."""
+    if type(row.sketch.deal) is not Perm:
         raise ValueError(
-            f"--shares measured deals unequal shares of a permutation, and {t.run.method} deals "
+            f"--shares measured deals unequal shares of a permutation, and {run.method} deals "
             "otherwise. Use --shares equal, or --method ist or gist."
         )
-    return row
+    if run.compile:
+        raise ValueError(
+            "--compile makes graphs for the shapes of equal shares, and --shares measured changes "
+            "them. Leave one of them out."
+        )
+
+
+def _check_plain(run: Training) -> None:
+    """Raise ValueError where a run on a graph asks for what graph networks do not do."""
+    if run.compile:
+        raise ValueError(
+            f"--compile makes graphs for constant shapes, and batches of {run.data} have sizes of "
+            "their own. Leave --compile out."
+        )
+    if run.autocast != "none":
+        raise ValueError(
+            f"--autocast {run.autocast} does not reach the sparse products of graph networks. "
+            "Leave --autocast out."
+        )
 
 
 def _with_local_steps(
     t: Task, deal: Deal, merge: NetMerge, architecture: Architecture | None = None
 ) -> Method:
     run, built = t.run, architecture or t.architecture
-    loss = Supervised(t.loss)
     local = LocalSteps(
-        built, t.batches, _optimizer(run), run.local_steps, run.total_steps, loss=loss
+        built,
+        t.batches,
+        _optimizer(run),
+        run.local_steps,
+        run.total_steps,
+        loss=_loss(t),
+        modules=_modules(run),
     )
     x = initial_state(built, seed=run.stream(INIT), moments=local.moments)
     n_rounds = math.ceil(run.total_steps / run.local_steps)
     sketch = NetSketch(built.layout, deal)
     return Method(x, sketch, local, merge, run.stream(PARTITION), n_rounds, run.local_steps)
+
+
+def _loss(t: Task) -> Supervised:
+    return Supervised(t.loss, torch.bfloat16 if t.run.autocast == "bfloat16" else None)
+
+
+def _modules(run: Training) -> Modules:
+    return compiled_modules() if run.compile else Modules()
 
 
 def _optimizer(run: Training) -> Optimizer:

@@ -14,6 +14,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "norm": ("batch", "layer", "none"),
     "measure": ("test", "validation"),
     "shares": ("equal", "measured"),
+    "autocast": ("none", "bfloat16"),
 }
 COUNTS = (
     *("workers", "rounds", "local_steps", "batch_size", "width", "blocks", "heads"),
@@ -76,6 +77,10 @@ class Training:
     """Momentum of the local SGD; it is cut, sent and merged with its parameters."""
     weight_decay: float = 0.0
     """Weight decay of the local optimizer; it acts on what a worker holds."""
+    autocast: str = "none"
+    """Type in which the local work multiplies: none (that of the parameters) or bfloat16."""
+    compile: bool = False
+    """Compile subnetworks by torch.compile: a graph for each shape of a part."""
     period: int = 10
     """lazy_ist: rounds in which every unit is dealt anew once."""
     capacities: tuple[float, ...] = ()

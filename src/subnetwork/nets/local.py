@@ -61,14 +61,23 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class Supervised:
-    """The loss of a module's outputs beside targets, on batches of (inputs, targets)."""
+    """The loss of a module's outputs beside targets, on batches of (inputs, targets).
+
+    With `autocast` the module multiplies in that type (torch.autocast); parameters, gradients and
+    the loss itself keep float32.
+    """
 
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    autocast: torch.dtype | None = None
 
     def __call__(self, module: nn.Module, batch: tuple[Inputs, Tensor]) -> Tensor:
         """loss(module(inputs), targets); a tuple of inputs is positional arguments."""
         inputs, targets = batch
-        return self.loss(called(module, inputs), targets)
+        if self.autocast is None:
+            return self.loss(called(module, inputs), targets)
+        with torch.autocast(next(module.parameters()).device.type, self.autocast):
+            outputs = called(module, inputs)
+        return self.loss(outputs.float(), targets)
 
 
 @dataclass(frozen=True)

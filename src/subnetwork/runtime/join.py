@@ -4,13 +4,14 @@ import copy
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from subnetwork.deals import Deal
@@ -169,6 +170,7 @@ class Session:
 
     def _end(self, module: nn.Module) -> None:
         named = dict(module.named_parameters())
+        _check_whole(named)
         self._make_room(kinds(self._carried))
         own = unpacked(self._held.submodel)
         params = {name: named[name].detach().cpu() for name in own.params}
@@ -204,6 +206,9 @@ class Session:
             module = self._plan.builder.build(self._plan.model, units)
         load_params(module, own.params)
         module.zero_grad(set_to_none=True)
+        names = [name for name, _ in module.named_parameters()]
+        ignored = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignored(module, names)  # type: ignore[no-untyped-call]
         self._module = module
         return module.train()
 
@@ -242,6 +247,18 @@ def _same_kind(module: nn.Module, own: Submodel, plan: Plan) -> bool:
     shapes = {name: p.shape for name, p in module.named_parameters()}
     only_sizes = not plan.layout.depth and not plan.layout.buffers
     return only_sizes and shapes == {name: p.shape for name, p in own.params.items()}
+
+
+def _check_whole(named: Mapping[str, nn.Parameter]) -> None:
+    """Raise ValueError where a part was spread over ranks, which are workers with other parts."""
+    from torch.distributed.tensor import DTensor
+
+    spread = [name for name, p in named.items() if isinstance(p, DTensor)]
+    if spread:
+        raise ValueError(
+            f"The subnetwork's {spread[0]} was sharded (fully_shard), but every process of join is "
+            "a worker with a subnetwork of its own. Train it on one process."
+        )
 
 
 def _sum(tensors: Iterable[Tensor]) -> int:
