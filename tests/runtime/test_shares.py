@@ -97,6 +97,8 @@ def test_everybody_keeps_a_unit_and_who_was_away_its_share():
 def test_only_a_permutation_has_shares():
     with pytest.raises(ValueError, match="diloco deals otherwise. Use --shares equal"):
         method(task(replace(RUN, method="diloco")))
+    with pytest.raises(ValueError, match="--shares measured changes them"):
+        method(task(replace(RUN, compile=True)))
     row = method(task(replace(RUN, method="local_sgd", shares="equal")))
     with pytest.raises(ValueError, match="Full deals otherwise"):
         with_shares(row.sketch, (1, 2, 3, 4))

@@ -199,14 +199,25 @@ def method(t: Task) -> Method:
     if isinstance(t.data, GraphSet):
         _check_plain(t.run)
     row = METHODS[t.run.method](t)
-    if t.run.shares == "measured" and type(row.sketch.deal) is not Perm:
-        raise ValueError(
-            f"--shares measured deals unequal shares of a permutation, and {t.run.method} deals "
-            "otherwise. Use --shares equal, or --method ist or gist."
-        )
+    if t.run.shares == "measured":
+        _check_shares(t.run, row)
     if t.run.compile:
         check_shapes(t.run.method, parts(row.shapes, row.sketch, row.seed, row.n_rounds))
     return row
+
+
+def _check_shares(run: Training, row: Method) -> None:
+    """Raise ValueError where shares cannot follow the speed."""
+    if type(row.sketch.deal) is not Perm:
+        raise ValueError(
+            f"--shares measured deals unequal shares of a permutation, and {run.method} deals "
+            "otherwise. Use --shares equal, or --method ist or gist."
+        )
+    if run.compile:
+        raise ValueError(
+            "--compile makes graphs for the shapes of equal shares, and --shares measured changes "
+            "them. Leave one of them out."
+        )
 
 
 def _check_plain(run: Training) -> None:
