@@ -56,7 +56,7 @@ class Pooled:
 
     def add(self, inputs: Tensor) -> None:
         """One more batch; some channels at a time, since sums are taken in float64."""
-        parts = [_moments(part) for part in inputs.detach().split(CHANNELS, dim=1)]
+        parts = [_moments(part) for part in torch.split(inputs.detach(), CHANNELS, dim=1)]
         count = parts[0][0]
         mean = torch.cat([part[1] for part in parts])
         deviations = torch.cat([part[2] for part in parts])
