@@ -1,6 +1,8 @@
 """What one rank holds of a model: its subnetwork, and its share of what nobody trains now."""
 
+import mmap
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -12,9 +14,12 @@ from subnetwork.nets.state import Submodel, Tensors
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
 from subnetwork.runtime.direct.kernels import Array, Idle, Kept, Masks
+from subnetwork.runtime.direct.rows import n_words
 
 PARAMS = ""
 """The plane of the parameters; a plane of moments has the moment's name."""
+LARGE = 4 << 20  # bytes that are worth large pages
+PAGE = 2 << 20
 Planes: TypeAlias = Mapping[str, Tensors]
 """Plane -> parameter -> tensor."""
 
@@ -44,7 +49,7 @@ class Held:
         tensors = list(self.submodel.tensors())
         tensors += [t for share in self.shares.values() for t in share.values.values()]
         tensors += [t for plane in self.x.values() for t in plane.values()]
-        index = sum(s.lines.cols.nbytes + s.lines.starts.nbytes for s in self.shares.values())
+        index = sum(s.lines.words.nbytes + s.lines.starts.nbytes for s in self.shares.values())
         return index + sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -93,17 +98,34 @@ def kept(
     """Which lines of a parameter a rank keeps in round k, and who is to get them next."""
     grid, now, then = draws.grids[name], draws.masks(name, k), draws.masks(name, k + 1)
     idle = no_lines(grid) if share is None else share.lines
-    return Kept(rank, now, then, then if goal is None else goal, held_rows(now, rank)[1], idle)
+    cols = held_rows(now, rank)[1]
+    mine = as_words((now.cols & np.uint64(1 << rank))[None] != 0)[0]
+    return Kept(rank, now, then, then if goal is None else goal, mine, len(cols), idle)
 
 
 def no_lines(grid: Grid) -> Idle:
     """An empty index of a grid."""
-    return Idle(np.zeros(grid.n_rows + 1, np.int64), np.empty(0, col_type(grid)))
+    words = np.zeros((grid.n_rows, n_words(grid.n_cols)), np.uint64)
+    return Idle(np.zeros(grid.n_rows + 1, np.int64), words)
 
 
-def col_type(grid: Grid) -> type[np.unsignedinteger]:
-    """The smallest type that holds a column."""
-    return np.uint16 if grid.n_cols <= 1 << 16 else np.uint32
+def as_words(chosen: Array) -> Array:
+    """(rows, columns) of bool as (rows, words) of bits."""
+    packed = np.packbits(chosen, axis=1, bitorder="little")
+    room = np.zeros((len(chosen), 8 * n_words(chosen.shape[1])), np.uint8)
+    room[:, : packed.shape[1]] = packed
+    return room.view("<u8").astype(np.uint64, copy=False)
+
+
+def room(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Memory to be filled; a large piece in large pages, which the system hands out faster."""
+    n_bytes = shape[0] * shape[1] * torch.empty(0, dtype=dtype).element_size()
+    if n_bytes < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, -(-n_bytes // PAGE) * PAGE)
+    with suppress(OSError):  # the system has no large pages: small ones do
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8, count=n_bytes).view(dtype).view(shape)
 
 
 def taken(
@@ -138,18 +160,18 @@ def _share(
     grid: Grid, now: Masks, rank: int, n_workers: int, tensors: Mapping[str, Tensor]
 ) -> Share | None:
     starts = np.zeros(grid.n_rows + 1, np.int64)
-    found = []
+    words = np.zeros((grid.n_rows, n_words(grid.n_cols)), np.uint64)
+    columns, lines = np.arange(grid.n_cols), []
     for u in range(grid.n_rows):  # a row at a time: the table may be large
-        free = np.flatnonzero((now.rows[u] & now.cols) == 0)
-        found.append(free[(u * grid.n_cols + free) % n_workers == rank].astype(col_type(grid)))
-        starts[u + 1] = starts[u] + len(found[-1])
+        own = (now.rows[u] & now.cols == 0) & ((u * grid.n_cols + columns) % n_workers == rank)
+        words[u] = as_words(own[None])[0]
+        lines.append(u * grid.n_cols + np.flatnonzero(own))
+        starts[u + 1] = starts[u] + len(lines[-1])
     if not starts[-1]:
         return None
-    cols = np.concatenate(found)
-    rows = np.repeat(np.arange(grid.n_rows), np.diff(starts))
-    lines = torch.as_tensor(rows * grid.n_cols + cols)
-    values = {p: as_lines(t.detach(), grid)[lines].clone() for p, t in tensors.items()}
-    return Share(Idle(starts, cols), values)
+    which = torch.as_tensor(np.concatenate(lines))
+    values = {p: as_lines(t.detach(), grid)[which].clone() for p, t in tensors.items()}
+    return Share(Idle(starts, words), values)
 
 
 def with_x(draws: Draws, rank: int, held: Held) -> Held:
