@@ -48,6 +48,8 @@ DDP_STEPS = 20
 """DDP has no rounds: its rows are told in as many steps."""
 MOST_STEPS = {"ist": 3000, "ist_direct": 3000}
 """Local steps of a worker after which a method is given up; see also `--most-steps`."""
+EVALUATED = {"ist": 50, "ist_direct": 50}
+"""Local steps between two tests of the model; a round is the least."""
 
 
 def rows() -> dict[str, dict[str, Any]]:
@@ -179,18 +181,26 @@ def learned(specs: Sequence[Mapping[str, Any]], asked: argparse.Namespace) -> li
     """How each of these learns over links that cost nothing; what the cache has is not repeated."""
     cache = json.loads(asked.cache.read_text()) if asked.cache.exists() else {}
     shared = {"n_workers": asked.workers, "evaluate_every": 1, "seed": asked.seed}
-    whole = [{**spec, **shared} for spec in specs]
-    keys = [json.dumps(spec, sort_keys=True) for spec in whole]
-    new = [spec for spec, key in zip(whole, keys, strict=True) if key not in cache]
+    whole = [{**shared, **spec} for spec in specs]
+    new = [spec for spec in whole if not _long_enough(cache.get(_name_of(spec), []), spec)]
     if new:
         for spec, run in zip(new, run_all(asked.workers, Link(), new), strict=True):
-            cache[json.dumps(spec, sort_keys=True)] = run[0]["accuracies"]
-        asked.cache.write_text(
-            "{\n"
-            + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in cache.items())
-            + "\n}\n"
-        )
-    return [Course(cache[key]) for key in keys]
+            cache[_name_of(spec)] = run[0]["accuracies"]
+        lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(cache.items())]
+        asked.cache.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return [Course(cache[_name_of(spec)]) for spec in whole]
+
+
+def _name_of(spec: Mapping[str, Any]) -> str:
+    """Of a course: all that it depends on; how far it was followed is no part of it."""
+    left_out = ("n_rounds", "stop_at")
+    return json.dumps({k: v for k, v in spec.items() if k not in left_out}, sort_keys=True)
+
+
+def _long_enough(course: Sequence[tuple[int, float]], spec: Mapping[str, Any]) -> bool:
+    """Whether a course was followed to the accuracy or the round that is asked for."""
+    reached = any(accuracy >= spec["stop_at"] for _, accuracy in course)
+    return reached or bool(course and course[-1][0] + spec["evaluate_every"] > spec["n_rounds"])
 
 
 def tuned(asked: argparse.Namespace) -> dict[str, float]:
@@ -228,7 +238,11 @@ def courses(specs: Mapping[str, Mapping[str, Any]], asked: argparse.Namespace) -
     found = {}
     for name, spec in specs.items():
         most = asked.most_steps or MOST_STEPS.get(spec["method"], 1000)
-        until = {"n_rounds": -(-most // spec["n_steps"]), "stop_at": asked.stop_at}
+        until = {
+            "n_rounds": -(-most // spec["n_steps"]),
+            "stop_at": asked.stop_at,
+            "evaluate_every": max(1, EVALUATED.get(spec["method"], 40) // spec["n_steps"]),
+        }
         (found[name],) = learned([{**spec, **until}], asked)
         told = " ".join(f"{k}:{a:.3f}" for k, a in found[name].accuracies[-3:])
         print(f"{name:<20} {told}", flush=True)

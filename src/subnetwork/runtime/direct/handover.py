@@ -259,7 +259,7 @@ class _Parcels:
     ) -> None:
         """One tensor's; the memory of all senders is one buffer."""
         sizes = [_expected(way, j, like, path[2]) for j in range(len(parcels))]
-        self.arrived[path] = room((1, sum(sizes)), torch.uint8)[0]
+        self.arrived[path] = torch.empty(sum(sizes), dtype=torch.uint8)
         for j, part in enumerate(torch.split(self.arrived[path], sizes)):
             self.leaving[j].append(parcels[j])
             self.into[j].append(part)
@@ -281,15 +281,14 @@ def _moved(
 ) -> _Moved:
     """One tensor dealt out: the next block, the next idle values, and bytes for each worker."""
 
-    def lines(n: int) -> Tensor:
-        return room((n, way.grid.length), dtype)
-
-    block, waiting, leaving = map(lines, (way.lines_held, int(way.starts[-1]), way.lines_sent))
+    block = room((way.lines_held, way.grid.length), dtype)
+    waiting = room((int(way.starts[-1]), way.grid.length), dtype)
+    leaving = torch.empty((way.lines_sent, way.grid.length), dtype=dtype)  # where gradients were
     rows = np.empty(way.lines_sent if how == "int8" else 0, np.int64)
     echoes = np.empty(way.n_echoes, np.int64), np.empty(way.n_echoes, np.int64)
     out = bits(leaving)
     sent = Sent(out.reshape(-1), rows, *echoes)
-    source = Lines(*(bits(lines(0) if t is None else as_lines(t, way.grid)) for t in have))
+    source = Lines(*(bits(leaving[:0] if t is None else as_lines(t, way.grid)) for t in have))
     target = Next(Lines(bits(block), bits(waiting)), idle.words, _places(way))
     offsets = (np.cumsum(way.leaving) - way.leaving) * out.shape[1]
     if out.shape[1] == 1 and apart(way.kept.now) and apart(way.kept.goal):

@@ -4,6 +4,7 @@ import mmap
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -87,9 +88,7 @@ def held_rows(masks: Masks, worker: int) -> tuple[Array, Array]:
 
 def block_shape(draws: Draws, name: str, k: int, worker: int) -> tuple[int, ...]:
     """The shape of a parameter in the subnetwork of a worker; it has to hold the parameter."""
-    whole = draws.like[name]
-    partition = draws.partition(k)
-    return tuple(whole[partition.block(name, whole, worker)].shape)
+    return tuple(draws.partition(k).entries(name, draws.like[name], worker).shape)
 
 
 def kept(
@@ -148,8 +147,9 @@ def taken(
         for plane, tensor in tensors.items():
             of_plane = params.setdefault(plane, {})
             if partition.holds(name, rank):
-                block = partition.block(name, tensor, rank)
-                of_plane[name] = tensor.detach()[block].clone()
+                entries = partition.entries(name, tensor, rank)
+                of_plane[name] = room((1, prod(entries.shape)), tensor.dtype).view(entries.shape)
+                entries.gather(tensor.detach(), of_plane[name])
         share = _share(draws.grids[name], draws.masks(name, k), rank, draws.n_workers, tensors)
         if share is not None:
             shares[name] = share
@@ -161,17 +161,27 @@ def _share(
 ) -> Share | None:
     starts = np.zeros(grid.n_rows + 1, np.int64)
     words = np.zeros((grid.n_rows, n_words(grid.n_cols)), np.uint64)
-    columns, lines = np.arange(grid.n_cols), []
+    columns = np.arange(grid.n_cols)
     for u in range(grid.n_rows):  # a row at a time: the table may be large
         own = (now.rows[u] & now.cols == 0) & ((u * grid.n_cols + columns) % n_workers == rank)
         words[u] = as_words(own[None])[0]
-        lines.append(u * grid.n_cols + np.flatnonzero(own))
-        starts[u + 1] = starts[u] + len(lines[-1])
+        starts[u + 1] = starts[u] + np.count_nonzero(own)
     if not starts[-1]:
         return None
-    which = torch.as_tensor(np.concatenate(lines))
-    values = {p: as_lines(t.detach(), grid)[which].clone() for p, t in tensors.items()}
-    return Share(Idle(starts, words), values)
+    lines = Idle(starts, words)
+    return Share(
+        lines, {p: _waiting(lines, as_lines(t.detach(), grid)) for p, t in tensors.items()}
+    )
+
+
+def _waiting(lines: Idle, table: Tensor) -> Tensor:
+    """The values of idle lines, out of a whole tensor as (lines, length)."""
+    n_rows = len(lines.words)
+    values = room((int(lines.starts[-1]), table.shape[1]), table.dtype)
+    for u, row in enumerate(table.view(n_rows, -1, table.shape[1])):
+        bits = np.unpackbits(lines.words[u].view(np.uint8), bitorder="little")[: row.shape[0]]
+        values[lines.starts[u] : lines.starts[u + 1]] = row[torch.as_tensor(bits.astype(bool))]
+    return values
 
 
 def with_x(draws: Draws, rank: int, held: Held) -> Held:
