@@ -259,7 +259,7 @@ class _Parcels:
     ) -> None:
         """One tensor's; the memory of all senders is one buffer."""
         sizes = [_expected(way, j, like, path[2]) for j in range(len(parcels))]
-        self.arrived[path] = torch.empty(sum(sizes), dtype=torch.uint8)
+        self.arrived[path] = room((1, sum(sizes)), torch.uint8)[0]
         for j, part in enumerate(torch.split(self.arrived[path], sizes)):
             self.leaving[j].append(parcels[j])
             self.into[j].append(part)
@@ -280,7 +280,6 @@ def _moved(
     how: Wire,
 ) -> _Moved:
     """One tensor dealt out: the next block, the next idle values, and bytes for each worker."""
-
     block = room((way.lines_held, way.grid.length), dtype)
     waiting = room((int(way.starts[-1]), way.grid.length), dtype)
     leaving = torch.empty((way.lines_sent, way.grid.length), dtype=dtype)  # where gradients were
