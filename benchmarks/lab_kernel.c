@@ -172,9 +172,9 @@ void dense_rounds(const double *L, const double *b, double gamma, double *X, con
     free(done);
 }
 
-/* Perm-1: x_j <- a x_j + c with (a, c) = table[j][worker of j]. */
-void single_rounds(const double *restrict table, double *restrict X, const u64 *keys, long m,
-                   long d, long k0, long k1, long tile) {
+/* Perm-1: x_j <- a x_j + c with (a, c) of the worker of j, in the row of j, which begins at rows[j]. */
+void single_rounds(const double *restrict table, const long *restrict rows, double *restrict X,
+                   const u64 *keys, long m, long d, long k0, long k1, long tile) {
     deck on = new_deck(m, d, d);
     for (long k = k0; k < k1; k++) {
         deal_all(on, keys, k, m, d);
@@ -184,7 +184,7 @@ void single_rounds(const double *restrict table, double *restrict X, const u64 *
                 double *restrict x = X + s * d;
                 const u16 *restrict own = on.own + s * d;
                 for (long j = first; j < last; j++) {
-                    const double *line = table + 2 * (j * d + own[j]);
+                    const double *line = table + rows[j] + 2 * own[j];
                     x[j] = line[0] * x[j] + line[1];
                 }
             }
@@ -193,9 +193,9 @@ void single_rounds(const double *restrict table, double *restrict X, const u64 *
     free_deck(on);
 }
 
-/* Tridiagonal L_i, given by table[j][worker of j] = ([L_i]_jj, [b_i]_j) and off[i][j]. */
-void bands_rounds(const double *restrict table, const double *restrict off, double gamma,
-                  double *restrict X, const u64 *keys, long m, long d, long n, long k0, long k1,
+/* Tridiagonal L_i: ([L_i]_jj, [b_i]_j) likewise, and off[i][j]. */
+void bands_rounds(const double *restrict table, const long *restrict rows,
+                  const double *restrict off, double gamma, double *restrict X, const u64 *keys, long m, long d, long n, long k0, long k1,
                   long tile) {
     deck on = new_deck(m, d, n);
     double *left = malloc(8 * m); /* x_{j-1} before this round, for every seed */
@@ -208,7 +208,7 @@ void bands_rounds(const double *restrict table, const double *restrict off, doub
                 const u16 *restrict own = on.own + s * d;
                 for (long j = first; j < last; j++) {
                     long i = own[j];
-                    const double *entry = table + 2 * (j * n + i);
+                    const double *entry = table + rows[j] + 2 * i;
                     double a = entry[0] * x[j];
                     if (j > 0 && own[j - 1] == i) a += off[i * (d - 1) + j - 1] * before;
                     if (j + 1 < d && own[j + 1] == i) a += off[i * (d - 1) + j] * x[j + 1];

@@ -129,6 +129,24 @@ def test_bands_take_the_steps_of_the_dense_problem(deal, d, semantics, form, n_s
             np.testing.assert_allclose(fast[r.k + 1][row], r.x, rtol=1e-12, atol=1e-12 * size)
 
 
+@pytest.mark.parametrize("n_steps", [1, 2])
+@pytest.mark.parametrize(("deal", "form"), [(Perm(3), "update"), (Perm(12), "merge")], ids=str)
+def test_coordinates_share_a_row_of_the_table_only_if_every_worker_agrees(deal, form, n_steps):
+    """One diagonal for a worker, as in the PermK papers; one entry of b differs at one worker."""
+    n, d = deal.n_workers, 12
+    rng = np.random.default_rng(3)
+    diag, off, b = np.repeat(rng.random((n, 1)) + 1, d, 1), rng.random((n, d - 1)), np.ones((n, d))
+    b[2, 5] = 4.0
+    sketch, x0 = Dealt(deal, d, "paper"), np.linspace(-1, 2, d)
+    banded = BandedSimulation(diag, off, b, sketch.scales, deal, 0.02, form, n_steps)
+    assert len(banded.plan.advance.args[0].table) == 3 * n * 2  # rows of 0-4, 5, 6-11
+    fast = dict(iterates(banded, x0, seeds=SEEDS, at=[30]))
+    work = GradientSteps(as_dense(diag, off, b), 0.02, n_steps)
+    for row, seed in enumerate(SEEDS):
+        *_, last = rounds(x0, sketch, work, FORMS[form], seed=seed, n_rounds=30)
+        np.testing.assert_allclose(fast[30][row], last.x, rtol=1e-11)
+
+
 def test_one_scale_for_all_is_the_table_of_it():
     arrays, x0 = tridiagonal(4, 30), np.ones(30)
     table = BandedSimulation(*arrays, np.full((4, 30), 4.0), Perm(4), 0.1, "update")

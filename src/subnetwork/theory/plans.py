@@ -101,8 +101,9 @@ def perm1(
         powers *= shrink
     intercept *= gamma * scales * b
     table = _merged(powers * scales, intercept, scales, form)
-    setup = single.Single(_by_coordinate(*table), law(deal, d), tile=_table_tile(n))
-    return Plan(d, _width(16 * n * d, 10 * d), partial(_single, setup))
+    lines, rows = _by_coordinate(*table)
+    setup = single.Single(lines, rows, law(deal, d), tile=_table_tile(n))
+    return Plan(d, _width(lines.nbytes, 10 * d), partial(_single, setup))
 
 
 def banded(
@@ -125,8 +126,10 @@ def banded(
         sides[:, 1:, 0] *= scales[:, :-1]
         sides[:, :-1, 1] *= scales[:, 1:]
         sides /= 1 if form == "holders" else n
+    lines, rows = _by_coordinate(a, c)
     setup = bands.Bands(
-        table=_by_coordinate(a, c),
+        table=lines,
+        rows=rows,
         sides=sides.reshape(-1),
         scales=scales.reshape(-1),
         law=law(deal, d),
@@ -134,7 +137,7 @@ def banded(
         form=FORMS[form],
         tile=_table_tile(n),
     )
-    return Plan(d, _width(16 * n * d, 10 * d), partial(_banded, setup))
+    return Plan(d, _width(lines.nbytes, 10 * d), partial(_banded, setup))
 
 
 def law(deal: Deal, dim: int) -> draws.Law:
@@ -174,9 +177,17 @@ def _merged(
     return 1 + (slope - scales) / n, intercept / n
 
 
-def _by_coordinate(a: PerWorker, c: PerWorker) -> Floats:
-    """(a, c) side by side, all workers of a coordinate together: (d n 2,)."""
-    return np.stack([a.T, c.T], axis=-1).reshape(-1)
+def _by_coordinate(a: PerWorker, c: PerWorker) -> tuple[Floats, Span]:
+    """(a, c) side by side, all workers of a coordinate together; where a coordinate's row begins.
+
+    A coordinate with the numbers of the one before it shares its row: the quadratics of the PermK
+    papers have two, which stay in cache where d would not.
+    """
+    n, d = a.shape
+    new = np.ones(d, dtype=bool)
+    new[1:] = ((a[:, 1:] != a[:, :-1]) | (c[:, 1:] != c[:, :-1])).any(axis=0)
+    lines = np.stack([a.T[new], c.T[new]], axis=-1).reshape(-1)
+    return lines, 2 * n * (new.cumsum() - 1)
 
 
 def _table_tile(n_workers: int) -> int:
@@ -193,7 +204,7 @@ def deck(m: int, dim: int, law: draws.Law) -> draws.Deck:
     n = len(law.weights)
     cards = draws.Deck(
         positions=np.empty(dim, dtype=np.uint16),
-        swaps=_from_line_start(dim + 8),
+        swaps=_from_line_start(dim),
         own=np.empty(m * dim, dtype=np.uint16),
         hands=np.empty(m * dim, dtype=np.uint16),
         ends=np.empty(max(m * 2, n + 1 if law.even else m * (n + 1)), dtype=np.int64),
@@ -209,7 +220,7 @@ def deck(m: int, dim: int, law: draws.Law) -> draws.Deck:
 
 
 def _from_line_start(size: int) -> NDArray[np.uint32]:
-    """Numbers that are written eight at a time and read singly: twice as slow across two lines."""
+    """Numbers that are written by vectors and read singly: twice as slow across two lines."""
     room = np.empty(size + 16, dtype=np.uint32)
     skip = -room.ctypes.data % 64 // 4
     return room[skip : skip + size]

@@ -18,7 +18,8 @@ ONE, TWO = U(1), U(2)
 class Bands(NamedTuple):
     """What to run. With one local step the tables speak of x itself, otherwise of z = C_i x."""
 
-    table: Array  # (d n 2,): a and c for coordinate j at worker i, side by side
+    table: Array  # (rows n 2,): a and c at worker i, side by side
+    rows: Ints  # (d,), where the row of coordinate j begins; coordinates may share one
     sides: Array  # (n d 2,): for worker i and coordinate j, what z_{j-1} and z_{j+1} add
     scales: Array  # (n d,), [C_i]_jj where held
     law: Law
@@ -75,8 +76,7 @@ def push_neighbours(
 @bare
 def steps_on_x(problem: Bands, X: Array, m: int, deck: Deck, space: Space) -> None:
     """One local step and the merge, for all seeds."""
-    d, n = space.d, U(len(problem.law.weights))
-    table, own, push = problem.table, deck.own, space.push
+    d, table, rows, own, push = space.d, problem.table, problem.rows, deck.own, space.push
     for first in range(0, d, problem.tile):
         tile = Tile(first, min(first + problem.tile, d))
         for s in range(m):
@@ -88,20 +88,20 @@ def steps_on_x(problem: Bands, X: Array, m: int, deck: Deck, space: Space) -> No
             space.carry[s] = push[tile.last]
             for w in range(first, tile.last):
                 j = zero + U(w)
-                t = TWO * (U(w) * n + U(own[j]))
+                t = U(rows[w]) + TWO * U(own[j])
                 X[j] = table[t] * X[j] + (table[t + ONE] + push[w])
 
 
 @bare
 def gather(problem: Bands, X: Array, s: int, deck: Deck, row: Row) -> None:
     """Take one seed's matrix and submodels from the tables."""
-    d, n = len(deck.positions), len(problem.law.weights)
+    d = len(deck.positions)
     own, zero = deck.own, U(s) * U(d)
     for w in range(d):
         c = U(w)
         j = zero + c
         i = U(own[j])
-        t, at = TWO * (c * U(n) + i), i * U(d) + c
+        t, at = U(problem.rows[w]) + TWO * i, i * U(d) + c
         row.a[w], row.c[w] = problem.table[t], problem.table[t + ONE]
         row.z[w] = problem.scales[at] * X[j]
         row.left[w] = row.right[w] = 0.0

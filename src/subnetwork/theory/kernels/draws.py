@@ -44,7 +44,7 @@ class Deck(NamedTuple):
     """Room for the draws of m seeds; flat, one seed after the other."""
 
     positions: Short  # (d,), the worker who gets what lies at a position of the deck
-    swaps: NDArray[np.uint32]  # (d + 8,), from the start of a cache line
+    swaps: NDArray[np.uint32]  # (d,), from the start of a cache line
     own: Short  # (m d,), the worker who holds a coordinate
     hands: Short  # (m d,), the coordinates of a worker, ascending
     ends: Ints  # (m (n + 1),), hand i is hands[ends[i]:ends[i + 1]]; of one seed if Law.even
@@ -62,12 +62,9 @@ def draw_slowly(start: np.uint64, d: int, swaps: NDArray[np.uint32]) -> None:
 
 @inlined
 def draw_swaps(start: np.uint64, d: int, swaps: NDArray[np.uint32]) -> None:
-    """Fill swaps[i - 1], the partner j <= i of every i > 0 in the shuffle of the stream at `start`.
-
-    Computes whole vectors of eight, so there has to be room for up to seven numbers more.
-    """
+    """Fill swaps[i - 1], the partner j <= i of i > 0, in the shuffle of the stream at `start`."""
     refused = U(0)
-    for w in range((d + 6) // 8 * 8):  # word number d - i of the stream, as if never rejected
+    for w in range(d - 1):  # word number d - i of the stream, as if never rejected
         m = U(w + 2)
         product = (mix(start + U(d - 1 - w) * U(0x9E3779B97F4A7C15)) >> U(32)) * m
         refused |= U(product & U(0xFFFFFFFF) < m)

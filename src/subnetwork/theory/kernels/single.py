@@ -14,7 +14,8 @@ ONE, TWO = U(1), U(2)
 class Single(NamedTuple):
     """What to run: only the diagonals of L_i take part."""
 
-    table: Array  # (d n 2,): slope a and intercept c for coordinate j at worker i, side by side
+    table: Array  # (rows n 2,): slope a and intercept c at worker i, side by side
+    rows: Ints  # (d,), where the row of coordinate j begins; coordinates may share one
     law: Law
     tile: int  # coordinates whose part of the table stays in cache while all seeds pass
 
@@ -22,8 +23,8 @@ class Single(NamedTuple):
 @bare
 def single_rounds(problem: Single, X: Array, seeds: State, span: Ints, deck: Deck) -> None:
     """Rounds span[0], ..., span[1] - 1 of every seed, from the flat X and into it."""
-    d, n = len(deck.positions), len(problem.law.weights)
-    table, own = problem.table, deck.own
+    d = len(deck.positions)
+    table, rows, own = problem.table, problem.rows, deck.own
     for k in range(span[0], span[1]):
         deal_owners(seeds, k, problem.law, deck)
         for first in range(0, d, problem.tile):
@@ -32,5 +33,5 @@ def single_rounds(problem: Single, X: Array, seeds: State, span: Ints, deck: Dec
                 zero = U(s) * U(d)
                 for c in range(first, last):
                     j = zero + U(c)
-                    t = TWO * (U(c) * U(n) + U(own[j]))
+                    t = U(rows[c]) + TWO * U(own[j])
                     X[j] = table[t] * X[j] + table[t + ONE]
