@@ -114,7 +114,7 @@ def begun(
         say(console, f"goes on after round {old.start.k} of {row.n_rounds}, from {old.path}")
         return going_on(t, old)
     if keeping.start is None:
-        return Start(row.x)
+        return Start(lambda: row.x)
     start = from_weights(t, row, keeping.start)
     found = start.notes["from"]
     say(

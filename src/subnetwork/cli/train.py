@@ -46,6 +46,8 @@ def train(
     """
     import torch
 
+    from subnetwork.cli.handing import check_exchange, exchange_of, followed, handing_over
+    from subnetwork.experiments.direct import Job, lead
     from subnetwork.experiments.training import merged, record
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.worker import build
@@ -61,15 +63,22 @@ def train(
     run = _for_torchrun(asked, ranks, here=here, said="workers" in given)
     t = task(run)
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
+    check_exchange(run, row, keeping, here=here)
     place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
-        return place.serve(build)
+        return place.serve(build) if exchange_of(place) == "star" else followed(place)
     start = begun(keeping, t, row, old, console)
     with kept(keeping, t, start, console) as (folder, keeper):
-        seated_workers = _seats(run.workers, place, here=here)
-        with seated_workers as seats, showing(console, run.method, run.total_steps) as show:
-            x = record(folder, t, row, seats, show, start, keeper)
-        write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
+        shown = showing(console, run.method, run.total_steps)
+        if run.exchange == "direct":
+            source = None if old is None else old.path
+            job = Job(run, folder, source)
+            with handing_over(run.workers, place) as rank, shown as show:
+                lead(rank, t, row, job, start, keeper, show)
+        else:
+            with _seats(run.workers, place, here=here) as seats, shown as show:
+                x = record(folder, t, row, seats, show, start, keeper)
+            write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
     say(console, f"wrote {keeping.out}/{run.method}.jsonl and {keeping.out}/model.safetensors")
     return 0
 
@@ -92,12 +101,14 @@ def _for_torchrun(run: Training, ranks: int | None, *, here: bool, said: bool) -
 def _seats(
     n_workers: int, place: "Place | None", *, here: bool
 ) -> Iterator["Sequence[Seat] | None"]:
+    from subnetwork.cli.handing import say_exchange
     from subnetwork.methods.worker import MODULE
     from subnetwork.runtime import launched
 
     if here:
         yield None
     elif place is not None:
+        say_exchange(place, "star")
         with place.seats() as seats:
             yield seats
     else:

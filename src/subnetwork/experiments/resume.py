@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ModelState, checkpoint
 from subnetwork.record import OUT_OF_SPACE
 
-CHANGEABLE = ("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum")
+CHANGEABLE = (
+    *("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum"),
+    "exchange",
+)
 """What may be another when a run goes on; anything else makes it another run."""
 
 SECONDS = 60.0  # about this much work is lost when a run is killed, where nothing else is asked for
@@ -25,10 +29,15 @@ SHARE = 20.0  # and at most a twentieth of the time goes into writing checkpoint
 class Start:
     """Where a run begins: before round k, from x, after the rows that an earlier part recorded."""
 
-    x: ModelState
+    make: Callable[[], ModelState]
     k: int = 0
     row: Mapping[str, Any] = field(default_factory=dict)  # the last row of what came before
     notes: Mapping[str, Any] = field(default_factory=dict)  # for the record's header
+
+    @cached_property
+    def x(self) -> ModelState:
+        """The whole model, made or read when it is first asked for."""
+        return self.make()
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,14 @@ class Keeper:
 
     def keep(self, k: int, x: ModelState, row: Mapping[str, Any]) -> str | None:
         """Write the checkpoint before round k; says why where the disk is full, else None."""
+        return self.keep_by(
+            k, row, lambda header: checkpoint.save(self._folder, k, header, tensors_of(x))
+        )
+
+    def keep_by(
+        self, k: int, row: Mapping[str, Any], write: Callable[[Mapping[str, Any]], object]
+    ) -> str | None:
+        """`keep` by a function that writes the checkpoint under a header."""
         if self.kept == k:
             return None
         started = time.monotonic()
@@ -84,7 +101,7 @@ class Keeper:
             "row": dict(row),
         }
         try:
-            checkpoint.save(self._folder, k, header, tensors_of(x))
+            write(header)
         except OSError as error:
             if error.errno not in OUT_OF_SPACE:
                 raise
@@ -137,7 +154,7 @@ def saved(folder: Path) -> tuple[Saved | None, list[str]]:
 def read(found: checkpoint.Checkpoint) -> Saved:
     """The run, the model and the last row of a checkpoint."""
     run = training_of(found.header["run"])
-    start = Start(state_of(found.tensors()), found.k, found.header["row"])
+    start = Start(lambda: state_of(found.tensors()), found.k, found.header["row"])
     return Saved(run, start, found.path)
 
 

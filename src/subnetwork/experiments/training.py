@@ -49,7 +49,7 @@ def train(
         ready()
     faults: list[Fault] = []
     work = here(method.local) if seats is None else seated(seats, report=telling(faults))
-    start = start or Start(method.x)
+    start = start or Start(lambda: method.x)
     started = time.perf_counter() - start.row.get("seconds", 0.0)
     steps, samples = start.row.get("steps", 0), start.row.get("samples", 0)
     payload = start.row.get("payload", 0)
@@ -102,11 +102,11 @@ def record(
     With a `keeper` the run is kept as it goes, when it ends, and when it is interrupted or loses a
     worker; the rounds under way are dropped then.
     """
-    start = start or Start(method.x)
+    start = start or Start(lambda: method.x)
     where = "this process" if seats is None else "processes"
     config = asdict(t.run) | {"where": where, "threads": torch.get_num_threads()}
     path = folder / f"{t.run.method}.jsonl"
-    rows, notes = _earlier(path, start)
+    rows, notes = earlier(path, start)
     x, k, row = start.x, start.k, dict(start.row)
     with writing(
         path, kind="train", name=t.run.method, config=config, more=notes, rows=rows
@@ -128,7 +128,7 @@ def record(
     return x
 
 
-def _earlier(path: Path, start: Start) -> tuple[list[Row], dict[str, Any]]:
+def earlier(path: Path, start: Start) -> tuple[list[Row], dict[str, Any]]:
     """What a record holds of the rounds before the start, and what its header says of the run."""
     if not start.k or not path.exists():
         return [], dict(start.notes)

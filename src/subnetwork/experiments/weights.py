@@ -25,4 +25,4 @@ def from_weights(t: Task, method: Method, path: Path) -> Start:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     found = {"file": path.name, "sha256": sha256, "loss": loss, "accuracy": accuracy}
-    return Start(x, notes={"from": found})
+    return Start(lambda: x, notes={"from": found})

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from subnetwork.algorithm import Merge
 from subnetwork.deals import AtLeast, Bernoulli, Deal, Full, Lazy, Ordered, Perm, Rolling
@@ -23,6 +24,7 @@ from subnetwork.nets import (
     holders,
     initial_state,
 )
+from subnetwork.nets.architecture import without_values
 from subnetwork.nets.data import GraphSet
 from subnetwork.nets.local import Local, Supervised
 from subnetwork.nets.optimizers import SGD, Adam, AdamW, Optimizer
@@ -36,13 +38,25 @@ NetMerge = Merge[ModelState, NetPartition, Submodel]
 class Method:
     """What `rounds` is handed."""
 
-    x: ModelState  # x^0
+    architecture: Architecture
+    moments: tuple[str, ...]  # of the local optimizer, that travel
+    init: int  # the seed of x^0
     sketch: NetSketch
     local: Local
     merge: NetMerge
     seed: int  # of the partition
     n_rounds: int
     steps_a_round: int  # local steps of a worker in a full round
+
+    @cached_property
+    def x(self) -> ModelState:
+        """x^0, the same for all methods of one seed; made when it is first asked for."""
+        return initial_state(self.architecture, seed=self.init, moments=self.moments)
+
+    @cached_property
+    def shapes(self) -> ModelState:
+        """x^0 without its values, on the meta device: all that a worker needs of the whole."""
+        return without_values(self.architecture, self.moments)
 
 
 def ist(t: Task) -> Method:
@@ -100,7 +114,9 @@ def synchronous_sgd(t: Task) -> Method:
     sketch = NetSketch(t.architecture.layout, Full(t.run.workers))
     local = Gradients(t.architecture, t.batches, Supervised(t.loss))
     merge = StepOnGradients(t.run.step_size, t.run.momentum)
-    return Method(t.start(), sketch, local, merge, t.run.stream(PARTITION), t.run.total_steps, 1)
+    seeds = t.run.stream(INIT), t.run.stream(PARTITION)
+    rounds = t.run.total_steps
+    return Method(t.architecture, (), seeds[0], sketch, local, merge, seeds[1], rounds, 1)
 
 
 def heterofl(t: Task) -> Method:
@@ -186,10 +202,17 @@ def _with_local_steps(
     local = LocalSteps(
         built, t.batches, _optimizer(run), run.local_steps, run.total_steps, loss=loss
     )
-    x = initial_state(built, seed=run.stream(INIT), moments=local.moments)
-    n_rounds = math.ceil(run.total_steps / run.local_steps)
-    sketch = NetSketch(built.layout, deal)
-    return Method(x, sketch, local, merge, run.stream(PARTITION), n_rounds, run.local_steps)
+    return Method(
+        built,
+        local.moments,
+        run.stream(INIT),
+        NetSketch(built.layout, deal),
+        local,
+        merge,
+        run.stream(PARTITION),
+        math.ceil(run.total_steps / run.local_steps),
+        run.local_steps,
+    )
 
 
 def _optimizer(run: Training) -> Optimizer:

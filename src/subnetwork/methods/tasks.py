@@ -1,11 +1,12 @@
 """A run with its data and its network: what every method of one seed shares."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subnetwork import splits
 from subnetwork.keys import DATA, INIT
@@ -54,12 +55,16 @@ class Task:
             return self.batches.stream(every=max(1, self.batches.n_rows // ENOUGH))
         return self.batches.stream()
 
+    def tested(self) -> Iterable[tuple[Inputs, Tensor]]:
+        """The test rows (or those that validate) and their targets, in batches."""
+        if isinstance(self.batches, GraphBatches):
+            return self.batches.test()
+        assert isinstance(self.data, DataSet)
+        return self.data.test()
+
     def scores(self, model: nn.Module) -> Scores:
         """Accuracy and loss of the merged model on the test rows (or those that validate)."""
-        if isinstance(self.batches, GraphBatches):
-            return scores(model, self.batches.test(), self.loss)
-        assert isinstance(self.data, DataSet)
-        return scores(model, self.data.test(), self.loss)
+        return scores(model, self.tested(), self.loss)
 
 
 def task(run: Training) -> Task:
@@ -71,7 +76,8 @@ def task(run: Training) -> Task:
     data = (graph if run.data in GRAPHS else load)(run.data, run.stream(DATA))
     data = data.validating(run.stream(DATA)) if run.measure == "validation" else data
     sizes = Sizes(run.hidden, run.width, run.blocks, run.heads, run.dropout, run.norm)
-    net = network(run.model, sizes, data, seed=run.stream(INIT))
+    with torch.device("meta") if _is_plain(run) else nullcontext():
+        net = network(run.model, sizes, data, seed=run.stream(INIT))
     if isinstance(data, DataSet) and net.flat:
         data = data.flat()
     parts = _parts(run, data)
@@ -101,20 +107,25 @@ def _feed(run: Training, data: AnyData, net: Network, parts: Parts) -> Feed:
 
 
 def _architecture(run: Training, data: AnyData, net: Network, batches: Feed) -> Architecture:
-    plain = run.norm != "layer" and not run.dropout and not run.axes
     options = OPTIONS.get(run.method, {})
     if run.axes and "width" in options:
         raise ValueError(
             f"{run.method} deals whole blocks and cuts no axis of width, not {list(run.axes)}. "
             "Leave --axes out, or use --method ist."
         )
-    if run.model == "mlp" and plain and not options:
+    if _is_plain(run):
         assert isinstance(data, DataSet)
         inputs = data.train_inputs.shape[1]
         return MLP(inputs, tuple(run.hidden), data.n_classes, run.norm == "batch")
     example = batches.example() if isinstance(batches, GraphBatches) else net.example
     cut = {"width": run.axes or None, **options}
     return decompose(net.model, example, inexact=net.inexact, **cut)
+
+
+def _is_plain(run: Training) -> bool:
+    """Whether the network is `MLP`, which is cut without a whole one to trace."""
+    plain = run.norm != "layer" and not run.dropout and not run.axes
+    return run.model == "mlp" and plain and run.method not in OPTIONS
 
 
 def _parts(run: Training, data: AnyData) -> Parts:

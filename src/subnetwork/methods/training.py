@@ -13,6 +13,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "split": ("iid", "dirichlet", "label", "client", "consecutive", "shared"),
     "norm": ("batch", "layer", "none"),
     "measure": ("test", "validation"),
+    "exchange": ("star", "direct"),
+    "wire": ("float32", "bfloat16", "int8"),
 }
 COUNTS = (
     *("workers", "rounds", "local_steps", "batch_size", "width", "blocks", "heads"),
@@ -91,6 +93,11 @@ class Training:
     """DiLoCo's outer Nesterov momentum."""
     measure: str = "test"
     """What accuracy is measured on: test, or validation, to choose hyperparameters."""
+    exchange: str = "star"
+    """How the parts get from worker to worker: star, over a coordinator that holds the model; or
+    direct, from each to the next without anyone who holds it."""
+    wire: str = "float32"
+    """Direct exchange: entries on their way as they are (float32), or rounded: bfloat16, int8."""
     seed: int = 0
     """The one seed; partition, data and initialisation have streams of their own."""
     steps: int | None = None
@@ -109,6 +116,7 @@ class Training:
         for name, known in CHOICES.items():
             _one_of(name, getattr(self, name), known)
         self._check_momentum()
+        self._check_wire()
         if self.batch_size < 2:
             raise ValueError("batch_size is 2 or more: batch normalisation wants two rows.")
         if not 0 <= self.seed < 2**64:
@@ -119,6 +127,13 @@ class Training:
             raise ValueError(
                 f"momentum={self.momentum} is SGD's, but the optimizer is {self.optimizer}, which "
                 "has moments of its own. Leave the momentum out."
+            )
+
+    def _check_wire(self) -> None:
+        if self.wire != "float32" and self.exchange != "direct":
+            raise ValueError(
+                f"wire={self.wire} rounds what workers hand over directly, but the exchange is "
+                f"{self.exchange}. Add --exchange direct, or leave --wire out."
             )
 
     @property

@@ -18,7 +18,7 @@ MODULE = "subnetwork.methods.worker"
 def build(job: str) -> tuple[Template, Local]:
     """The shapes and the local work of a job: what the coordinator has too, built from the text."""
     row = method(task(Training.from_json(job)))
-    return templates(row.sketch, row.seed, row.x), row.local
+    return templates(row.sketch, row.seed, row.shapes), row.local
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ class MLP:
         widths = [self.inputs, *(len(units[axis]) for axis in self.layout.sizes), self.outputs]
         layers: list[nn.Module] = []
         for below, above in pairwise(widths):
-            layers.append(nn.Linear(below, above, device="meta").to_empty(device="cpu"))
+            linear = nn.Linear(below, above, device="meta")  # draws no numbers
+            layers.append(linear.to_empty(device=torch.get_default_device()))
             layers += [nn.BatchNorm1d(above)] * self.norm + [nn.ReLU()]
         return nn.Sequential(*layers[: -1 - self.norm])
 
@@ -105,6 +106,21 @@ def initial_state(
                 )
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     architecture.layout.check(params)
+    return ModelState(params, no_moments(architecture.layout, params, moments))
+
+
+def without_values(architecture: Architecture, moments: Sequence[str] = ()) -> ModelState:
+    """The names, shapes and dtypes of x^0, on the meta device.
+
+    Of an `MLP` nothing is ever made. Any other architecture is made once, and let go of.
+    """
+    if isinstance(architecture, MLP):
+        with torch.device("meta"):
+            module = architecture.build(architecture.layout.all_units)
+        params = {name: p.detach() for name, p in module.named_parameters()}
+    else:
+        whole = initial_state(architecture, seed=0).params
+        params = {name: p.to("meta") for name, p in whole.items()}
     return ModelState(params, no_moments(architecture.layout, params, moments))
 
 

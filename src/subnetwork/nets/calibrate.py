@@ -24,7 +24,7 @@ def recalibrate(model: nn.Module, stream: Callable[[], Iterable[Inputs]]) -> nn.
     """
     model.eval()
     for norm in _in_order(model, next(iter(stream()))):
-        pooled = _Pooled()
+        pooled = Pooled()
         hook = norm.register_forward_pre_hook(
             lambda _, inputs, pooled=pooled: pooled.add(inputs[0])
         )
@@ -43,7 +43,7 @@ def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
         return float((model(inputs).argmax(dim=1) == targets).double().mean())
 
 
-class _Pooled:
+class Pooled:
     """Count, mean and squared deviations per channel of all batches so far, in float64."""
 
     def __init__(self) -> None:
@@ -52,6 +52,7 @@ class _Pooled:
         self.deviations = torch.zeros(())
 
     def add(self, inputs: Tensor) -> None:
+        """One more batch."""
         rows = inputs.detach().double().transpose(0, 1).flatten(1)  # channels first
         count, mean = rows.shape[1], rows.mean(dim=1)
         deviations = (rows - mean[:, None]).square().sum(dim=1)
@@ -61,6 +62,7 @@ class _Pooled:
         self.count = total
 
     def write_to(self, norm: _BatchNorm) -> None:
+        """Set the running statistics of a normalisation."""
         if norm.running_mean is None or norm.running_var is None:
             return  # it normalises by the batch at hand, always: there is nothing to set
         norm.running_mean.copy_(self.mean)

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import prod
@@ -39,7 +39,7 @@ from subnetwork.nets.pieces import (
     kinds_of,
     overlap,
 )
-from subnetwork.nets.tensorfile import write_tensors
+from subnetwork.nets.tensorfile import in_order, write_passing, write_tensors
 
 FORMAT = 1
 KEPT = 2
@@ -185,8 +185,34 @@ def write_shard(stage: Path, pieces: Sequence[Piece], rank: int, n_ranks: int) -
         else:
             entries[f"{key}.at"] = piece.at
             described.append((key, piece.name, None, None))
-    file = f"shard-{rank}-of-{n_ranks}.safetensors"
+    file = _shard(rank, n_ranks)
     return Written(file, *write_tensors(stage / file, entries, {"pieces": json.dumps(described)}))
+
+
+def write_whole_tensors(
+    stage: Path,
+    kinds: Mapping[str, Kind],
+    tensors: Iterable[tuple[str, Tensor]],
+    rank: int,
+    n_ranks: int,
+) -> Written:
+    """Write a shard of whole tensors that come one after another, by one of n ranks.
+
+    Args:
+        stage: the folder of `staging`.
+        kinds: dtype and shape of each of them, the widest entries first.
+        tensors: name and tensor, in this order; none is kept longer than its turn.
+        rank: which shard.
+        n_ranks: of how many.
+    """
+    keys = {name: f"{number:05}" for number, name in enumerate(kinds)}
+    flat = {keys[name]: (dtype, (prod(shape),)) for name, (dtype, shape) in kinds.items()}
+    assert in_order(flat) == list(flat), "the widest entries come first"
+    described = [(keys[name], name, 0, prod(shape)) for name, (_, shape) in kinds.items()]
+    file = _shard(rank, n_ranks)
+    passing = ((keys[name], tensor.reshape(-1)) for name, tensor in tensors)
+    said = {"pieces": json.dumps(described)}
+    return Written(file, *write_passing(stage / file, flat, passing, said))
 
 
 def commit(
@@ -268,6 +294,10 @@ def opened(path: Path) -> Checkpoint:
             f"{path} is of format {header['format']}, this version reads format {FORMAT}"
         )
     return Checkpoint(path, header)
+
+
+def _shard(rank: int, n_ranks: int) -> str:
+    return f"shard-{rank}-of-{n_ranks}.safetensors"
 
 
 def _name(k: int) -> str:

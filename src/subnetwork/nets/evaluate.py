@@ -24,14 +24,18 @@ class Scores:
 def scores(model: nn.Module, pairs: Iterable[tuple[Inputs, Tensor]], loss: Loss) -> Scores:
     """The model's scores in evaluation mode; every target counts once, whatever the batches."""
     model.eval()
-    hits, lost, counted = 0, 0.0, 0
     with torch.no_grad():
-        for inputs, targets in pairs:
-            outputs = called(model, inputs)
-            hit = right(outputs, targets)
-            hits += int(hit.sum())
-            counted += len(hit.flatten())
-            lost += float(loss(outputs, targets)) * len(hit.flatten())
+        return scored(((called(model, inputs), targets) for inputs, targets in pairs), loss)
+
+
+def scored(pairs: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> Scores:
+    """The scores of outputs beside their targets."""
+    hits, lost, counted = 0, 0.0, 0
+    for outputs, targets in pairs:
+        hit = right(outputs, targets)
+        hits += int(hit.sum())
+        counted += len(hit.flatten())
+        lost += float(loss(outputs, targets)) * len(hit.flatten())
     if not counted:
         return Scores(math.nan, math.nan, 0)
     return Scores(hits / counted, lost / counted, counted)

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from subnetwork.nets.pieces import Kind, kinds_of
 
 _DTYPES = {
     torch.float64: "F64",
@@ -40,17 +43,37 @@ def write_tensors(
     Raises:
         OSError: as the operating system says it, with a full disk too.
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned
+    kinds = kinds_of(tensors)
+    passing = ((name, tensors[name]) for name in in_order(kinds))
+    return write_passing(path, kinds, passing, metadata)
+
+
+def in_order(kinds: Mapping[str, Kind]) -> list[str]:
+    """The order of tensors in a file: the widest entries first, so that all are aligned."""
+    return sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))
+
+
+def write_passing(
+    path: Path,
+    kinds: Mapping[str, Kind],
+    tensors: Iterable[tuple[str, Tensor]],
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    """`write_tensors` of tensors that come one after another; none is kept longer than its turn.
+
+    Args:
+        path: the file.
+        kinds: dtype and shape of every tensor.
+        tensors: name and tensor, in the order of `in_order`.
+        metadata: what the file says besides.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
+    names, end = in_order(kinds), 0
     for name in names:
-        start, end = end, end + tensors[name].numel() * tensors[name].element_size()
-        shape = list(tensors[name].shape)
-        header[name] = {
-            "dtype": _DTYPES[tensors[name].dtype],
-            "shape": shape,
-            "data_offsets": [start, end],
-        }
+        dtype, shape = kinds[name]
+        start, end = end, end + prod(shape) * dtype.itemsize
+        offsets = [start, end]
+        header[name] = {"dtype": _DTYPES[dtype], "shape": [*shape], "data_offsets": offsets}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     sum_ = hashlib.sha256()
@@ -62,8 +85,9 @@ def write_tensors(
 
         write(len(text).to_bytes(8, "little"))
         write(text)
-        for name in names:
-            write(_bytes(tensors[name]))
+        for expected, (name, tensor) in zip(names, tensors, strict=True):
+            assert (name, (tensor.dtype, tuple(tensor.shape))) == (expected, kinds[expected])
+            write(_bytes(tensor))
         file.flush()
         os.fsync(file.fileno())
     return 8 + len(text) + end, sum_.hexdigest()

@@ -137,15 +137,20 @@ class Process:
 
 def work_here(folder: Path, worker: int, build: Build) -> int:
     """The life of a launched worker: join, serve, leave; the exit status. Dies with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator, which ends us
-    parent = os.getppid()
-    with suppress(OSError, AttributeError):  # also where it is stopped; Linux only
-        ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGKILL)
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    bound_to_parent()
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # a process's first optimizer imports for a second: not later
     link = connect((folder / "address").read_text(), worker, read_secret(folder))
     return DONE if serve(link, worker, build) else GONE
+
+
+def bound_to_parent() -> None:
+    """This process ends when its parent does, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):  # also where it is stopped; Linux only
+        ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGKILL)
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
 def _await_all(seats: Sequence[Remote], doors: Sequence[Process]) -> None:

@@ -131,7 +131,7 @@ def test_counters_travel_exactly_and_know_who_was_trained():
     """One a unit, or a pair of units; on any wire a counter is the number of rounds held."""
     sketch = NetSketch(with_counters(LAYOUT), Perm(N))
     x = model(moments=())
-    whole = ModelState({**x.params, **counters_like(LAYOUT)})
+    whole = ModelState({**x.params, **counters_like(LAYOUT, x.params)})
     d = Draws(sketch, {name: p.to("meta") for name, p in whole.params.items()}, 5)
     helds = parts(d, whole)
     times = {name: torch.zeros(p.shape) for name, p in x.params.items()}

@@ -5,33 +5,48 @@ each entry that changes hands moves once. No rank ever stores the whole model.
 """
 
 from subnetwork.runtime.direct.draws import Draws
-from subnetwork.runtime.direct.gloo import agree, meet, over
+from subnetwork.runtime.direct.gloo import agree, meet, over, tell
 from subnetwork.runtime.direct.handover import gathered, handed_over, route
 from subnetwork.runtime.direct.held import Held, taken
 from subnetwork.runtime.direct.links import carried, together
 from subnetwork.runtime.direct.merging import merged
-from subnetwork.runtime.direct.running import DirectRound, digest, direct_rounds, whole_parameters
-from subnetwork.runtime.direct.start import initial_parameters, with_moments
+from subnetwork.runtime.direct.ranks import LOST, Rank, launched_ranks, rank_here, stopping
+from subnetwork.runtime.direct.running import (
+    DirectRound,
+    digest,
+    direct_rounds,
+    passing_parameters,
+    whole_parameters,
+)
+from subnetwork.runtime.direct.start import draws_of, initial_parameters, with_moments
 from subnetwork.runtime.direct.wire import Wire, check_wire
 
 __all__ = [
+    "LOST",
     "DirectRound",
     "Draws",
     "Held",
+    "Rank",
     "Wire",
     "agree",
     "carried",
     "check_wire",
     "digest",
     "direct_rounds",
+    "draws_of",
     "gathered",
     "handed_over",
     "initial_parameters",
+    "launched_ranks",
     "meet",
     "merged",
     "over",
+    "passing_parameters",
+    "rank_here",
     "route",
+    "stopping",
     "taken",
+    "tell",
     "together",
     "whole_parameters",
     "with_moments",

@@ -10,12 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from subnetwork.nets.counters import COUNTER, per_unit
+from subnetwork.nets.counters import COUNTER, counter_shape, per_unit
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import Submodel, Tensors
-from subnetwork.nets.terms import extent
 
-__all__ = ["COUNTER", "counters_like", "is_counter", "packed", "unpacked", "with_counters"]
+__all__ = ["COUNTER", "counter_of", "counters_like", "is_counter", "packed", "unpacked"]
+__all__ += ["with_counters"]
 
 MARK = "::"
 
@@ -25,28 +25,40 @@ def is_counter(name: str) -> bool:
     return MARK in name
 
 
+def counter_of(name: str) -> str:
+    """The name that the counter of a parameter has in an exchange."""
+    return f"{name}{MARK}{COUNTER}"
+
+
 def with_counters(layout: Layout) -> Layout:
     """The layout with a counter for every parameter."""
-    dims = {f"{name}{MARK}{COUNTER}": tuple(map(per_unit, d)) for name, d in layout.dims.items()}
-    unit_of = {f"{name}{MARK}{COUNTER}": unit for name, unit in layout.unit_of.items()}
+    dims = {counter_of(name): tuple(map(per_unit, d)) for name, d in layout.dims.items()}
+    unit_of = {counter_of(name): unit for name, unit in layout.unit_of.items()}
     return replace(layout, dims={**layout.dims, **dims}, unit_of={**layout.unit_of, **unit_of})
 
 
-def counters_like(layout: Layout) -> dict[str, Tensor]:
-    """The whole counters of a layout, at zero, by their names in an exchange."""
+def counters_like(layout: Layout, like: Tensors) -> dict[str, Tensor]:
+    """The whole counters of a layout, at zero, by their names in an exchange.
+
+    Their dtype is that of the parameter in `like`; float32 where that has 16 bits, which would stop
+    counting at 256.
+    """
     return {
-        f"{name}{MARK}{COUNTER}": torch.zeros(
-            [1 if dim is None else extent(dim, layout.sizes) for dim in map(per_unit, dims)]
-        )
-        for name, dims in layout.dims.items()
+        counter_of(name): torch.zeros(counter_shape(layout, name), dtype=counter_type(p))
+        for name, p in like.items()
     }
+
+
+def counter_type(p: Tensor) -> torch.dtype:
+    """The dtype of the counters of a parameter."""
+    return p.dtype if p.element_size() >= 4 else torch.float32
 
 
 def packed(submodel: Submodel) -> Submodel:
     """The submodel with its counters beside the parameters, as they travel."""
     if COUNTER not in submodel.moments:
         return submodel
-    counters = {f"{n}{MARK}{COUNTER}": t for n, t in submodel.moments[COUNTER].items()}
+    counters = {counter_of(n): t for n, t in submodel.moments[COUNTER].items()}
     moments = {m: tensors for m, tensors in submodel.moments.items() if m != COUNTER}
     return replace(submodel, params={**submodel.params, **counters}, moments=moments)
 

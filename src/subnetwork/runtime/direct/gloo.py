@@ -1,6 +1,7 @@
 """Links between ranks over gloo: every receive is posted before the first send."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from subnetwork.runtime.direct.links import Links, Post, whole
 
 LARGE = 1 << 16  # bytes; a piece of so many is a message of its own
 PATIENCE = timedelta(seconds=600)  # for the slowest rank's round
+MEETING = timedelta(seconds=300)  # for all ranks to be there
+WORD = 512  # bytes of a message between ranks
 
 
 class PointToPoint(Protocol):
@@ -39,7 +42,7 @@ def meet(store: dist.Store, rank: int, n_workers: int, *, host: str | None = Non
     gloo: Any = dist.ProcessGroupGloo  # its stubs leave out what is needed here
     options = gloo._Options()
     options._devices = [gloo.create_device(hostname=host) if host else gloo.create_default_device()]
-    options._timeout = PATIENCE
+    options._timeout = MEETING
     group: PointToPoint = gloo(store, rank, n_workers, options)
     return group
 
@@ -65,7 +68,7 @@ def over(group: PointToPoint, rank: int) -> Links:
         except RuntimeError as error:
             raise WorkerLostError(
                 f"rank {lost} did not answer rank {rank}: {str(error).splitlines()[0]}. In direct "
-                "hand-over a lost rank ends the run; start it again."
+                "hand-over a lost rank ends the run."
             ) from None
         for i in peers:
             for pieces, message in zip(arriving[i], memory[i], strict=True):
@@ -96,6 +99,18 @@ def _room(pieces: Sequence[Tensor]) -> Tensor:
 def joined(pieces: Sequence[Tensor]) -> Tensor:
     """Pieces of bytes as one; a single one is not copied."""
     return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
+
+
+def tell(links: Links, rank: int, n_workers: int, words: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tell every rank a few words, as JSON; returns those of all, by rank. Every rank calls it."""
+    text = json.dumps(words).encode()
+    assert len(text) <= WORD, "words are few"
+    own = torch.frombuffer(bytearray(text.ljust(WORD)), dtype=torch.uint8)
+    others = [j != rank for j in range(n_workers)]
+    into = whole([WORD * other for other in others])
+    links(Post([[own] if other else [] for other in others], into))
+    heard = [pieces[0] if pieces else own for pieces in into]
+    return [json.loads(bytes(piece.numpy()).decode()) for piece in heard]
 
 
 def agree(links: Links, rank: int, words: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """Line 3 without a coordinator: every line goes from its keeper to those who hold it next, once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from subnetwork.runtime.direct.held import (
     kept,
     no_lines,
     planes,
-    room,
     submodel_of,
     with_x,
 )
@@ -43,7 +42,8 @@ from subnetwork.runtime.direct.kernels import (
     take_in,
     tally,
 )
-from subnetwork.runtime.direct.links import Exchange, Post
+from subnetwork.runtime.direct.links import Exchange, Parcels
+from subnetwork.runtime.direct.memory import room
 from subnetwork.runtime.direct.rows import (
     Dense,
     at_home,
@@ -216,7 +216,8 @@ def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> 
     routes = {name: route(draws, name, k, rank, idle_before.get(name)) for name in draws.like}
     blocks: dict[str, dict[str, Tensor]] = {plane: {} for plane in old}
     shares: dict[str, Share] = {}
-    parcels = _Parcels([[] for _ in range(draws.n_workers)], [[] for _ in range(draws.n_workers)])
+    parcels = Parcels.of(draws.n_workers)
+    arrived: dict[tuple[str, str, Wire], Tensor] = {}
     for name, way in routes.items():
         before = idle_before.pop(name, None)
         idle, values = _no_idle(way), {}
@@ -224,13 +225,13 @@ def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> 
             have = old[plane].pop(name, None), None if before is None else before.values[plane]
             moved = _moved(way, draws.like[name].dtype, have, idle, how)
             blocks[plane][name], values[plane] = moved.block, moved.idle
-            parcels.add(way, moved.parcels, draws.like[name], (plane, name, how))
+            arrived[plane, name, how] = parcels.add(moved.parcels, moved.sizes)
         if way.starts[-1]:
             shares[name] = Share(idle, values)
         routes[name] = replace(way, kept=way.kept._replace(idle=no_lines(way.grid)))
-    yield Post(parcels.leaving, parcels.into)
-    for (plane, name, how), arrived in parcels.arrived.items():
-        _settle(routes[name], blocks[plane][name], arrived, how)
+    yield parcels.post()
+    for (plane, name, how), lines in arrived.items():
+        _settle(routes[name], blocks[plane][name], lines, how)
     return with_x(draws, rank, Held(k + 1, submodel_of(_shaped(routes, blocks)), shares))
 
 
@@ -247,29 +248,11 @@ def _tensors(
 
 
 @dataclass(frozen=True)
-class _Parcels:
-    """All tensors' bytes for each worker, and memory for what each sends."""
-
-    leaving: list[list[Tensor]]
-    into: list[list[Tensor]]
-    arrived: dict[tuple[str, str, Wire], Tensor] = field(default_factory=dict)
-
-    def add(
-        self, way: Route, parcels: Sequence[Tensor], like: Tensor, path: tuple[str, str, Wire]
-    ) -> None:
-        """One tensor's; the memory of all senders is one buffer."""
-        sizes = [_expected(way, j, like, path[2]) for j in range(len(parcels))]
-        self.arrived[path] = room((1, sum(sizes)), torch.uint8)[0]
-        for j, part in enumerate(torch.split(self.arrived[path], sizes)):
-            self.leaving[j].append(parcels[j])
-            self.into[j].append(part)
-
-
-@dataclass(frozen=True)
 class _Moved:
     block: Tensor  # (lines, length); the lines that others send are not there yet
     idle: Tensor
-    parcels: Sequence[Tensor]
+    parcels: Sequence[Tensor]  # bytes for each worker
+    sizes: Sequence[int]  # of what each worker sends
 
 
 def _moved(
@@ -298,20 +281,23 @@ def _moved(
     coded = encoded(how, leaving, groups, way.leaving.tolist())
     if way.n_echoes:
         block[torch.as_tensor(echoes[1])] = coded.values[torch.as_tensor(echoes[0] // out.shape[1])]
-    return _Moved(block, waiting, coded.parcels)
+    return _Moved(block, waiting, coded.parcels, _sizes(way, block, how))
 
 
-def _expected(way: Route, worker: int, like: Tensor, how: Wire) -> int:
-    n = int(way.arriving[worker])
-    scales = len(torch.unique(way.groups_from(worker))) if how == "int8" and n else 0
-    return n_bytes(how, n * way.grid.length, scales, like.element_size())
+def _sizes(way: Route, block: Tensor, how: Wire) -> list[int]:
+    """Bytes that each worker sends of one tensor."""
+    none = torch.empty(0, dtype=torch.int64)
+    return [
+        n_bytes(how, int(n), way.groups_from(i) if how == "int8" and n else none, block)
+        for i, n in enumerate(way.arriving)
+    ]
 
 
 def _settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
     """Put what the others sent of one tensor, one after another, into the block."""
     values = arrived
     if how != "float32":
-        sizes = [_expected(way, i, block, how) for i in range(len(way.arriving))]
+        sizes = _sizes(way, block, how)
         values = torch.cat(
             [
                 decoded(how, parcel, way.groups_from(i)[: int(way.arriving[i])], block)
@@ -388,14 +374,15 @@ def gathered(
     goal = Masks(np.full(grid.n_rows, word), np.full(grid.n_cols, word))
     way = _route(draws, name, held.k, kept(draws, name, held.k, rank, share, goal), grid.shape)
     idle = _no_idle(way)
-    parcels = _Parcels([[] for _ in range(draws.n_workers)], [[] for _ in range(draws.n_workers)])
+    parcels = Parcels.of(draws.n_workers)
+    arrived: dict[tuple[str, Wire], Tensor] = {}
     whole, old = {}, planes(held.submodel)
     for plane, how in _tensors(draws, old, name, "float32"):
         have = old[plane].get(name), None if share is None else share.values[plane]
         moved = _moved(way, draws.like[name].dtype, have, idle, how)
         whole[plane] = moved.block
-        parcels.add(way, moved.parcels, draws.like[name], (plane, name, how))
-    yield Post(parcels.leaving, parcels.into)
-    for (plane, _, how), arrived in parcels.arrived.items():
-        _settle(way, whole[plane], arrived, how)
+        arrived[plane, how] = parcels.add(moved.parcels, moved.sizes)
+    yield parcels.post()
+    for (plane, how), lines in arrived.items():
+        _settle(way, whole[plane], lines, how)
     return {p: block.view(grid.shape) for p, block in whole.items()} if rank in to else {}

@@ -1,8 +1,6 @@
 """What one rank holds of a model: its subnetwork, and its share of what nobody trains now."""
 
-import mmap
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
 from typing import TypeAlias
@@ -15,12 +13,11 @@ from subnetwork.nets.state import Submodel, Tensors
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
 from subnetwork.runtime.direct.kernels import Array, Idle, Kept, Masks
+from subnetwork.runtime.direct.memory import room
 from subnetwork.runtime.direct.rows import n_words
 
 PARAMS = ""
 """The plane of the parameters; a plane of moments has the moment's name."""
-LARGE = 4 << 20  # bytes that are worth large pages
-PAGE = 2 << 20
 Planes: TypeAlias = Mapping[str, Tensors]
 """Plane -> parameter -> tensor."""
 
@@ -114,17 +111,6 @@ def as_words(chosen: Array) -> Array:
     room = np.zeros((len(chosen), 8 * n_words(chosen.shape[1])), np.uint8)
     room[:, : packed.shape[1]] = packed
     return room.view("<u8").astype(np.uint64, copy=False)
-
-
-def room(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Memory to be filled; a large piece in large pages, which the system hands out faster."""
-    n_bytes = shape[0] * shape[1] * torch.empty(0, dtype=dtype).element_size()
-    if n_bytes < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, -(-n_bytes // PAGE) * PAGE)
-    with suppress(OSError):  # the system has no large pages: small ones do
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8, count=n_bytes).view(dtype).view(shape)
 
 
 def taken(

@@ -7,6 +7,8 @@ from typing import Generic, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from subnetwork.runtime.direct.memory import room
+
 T = TypeVar("T")
 
 
@@ -34,6 +36,36 @@ class Post:
     def n_bytes_in(self) -> int:
         """Payload that arrives."""
         return sum(len(piece) for pieces in self.into for piece in pieces)
+
+
+@dataclass(frozen=True)
+class Parcels:
+    """Posts in the making: a piece for every rank, and memory for what every rank sends."""
+
+    leaving: list[list[Tensor]]
+    into: list[list[Tensor]]
+
+    @classmethod
+    def of(cls, n_workers: int) -> "Parcels":
+        """Nothing yet."""
+        return cls([[] for _ in range(n_workers)], [[] for _ in range(n_workers)])
+
+    def add(self, pieces: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+        """One tensor's piece for every rank; returns the memory of what all send of it, in order.
+
+        Empty pieces are sent to nobody: both sides know that they are empty.
+        """
+        arrived = room((1, sum(sizes)), torch.uint8)[0]
+        for j, part in enumerate(torch.split(arrived, list(sizes))):
+            if len(pieces[j]):
+                self.leaving[j].append(pieces[j])
+            if len(part):
+                self.into[j].append(part)
+        return arrived
+
+    def post(self) -> Post:
+        """All of them."""
+        return Post(self.leaving, self.into)
 
 
 Exchange: TypeAlias = Generator[Post, None, T]

@@ -18,7 +18,7 @@ from subnetwork.runtime.direct.held import (
     submodel_of,
 )
 from subnetwork.runtime.direct.kernels import Array, last_keepers
-from subnetwork.runtime.direct.links import Exchange, Post
+from subnetwork.runtime.direct.links import Exchange, Parcels, Post
 from subnetwork.runtime.direct.wire import (
     Wire,
     decoded,
@@ -135,22 +135,19 @@ def _post(
     n_workers: int, shared: dict[str, Shared], changes: dict[tuple[str, str], Tensor], wire: Wire
 ) -> Post:
     """The changes of every line for its keeper."""
-    pieces: list[list[Tensor]] = [[] for _ in range(n_workers)]
-    into: list[list[Tensor]] = [[] for _ in range(n_workers)]
+    parcels = Parcels.of(n_workers)
     for (plane, name), change in changes.items():
         of, how = shared[name], of_tensor(wire, plane, name, change)
         leaving = [of.for_keeper(j) for j in range(n_workers)]
         order = torch.cat(leaving)
         coded = encoded(how, change[order], of.groups(order), [len(part) for part in leaving])
-        for j in range(n_workers):
-            if len(leaving[j]):
-                pieces[j].append(coded.parcels[j])
-            if j != of.rank and len(which := of.held_by(j)):
-                into[j].append(torch.empty(_size(of, which, change, how), dtype=torch.uint8))
-    return Post(pieces, into)
+        parcels.add(coded.parcels, [_size(of, j, change, how) for j in range(n_workers)])
+    return parcels.post()
 
 
-def _size(of: Shared, which: Tensor, change: Tensor, how: Wire) -> int:
-    """Bytes of these of a rank's own lines."""
-    n_scales = len(torch.unique(of.groups(of.mine[which])))
-    return n_bytes(how, len(which) * of.grid.length, n_scales, change.element_size())
+def _size(of: Shared, worker: int, change: Tensor, how: Wire) -> int:
+    """Bytes that a worker sends of a rank's own lines."""
+    which = of.held_by(worker)
+    if worker == of.rank or not len(which):
+        return 0
+    return n_bytes(how, len(which), of.groups(of.mine[which]), change)

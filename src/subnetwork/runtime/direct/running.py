@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from subnetwork.nets.local import Local
-from subnetwork.runtime.direct.counted import packed, unpacked
+from subnetwork.nets.state import Submodel
+from subnetwork.runtime.direct.counted import is_counter, packed, unpacked
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.handover import gathered, handed_over
-from subnetwork.runtime.direct.held import Held
+from subnetwork.runtime.direct.held import PARAMS, Held
 from subnetwork.runtime.direct.links import Links, carried
 from subnetwork.runtime.direct.merging import merged
 from subnetwork.runtime.direct.wire import Wire, check_wire
@@ -41,12 +42,19 @@ def direct_rounds(
     sent = received = 0
     for k in range(held.k, n_rounds):
         trained = packed(local(k, rank, unpacked(held.submodel)))  # lines 4-8
-        after = carried(merged(draws, rank, replace(held, submodel=trained), wire), links)  # line 9
+        loss, held = trained.loss, replace(held, submodel=trained)
+        del trained
+        after = carried(merged(draws, rank, held, wire), links)  # line 9
+        held = after.result
         sent, received = sent + after.bytes_sent, received + after.bytes_received
-        yield DirectRound(k, after.result, trained.loss, sent, received)
+        del after
+        yield DirectRound(k, held, loss, sent, received)
         if k + 1 < n_rounds:
-            over = carried(handed_over(draws, rank, after.result, wire), links)  # line 3
+            exchange = handed_over(draws, rank, held, wire)  # line 3
+            del held  # what is dealt out is let go of
+            over = carried(exchange, links)
             held, sent, received = over.result, over.bytes_sent, over.bytes_received
+            del over, exchange
 
 
 def whole_parameters(
@@ -58,6 +66,20 @@ def whole_parameters(
     """
     for name in draws.like:
         yield name, carried(gathered(draws, rank, held, name, to), links).result
+
+
+def passing_parameters(
+    held: Held, draws: Draws, rank: int, links: Links
+) -> Iterator[tuple[str, Tensor | None]]:
+    """Parameters one after another, without moments, on rank 0; elsewhere None.
+
+    Every rank has to run through all of them.
+    """
+    alone = Held(held.k, Submodel(held.submodel.params), held.shares)
+    for name in draws.like:
+        if not is_counter(name):
+            found = carried(gathered(draws, rank, alone, name), links).result
+            yield name, found.get(PARAMS)
 
 
 def digest(draws: Draws, wire: Wire) -> list[int]:

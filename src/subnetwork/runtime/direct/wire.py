@@ -48,8 +48,17 @@ def of_tensor(wire: Wire, plane: str, name: str, tensor: Tensor) -> Wire:
     return "bfloat16" if wire == "int8" and plane else wire
 
 
-def n_bytes(wire: Wire, n_entries: int, n_scales: int, itemsize: int) -> int:
-    """Bytes of so many entries and scales."""
+def n_bytes(wire: Wire, n_lines: int, groups: Tensor, like: Tensor) -> int:
+    """Bytes of so many lines.
+
+    Args:
+        wire: how they travel.
+        n_lines: how many.
+        groups: for int8, which of them share a scale.
+        like: (lines, length), of their length and dtype.
+    """
+    n_scales = len(torch.unique(groups)) if wire == "int8" and n_lines else 0
+    n_entries, itemsize = n_lines * like.shape[1], like.element_size()
     return {
         "float32": n_entries * itemsize,
         "bfloat16": n_entries * 2,

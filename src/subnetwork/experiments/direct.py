@@ -1,0 +1,304 @@
+"""A training run by direct hand-over: the side of every rank, and what rank 0 does besides."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subnetwork.algorithm import DivergedError, WorkerLostError
+from subnetwork.experiments.resume import Keeper, Start
+from subnetwork.experiments.shards import read_by_parts, save_with_others
+from subnetwork.experiments.side import Side
+from subnetwork.experiments.training import earlier, merged
+from subnetwork.methods import Training
+from subnetwork.methods.rows import Method, Task, method, task
+from subnetwork.nets import MLP, LocalSteps, ModelState, checkpoint, holders
+from subnetwork.nets.chain import chain_scores, is_chain
+from subnetwork.nets.evaluate import Scores
+from subnetwork.nets.pieces import kinds_of
+from subnetwork.nets.tensorfile import in_order, write_passing, write_tensors
+from subnetwork.record import Row, writing
+from subnetwork.runtime.direct import (
+    DirectRound,
+    Held,
+    Rank,
+    agree,
+    carried,
+    digest,
+    direct_rounds,
+    draws_of,
+    gathered,
+    initial_parameters,
+    passing_parameters,
+    taken,
+    tell,
+    with_moments,
+)
+from subnetwork.runtime.direct.held import PARAMS
+
+MODEL = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What rank 0 tells the others."""
+
+    run: Training
+    folder: Path  # of the run, as it is written
+    source: Path | None  # the checkpoint to go on from
+
+    def to_json(self) -> str:
+        """As text."""
+        source = None if self.source is None else str(self.source.resolve())
+        folder = str(self.folder.resolve())
+        return json.dumps({"run": self.run.to_json(), "folder": folder, "source": source})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        """The job that `to_json` wrote down."""
+        read = json.loads(text)
+        source = read["source"]
+        run = Training.from_json(read["run"])
+        return cls(run, Path(read["folder"]), None if source is None else Path(source))
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What was found of the merged model: everything on rank 0, nothing elsewhere."""
+
+    scores: Scores | None = None
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)  # of a chain's normalisations
+    module: torch.nn.Module | None = None  # where the network is no chain
+
+
+class Leader:
+    """What rank 0 does besides: rows, checkpoints."""
+
+    def __init__(
+        self, t: Task, row: Method, start: Start, keeper: Keeper, write: Callable[[Row], None]
+    ) -> None:
+        self._t, self._method, self._keeper, self._write = t, row, keeper, write
+        self.row: dict[str, Any] = dict(start.row)
+        self._started = time.perf_counter() - self.row.get("seconds", 0.0)
+        self._stale: list[dict[str, Any]] = []
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint, after one more row."""
+        return self._keeper.due()
+
+    def note(self, k: int, said: list[dict[str, Any]], scores: Scores) -> None:
+        """Record a round."""
+        before = self.row.get("steps", 0)
+        steps = min((k + 1) * self._method.steps_a_round, self._t.run.total_steps)
+        samples = self.row.get("samples", 0) + (steps - before) * self._t.samples_a_step
+        self.row = {
+            "k": k,
+            "steps": steps,
+            "samples": samples,
+            "loss": sum(words["loss"] for words in said) / len(said),
+            "accuracy": scores.accuracy,
+            "test_loss": scores.loss,
+            "bytes_down": [words["received"] for words in said],
+            "bytes_up": [words["sent"] for words in said],
+            "payload": self.row.get("payload", 0) + sum(words["sent"] for words in said),
+            "seconds": time.perf_counter() - self._started,
+            "faults": [],
+        }
+        self._write(self.row | {"faults": self._stale})
+        self._stale = []
+
+    def keep(self, k: int, save: Callable[[Mapping[str, Any]], None]) -> None:
+        """Have the checkpoint before round k written; a full disk costs it, not the run."""
+        stale = self._keeper.keep_by(k, self.row, save)
+        if stale:
+            self._stale = [{"k": k, "kind": "stale checkpoint", "reason": stale}]
+
+
+def check_direct(name: str, row: Method) -> None:
+    """Raise ValueError for a method that direct hand-over does not carry."""
+    if row.merge is not holders or not isinstance(row.local, LocalSteps):
+        raise ValueError(
+            f"--exchange direct merges by the mean over holders, but {name} has a step of its own "
+            "on the whole model. Use --exchange star, or --method local_sgd."
+        )
+    draws_of(row.sketch, row.shapes.params, row.seed)  # refuses too many workers
+
+
+def lead(
+    place: Rank,
+    t: Task,
+    row: Method,
+    job: Job,
+    start: Start,
+    keeper: Keeper,
+    show: Callable[[Row], None],
+) -> None:
+    """Rank 0: run the method; write record, checkpoints and model to the folder; show every row.
+
+    An interrupt ends the run after the round under way, with a checkpoint.
+    """
+    place.give(job.to_json())
+    config = asdict(t.run) | {"where": "ranks", "threads": torch.get_num_threads()}
+    path = job.folder / f"{t.run.method}.jsonl"
+    rows, notes = earlier(path, start)
+    with writing(
+        path, kind="train", name=t.run.method, config=config, more=notes, rows=rows
+    ) as write:
+
+        def both(row: Row) -> None:
+            write(row)
+            show(row)
+
+        try:
+            _take_part(place, t, row, job, Leader(t, row, start, keeper, both))
+        except WorkerLostError:
+            if place.stop():  # the ranks were ended, since they did not come to an end
+                raise KeyboardInterrupt("interrupted; the round under way was dropped") from None
+            raise
+
+
+def follow(place: Rank) -> None:
+    """The other ranks: take part in what rank 0 says."""
+    job = Job.from_json(place.job())
+    t = task(job.run)
+    _take_part(place, t, method(t), job, None)
+
+
+def _take_part(place: Rank, t: Task, row: Method, job: Job, leader: Leader | None) -> None:
+    found = None if job.source is None else checkpoint.opened(job.source)
+    k = 0 if found is None else found.k
+    draws = draws_of(row.sketch, row.shapes.params, row.seed, moments=row.moments, start=k)
+    side = Side(t, row, draws, place.rank, place.links(), job.folder, found)
+    agree(side.links, side.rank, digest(draws, side.wire))
+    if k == row.n_rounds:
+        held = _begun(side)
+        _write_model(side, held, _tested(side, held))
+        return
+    for done in _rounds(side, _begun(side)):
+        _after_round(side, done, leader, place.stop)
+        del done  # before the hand-over: old and new part are not both here
+
+
+def _begun(side: Side) -> Held:
+    """This rank's part at the start: read from a checkpoint, or made layer by layer."""
+    row, architecture, k = side.row, side.row.architecture, side.draws.start
+    if side.source is not None:
+        whole = read_by_parts(side.source, side.draws, row.moments)
+        return taken(side.draws, side.rank, k, whole)
+    parameters: Iterator[tuple[str, Tensor]]
+    if isinstance(architecture, MLP):
+        parameters = initial_parameters(architecture, seed=row.init)
+    else:
+        parameters = iter(row.x.params.items())
+    whole = with_moments(parameters, row.moments, architecture.layout)
+    return taken(side.draws, side.rank, k, whole)
+
+
+def _rounds(side: Side, held: Held) -> Iterator[DirectRound]:
+    assert isinstance(side.row.local, LocalSteps)
+    local = replace(side.row.local, in_place=True)  # nobody needs what was handed over
+    return direct_rounds(
+        held, side.draws, side.rank, local, side.links, n_rounds=side.row.n_rounds, wire=side.wire
+    )
+
+
+def _after_round(
+    side: Side, done: DirectRound, leader: Leader | None, stop: Callable[[], bool]
+) -> None:
+    finite = all(bool(torch.isfinite(p).all()) for p in done.held.submodel.params.values())
+    words = {
+        "loss": done.loss,
+        "sent": done.bytes_sent,
+        "received": done.bytes_received,
+        "finite": finite and math.isfinite(done.loss),
+        "due": leader is not None and leader.due(),
+        "stop": stop(),
+    }
+    said = tell(side.links, side.rank, side.n_workers, words)
+    if not all(each["finite"] for each in said):
+        raise DivergedError(
+            f"{side.t.run.method} diverged: the model or the loss is no number any more after "
+            f"round {done.k}. Use a smaller --step-size."
+        )
+    tested = _tested(side, done.held)
+    if leader is not None:
+        assert tested.scores is not None
+        leader.note(done.k, said, tested.scores)
+    last, stopped = done.k + 1 == side.row.n_rounds, any(each["stop"] for each in said)
+    if last or stopped or any(each["due"] for each in said):
+        _keep(side, done.held, done.k + 1, leader)
+    if last:
+        _write_model(side, done.held, tested)
+    elif stopped:
+        raise KeyboardInterrupt(f"interrupted after {done.k + 1} rounds")
+
+
+def _keep(side: Side, held: Held, k: int, leader: Leader | None) -> None:
+    if leader is None:
+        save_with_others(side, held, k, None)
+    else:
+        leader.keep(k, lambda header: save_with_others(side, held, k, header))
+
+
+def _tested(side: Side, held: Held) -> Tested:
+    """Test the merged model: a chain layer by layer; any other network is put together on rank 0.
+
+    Batch statistics are those of the training rows, as everywhere.
+    """
+    passing = passing_parameters(held, side.draws, side.rank, side.links)
+    here = ((name, tensor) for name, tensor in passing if tensor is not None)
+    if side.rank > 0:
+        assert not list(here)  # rank 0 has them
+        return Tested()
+    skeleton = _skeleton(side)
+    if skeleton is not None:
+        pairs = side.t.tested()
+        scores, statistics = chain_scores(skeleton, here, side.t.stream(), pairs, side.t.loss)
+        return Tested(scores, statistics)
+    module = merged(side.t, ModelState(dict(here)))
+    return Tested(side.t.scores(module), module=module)
+
+
+def _skeleton(side: Side) -> torch.nn.Module | None:
+    """The network without values, where it is a chain that is made without a whole one."""
+    architecture = side.row.architecture
+    if not isinstance(architecture, MLP):
+        return None
+    with torch.device("meta"):
+        module = architecture.build(architecture.layout.all_units)
+    return module if is_chain(module) else None
+
+
+def _write_model(side: Side, held: Held, tested: Tested) -> None:
+    """Write `model.safetensors`, for the plain module: tensors pass through rank 0 one by one."""
+    skeleton, path = _skeleton(side), side.folder / MODEL
+    if skeleton is None:
+        if tested.module is not None:
+            write_tensors(path, tested.module.state_dict())
+        return
+    kinds = kinds_of(skeleton.state_dict())
+    passing = _whole_tensors(side, held, in_order(kinds), tested.statistics)
+    if side.rank == 0:
+        write_passing(path, kinds, passing)
+    else:
+        assert not list(passing)
+
+
+def _whole_tensors(
+    side: Side, held: Held, names: list[str], statistics: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and batch statistics in this order on rank 0; nothing elsewhere."""
+    alone = replace(held, submodel=replace(held.submodel, moments={}))
+    for name in names:
+        found = {PARAMS: statistics[name]} if name in statistics else {}
+        if name in side.draws.like:
+            exchange = gathered(side.draws, side.rank, alone, name)
+            found = carried(exchange, side.links).result
+        if found:
+            yield name, found[PARAMS]

@@ -1,0 +1,162 @@
+"""Checkpoints of a model that no rank holds: every rank writes some whole tensors, one at a time.
+
+They are the checkpoints of a run through a coordinator, in as many shards as there are ranks:
+either kind of run goes on from the other's.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from subnetwork.algorithm import RunFailedError
+from subnetwork.experiments.side import Side
+from subnetwork.nets import checkpoint
+from subnetwork.nets.checkpoint import Checkpoint, Written
+from subnetwork.nets.counters import COUNTER
+from subnetwork.nets.pieces import Kind
+from subnetwork.runtime.direct import Draws, Held, carried, gathered, tell
+from subnetwork.runtime.direct.counted import counter_of, is_counter
+from subnetwork.runtime.direct.held import PARAMS
+
+CHECKPOINTS = "checkpoints"
+
+
+def save_with_others(side: Side, held: Held, k: int, header: Mapping[str, Any] | None) -> None:
+    """Write this rank's shard of the checkpoint before round k; every rank calls it.
+
+    Args:
+        side: whose side.
+        held: its part after the merge of round k - 1.
+        k: the round that comes next.
+        header: on rank 0, what to remember of the run; elsewhere None.
+
+    Raises:
+        OSError: on rank 0, where some rank could not write; the earlier checkpoints are intact.
+        RunFailedError: where the ranks do not share the folder.
+    """
+    folder = side.folder / CHECKPOINTS
+    stage, trouble = folder / f".round-{k:08}", 0
+    if header is not None:
+        try:
+            checkpoint.staging(folder, k)
+        except OSError as error:
+            trouble = error.errno or 1
+    if _anyone(tell(side.links, side.rank, side.n_workers, {"trouble": trouble}), header):
+        return
+    if not stage.is_dir():
+        raise RunFailedError(
+            f"rank {side.rank} does not see {stage}. In direct hand-over every rank writes its "
+            "shard of a checkpoint: put --out where all hosts can write."
+        )
+    written, trouble = _written(side, held, stage)
+    words = {"trouble": trouble, "written": asdict(written)}
+    said = tell(side.links, side.rank, side.n_workers, words)
+    if _anyone(said, header) or header is None:
+        return
+    shards = [Written(**each["written"]) for each in said]
+    checkpoint.commit(stage, folder, k, header, kinds(side.draws, side.moments), shards)
+
+
+def _written(side: Side, held: Held, stage: Path) -> tuple[Written, int]:
+    """This rank's shard, and what kept it from being written."""
+    owners = _owners(side.draws)
+    mine: dict[str, Kind] = {}
+    for name, owner in owners.items():
+        mine |= _kinds(side.draws, name, side.moments) if owner == side.rank else {}
+    passing = _passing(side, held, owners)
+    try:
+        return checkpoint.write_whole_tensors(stage, mine, passing, side.rank, side.n_workers), 0
+    except OSError as error:
+        for _ in passing:  # the others wait for what this rank has of their tensors
+            pass
+        return Written("", 0, ""), error.errno or 1
+
+
+def kinds(draws: Draws, moments: tuple[str, ...]) -> dict[str, Kind]:
+    """Dtype and shape of all tensors of a model, in the order of `tensors_of`."""
+    found = [_kinds(draws, name, moments) for name in draws.like if not is_counter(name)]
+    return {
+        key: kinds[key]
+        for plane in ("params", *(f"moments/{moment}" for moment in moments))
+        for kinds in found
+        for key in kinds
+        if key.startswith(f"{plane}/")
+    }
+
+
+def read_by_parts(
+    found: Checkpoint, draws: Draws, moments: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The tensors of a checkpoint one parameter after another, for `taken`.
+
+    Raises:
+        ValueError: the checkpoint holds other tensors than this run has.
+    """
+    expected = kinds(draws, moments)
+    there = {key: (dtype, tuple(shape)) for key, (dtype, shape) in found.kinds.items()}
+    if {key: (dtype, tuple(shape)) for key, (dtype, shape) in expected.items()} != there:
+        odd = sorted(set(expected) ^ set(there)) or sorted(expected)
+        raise ValueError(f"{found.path} holds another model: {odd[0]} differs. Start anew.")
+    for name in draws.like:
+        if is_counter(name):
+            continue
+        planes = {"": f"params/{name}"} | {m: f"moments/{m}/{name}" for m in moments}
+        tensors = {}
+        for plane, key in planes.items():
+            _, shape = there[key]
+            flat = found.part({key: range(prod(shape))})[0].values
+            tensors[plane] = flat.view(shape)
+        counter = tensors.pop(COUNTER, None)
+        yield name, tensors
+        if counter is not None:
+            yield counter_of(name), {PARAMS: counter}
+
+
+def _owners(draws: Draws) -> dict[str, int]:
+    """Who writes a parameter with its moments: even shares of bytes, the widest entries first."""
+    like = {name: p for name, p in draws.like.items() if not is_counter(name)}
+    load, found = [0] * draws.n_workers, {}
+    for name in sorted(like, key=lambda name: -like[name].nbytes):
+        found[name] = min(range(len(load)), key=load.__getitem__)
+        load[found[name]] += like[name].nbytes
+    return {name: found[name] for name in sorted(like, key=lambda name: -like[name].itemsize)}
+
+
+def _kinds(draws: Draws, name: str, moments: tuple[str, ...]) -> dict[str, Kind]:
+    """Key -> dtype and shape of a parameter, its moments and its counter, as they are written."""
+    like = draws.like[name]
+    found: dict[str, Kind] = {f"params/{name}": (like.dtype, tuple(like.shape))}
+    for moment in moments:
+        own = draws.like[counter_of(name)] if moment == COUNTER else like
+        found[f"moments/{moment}/{name}"] = (own.dtype, tuple(own.shape))
+    return found
+
+
+def _passing(side: Side, held: Held, owners: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:
+    """All parameters pass by; this rank keeps those that it writes for their turn."""
+
+    def whole(name: str, owner: int) -> dict[str, Tensor]:
+        exchange = gathered(side.draws, side.rank, held, name, (owner,))
+        return carried(exchange, side.links).result
+
+    for name, owner in owners.items():
+        planes = whole(name, owner)
+        if COUNTER in side.moments:
+            counter = whole(counter_of(name), owner)
+            planes |= {COUNTER: counter[PARAMS]} if counter else {}
+        for plane in (PARAMS, *side.moments):
+            if plane in planes:
+                yield (f"moments/{plane}/{name}" if plane else f"params/{name}"), planes[plane]
+
+
+def _anyone(said: list[dict[str, Any]], header: Mapping[str, Any] | None) -> bool:
+    """Whether some rank is in trouble; rank 0 raises it."""
+    troubles = [words["trouble"] for words in said if words["trouble"]]
+    if troubles and header is not None:
+        raise OSError(troubles[0], os.strerror(troubles[0]))
+    return bool(troubles)

@@ -1,0 +1,38 @@
+"""One rank's place in a run by direct hand-over."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from subnetwork.methods.rows import Method, Task
+from subnetwork.nets.checkpoint import Checkpoint
+from subnetwork.runtime.direct import Draws, Wire
+from subnetwork.runtime.direct.links import Links
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a rank knows of the run; its part of the model goes from hand to hand beside it."""
+
+    t: Task
+    row: Method
+    draws: Draws
+    rank: int
+    links: Links
+    folder: Path  # of the run, as it is written; the same for all ranks
+    source: Checkpoint | None  # what the run goes on from
+
+    @property
+    def n_workers(self) -> int:
+        """Number of ranks n."""
+        return self.draws.n_workers
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """Of the local optimizer, that travel."""
+        return self.row.moments
+
+    @property
+    def wire(self) -> Wire:
+        """How entries travel."""
+        wire: Wire = self.t.run.wire  # type: ignore[assignment]
+        return wire

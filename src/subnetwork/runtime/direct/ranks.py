@@ -1,0 +1,257 @@
+"""Processes that hand over directly: those that the command starts itself, or torchrun's."""
+
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from subnetwork.algorithm import WorkerLostError
+from subnetwork.runtime.direct.gloo import meet, over
+from subnetwork.runtime.direct.links import Links, Post
+from subnetwork.runtime.handshake import LOOPBACK
+
+LOST = 3  # exit status of a rank whose run cannot go on
+START_UP = 300.0  # seconds for a process to import what it needs; one that ends is seen at once
+LEAVE = 10.0  # for ranks to end by themselves after the last round
+GRACE = 8.0  # for the round under way after Ctrl-C
+POLL = 0.05
+JOB = "job"
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those of a run."""
+
+    rank: int
+    n_workers: int
+    store: dist.Store
+    host: str | None  # where it listens; None: the address of this host's name
+    fate: Callable[[], str | None] = lambda: None
+    """What became of a rank that does not answer, where this process knows."""
+    stop: Callable[[], bool] = lambda: False
+    """Whether this process was asked to end the run."""
+
+    def give(self, job: str) -> None:
+        """Rank 0 says what is to be done."""
+        self.store.set(JOB, job)
+
+    def job(self) -> str:
+        """What rank 0 said; waits for it."""
+        return self.store.get(JOB).decode()
+
+    def links(self) -> Links:
+        """Round trips with all others; waits until they are there."""
+        if self.n_workers == 1:
+            return lambda _: None
+        store = dist.PrefixStore("links", self.store)
+        links = over(meet(store, self.rank, self.n_workers, host=self.host), self.rank)
+
+        def watched(post: Post) -> None:
+            try:
+                links(post)
+            except WorkerLostError as error:
+                raise WorkerLostError(self.fate() or str(error)) from None
+
+        return watched
+
+
+@contextmanager
+def launched_ranks(n_workers: int, module: str) -> Iterator[Rank]:
+    """Start `python -m module FOLDER RANK N` for the ranks from 1 on; yield this process as rank 0.
+
+    They find each other by a file in a folder that only this user can enter, and listen on the
+    loopback interface alone. When one of them dies, all end within a second, and the error that
+    rank 0 raises says which one died and how. However the block is left, no process is left behind.
+
+    Raises:
+        WorkerLostError: where a rank did not come up.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
+    store = dist.FileStore(str(folder / "store"), -1)
+    children = _Children(folder, module, n_workers)
+    try:
+        children.start()
+        _await(children, store)
+        with _grace(children):
+            yield Rank(0, n_workers, store, LOOPBACK, children.fate)
+            children.leave()
+    finally:
+        children.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def rank_here(folder: Path, rank: int, n_workers: int) -> Rank:
+    """The place of a process that `launched_ranks` started."""
+    store = dist.FileStore(str(folder / "store"), -1)
+    store.set(f"here/{rank}", "")
+    return Rank(rank, n_workers, store, LOOPBACK)
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Yield the question whether an interrupt came: the round under way is ended then, and kept.
+
+    A second interrupt is one at once.
+    """
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.getsignal(number) for number in ends}
+
+    def note(number: int, _frame: object) -> None:
+        asked.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in ends:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+class _Children:
+    """The processes of the other ranks, watched by a thread: when one dies, the others end too."""
+
+    def __init__(self, folder: Path, module: str, n_workers: int) -> None:
+        self._folder, self._module, self._n_workers = folder, module, n_workers
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._dead: str | None = None
+        self._over = threading.Event()
+        self._known = threading.Event()  # who died, or that nobody did
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        for rank in range(1, self._n_workers):
+            command = [sys.executable, "-P", "-m", self._module]  # -P: not what lies around here
+            with self._log(rank).open("wb") as log:
+                self._processes[rank] = subprocess.Popen(
+                    [*command, str(self._folder), str(rank), str(self._n_workers)],
+                    env=os.environ | {"OMP_NUM_THREADS": "1"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+        self._thread.start()
+
+    def fate(self) -> str | None:
+        """Who died and how, as soon as that is known; None where nobody did."""
+        self._known.wait(timeout=2.0)
+        return self._dead
+
+    def leave(self) -> None:
+        """Wait for the ranks to end by themselves."""
+        until = time.monotonic() + LEAVE
+        while time.monotonic() < until and self._running():
+            time.sleep(POLL)
+
+    def end(self) -> None:
+        """End them all now."""
+        self._over.set()
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _running(self) -> list[int]:
+        return [rank for rank, p in self._processes.items() if p.poll() is None]
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL):
+            ended = {rank: p.poll() for rank, p in self._processes.items()}
+            if not any(ended.values()):
+                continue
+            causes = [r for r, code in ended.items() if code and code != LOST]
+            if not causes:  # those that were left alone may be seen before the one that left
+                self._over.wait(4 * POLL)
+                ended = {rank: p.poll() for rank, p in self._processes.items()}
+                causes = [r for r, code in ended.items() if code and code != LOST]
+            causes = causes or [r for r, code in ended.items() if code]
+            self._dead = "; ".join(map(self._last_words, causes)) + "."
+            self._known.set()
+            for process in self._processes.values():
+                process.kill()  # whoever waits for it sees a closed connection, and not nothing
+            return
+
+    def _last_words(self, rank: int) -> str:
+        process = self._processes[rank]
+        code = process.poll() or 0
+        if code < 0:
+            how = f"process {process.pid} was ended by {signal.Signals(-code).name}"
+        else:
+            text = self._log(rank).read_text(errors="replace").strip()
+            words = f": {text.splitlines()[-1]}" if text else ""
+            how = f"process {process.pid} left with status {code}{words}"
+        return f"rank {rank} died ({how})"
+
+    def _log(self, rank: int) -> Path:
+        return self._folder / f"rank{rank}.log"
+
+
+def _await(children: _Children, store: dist.Store) -> None:
+    """Until every rank is there: one that ends before that is seen at once."""
+    until = time.monotonic() + START_UP
+    waiting = set(range(1, children._n_workers))
+    while waiting:
+        waiting = {rank for rank in waiting if not store.check([f"here/{rank}"])}
+        if children._dead is not None:
+            raise WorkerLostError(f"{children._dead} It did not come up.")
+        if time.monotonic() > until:
+            raise WorkerLostError(
+                f"ranks {sorted(waiting)} did not come up in {START_UP:g} s. Run again, with fewer "
+                "workers if the machine is busy."
+            )
+        time.sleep(0.01)
+
+
+@contextmanager
+def _grace(children: _Children) -> Iterator[None]:
+    """After an interrupt the ranks get some seconds; then they are ended, whatever they wait for.
+
+    A process that waits inside a library cannot be interrupted by Python's handlers: a thread
+    is told of the signal by the wakeup descriptor, and what this process waits for fails.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    before = signal.set_wakeup_fd(near.fileno(), warn_on_full_buffer=False)
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if select.select([far], [], [], POLL)[0]:
+                if not over.wait(GRACE):
+                    for process in children._processes.values():
+                        process.kill()
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        signal.set_wakeup_fd(before)
+        near.close()
+        far.close()

@@ -1,0 +1,109 @@
+"""Real signals to the ranks of `train --exchange direct`: it ends in seconds, says why, goes on."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.faults
+SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "3", "--momentum", "0.5"]
+
+
+def command(*flags):
+    return [sys.executable, "-m", "subnetwork", "train", *map(str, flags)]
+
+
+def children(pid):
+    """Ranks 1 and 2, by the last words of their command lines."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            if b"subnetwork.experiments.rank" in words:
+                found[int(words[-3])] = int(child)
+    return found
+
+
+def gone(pids, seconds=10.0):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        states = [Path(f"/proc/{pid}/stat") for pid in pids]
+        if not any(s.exists() and s.read_text().split(") ")[1][0] != "Z" for s in states):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run in full swing, with a checkpoint."""
+    process = subprocess.Popen(
+        command(*SMALL, "--exchange", "direct", "--rounds", 100_000, "--checkpoint-every", 1),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 300
+    kept = tmp_path / "runs/train.unfinished/checkpoints"
+    while not list(kept.glob("round-*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    ranks = children(process.pid)
+    assert sorted(ranks) == [1, 2]
+    time.sleep(random.random())
+    yield process, ranks
+    process.kill()
+    process.communicate()
+
+
+def ended(process, within):
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=90)
+    assert time.monotonic() - started < within
+    assert errors.count("\n") == 1, errors
+    return errors
+
+
+def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_to_the_bit(run, tmp_path):
+    process, ranks = run
+    os.kill(ranks[2], signal.SIGKILL)
+    errors = ended(process, within=30)  # of a busy machine
+    assert process.returncode == 3
+    assert f"rank 2 died (process {ranks[2]} was ended by SIGKILL)" in errors
+    (kept,) = re.findall(r"(\d+) rounds? (?:is|are) kept; go on with: subnetwork train", errors)
+    assert gone(ranks.values())
+    rounds = int(kept) + 1
+    for flags in (["--resume"], [*SMALL, "--here", "--out", "here"]):
+        subprocess.run(command(*flags, "--rounds", rounds), cwd=tmp_path, check=True)
+    models = [tmp_path / at / "model.safetensors" for at in ("runs/train", "here")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_no_rank_outlives_the_command(run):
+    process, ranks = run
+    process.kill()
+    assert gone(ranks.values())
+
+
+def test_an_interrupt_ends_the_round_and_keeps_it(run):
+    process, ranks = run
+    process.send_signal(signal.SIGINT)
+    assert "interrupted; " in ended(process, within=30)
+    assert process.returncode == 130
+    assert gone(ranks.values())
+
+
+def test_an_interrupt_gets_through_to_a_run_whose_rank_is_frozen(run):
+    process, ranks = run
+    os.kill(ranks[1], signal.SIGSTOP)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert "kept; go on with: subnetwork train --resume" in ended(process, within=40)
+    assert process.returncode == 130
+    assert gone(ranks.values())

@@ -1,0 +1,168 @@
+"""Training by direct hand-over, ranks as threads: records, models and checkpoints of `--here`."""
+
+import json
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ranks_in_threads import together
+from subnetwork.experiments import direct as module
+from subnetwork.experiments.direct import Job, check_direct, follow, lead
+from subnetwork.experiments.resume import Keeper, Start, going_on, saved
+from subnetwork.experiments.training import merged, record
+from subnetwork.methods import Training
+from subnetwork.methods.rows import method, task
+from subnetwork.nets.tensorfile import write_tensors
+from subnetwork.runtime.direct import tell
+
+SMALL = Training(hidden=(12, 9), workers=3, rounds=3, local_steps=2, batch_size=8)
+CASES = {
+    "ist": replace(SMALL, momentum=0.5),
+    "adam": replace(SMALL, optimizer="adam", step_size=0.01),
+    "full": replace(SMALL, method="local_sgd"),
+    "no chain": replace(SMALL, model="relu", hidden=(12,), rounds=2, workers=2),
+    "one": replace(SMALL, workers=1, steps=5),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_generator(monkeypatch):
+    """Threads share torch's generator, as ranks do not: they begin one after another."""
+    begun, lock = module._begun, threading.Lock()
+
+    def alone(side):
+        with lock:
+            held = begun(side)
+        tell(side.links, side.rank, side.n_workers, {})  # until all have
+        return held
+
+    monkeypatch.setattr(module, "_begun", alone)
+
+
+def silent(_row):
+    """Rows are read from the record."""
+
+
+def direct(run, folder, old=None, every=None):
+    """Train with a thread for every rank."""
+    t = task(run)
+    row = method(t)
+    folder.mkdir(exist_ok=True)
+    start = Start(lambda: pytest.fail("rank 0 made the whole model"))
+    start = start if old is None else going_on(t, old)
+    keeper = Keeper(folder / "checkpoints", t, every=every, kept=start.k or None)
+    job = Job(run, folder, None if old is None else old.path)
+
+    def side(place):
+        torch.set_num_threads(1)
+        if place.rank:
+            return follow(place)
+        return lead(place, t, row, job, start, keeper, silent)
+
+    together(run.workers, side)
+    return t
+
+
+def through_a_coordinator(run, folder):
+    torch.set_num_threads(1)
+    t = task(run)
+    folder.mkdir()
+    keeper = Keeper(folder / "checkpoints", t)
+    x = record(folder, t, method(t), None, silent, None, keeper)
+    write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
+
+
+def rows(folder):
+    (path,) = folder.glob("*.jsonl")
+    _, *found, end = map(json.loads, path.read_text().splitlines())
+    assert end == {"end": "done"}
+    apart = ("seconds", "bytes_down", "bytes_up", "payload")
+    return [{k: v for k, v in row.items() if k not in apart} for row in found]
+
+
+def tensors(folder):
+    """Of the last checkpoint, however many shards it has."""
+    found, damage = saved(folder / "checkpoints")
+    assert not damage
+    x = found.start.x
+    return {"": x.params, **x.moments}
+
+
+def same_state(one, other):
+    assert list(one) == list(other)
+    for plane, those in other.items():
+        assert list(one[plane]) == list(those)
+        assert all(torch.equal(one[plane][name], t) for name, t in those.items()), plane
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_direct_training_equals_the_coordinator_to_the_bit(name, tmp_path):
+    run = replace(CASES[name], exchange="direct")
+    direct(run, tmp_path / "direct")
+    through_a_coordinator(replace(run, exchange="star"), tmp_path / "star")
+    assert rows(tmp_path / "direct") == rows(tmp_path / "star")
+    models = [(tmp_path / kind / "model.safetensors").read_bytes() for kind in ("direct", "star")]
+    assert models[0] == models[1]
+    same_state(tensors(tmp_path / "direct"), tensors(tmp_path / "star"))
+    (written,) = (tmp_path / "direct" / "checkpoints").iterdir()
+    assert len(list(written.glob("shard-*"))) == run.workers
+
+
+@pytest.mark.parametrize("workers", [3, 2])
+def test_a_run_goes_on_from_the_shards_of_its_ranks(workers, tmp_path):
+    """With the same number of ranks to the bit; with another one as `rounds` goes on."""
+    run = replace(CASES["adam"], exchange="direct")
+    direct(replace(run, rounds=2), tmp_path / "run")
+    found, _ = saved(tmp_path / "run" / "checkpoints")
+    more = replace(run, rounds=4, workers=workers)
+    direct(more, tmp_path / "run", replace(found, run=replace(run, rounds=2)))
+    if workers == run.workers:
+        direct(more, tmp_path / "whole")
+        assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+        models = [(tmp_path / at / "model.safetensors").read_bytes() for at in ("run", "whole")]
+        assert models[0] == models[1]
+        same_state(tensors(tmp_path / "run"), tensors(tmp_path / "whole"))
+        return
+    from subnetwork.algorithm import rounds
+    from subnetwork.runtime import here
+
+    row = method(task(more))
+    *_, last = rounds(
+        found.start.x, row.sketch, here(row.local), row.merge, seed=row.seed, n_rounds=4, start=2
+    )
+    model = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(model[name], p) for name, p in last.x.params.items())
+
+
+def test_payload_is_what_changes_hands(tmp_path):
+    """Less than down and up through a coordinator, and it adds up over the ranks."""
+    run = replace(CASES["ist"], exchange="direct")
+    direct(run, tmp_path / "direct")
+    _, *found, _ = map(json.loads, (tmp_path / "direct" / "ist.jsonl").read_text().splitlines())
+    total = 0
+    for row in found:
+        assert sum(row["bytes_up"]) == sum(row["bytes_down"]) > 0
+        total += sum(row["bytes_up"])
+        assert row["payload"] == total
+
+
+@pytest.mark.parametrize("name", ["diloco", "synchronous_sgd"])
+def test_a_merge_of_its_own_is_refused(name):
+    run = replace(SMALL, method=name)
+    with pytest.raises(ValueError, match=f"but {name} has a step of its own .* --exchange star"):
+        check_direct(name, method(task(run)))
+
+
+def test_rounding_without_direct_exchange_is_refused():
+    with pytest.raises(ValueError, match="wire=int8 rounds what .* Add --exchange direct"):
+        replace(SMALL, wire="int8")
+
+
+def test_divergence_is_said_by_every_rank(tmp_path):
+    from subnetwork.algorithm import DivergedError
+
+    with pytest.raises(DivergedError, match="ist diverged: .* Use a smaller --step-size"):
+        direct(replace(SMALL, step_size=1e30, exchange="direct"), tmp_path / "run")
