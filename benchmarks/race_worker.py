@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,13 +38,27 @@ from subnetwork.nets import (
 )
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.calibrate import accuracy
-from subnetwork.nets.merges import sgd_step
+from subnetwork.nets.merges import Outer, sgd_step
+from subnetwork.runtime.direct import (
+    Draws,
+    Held,
+    handed_over,
+    meet,
+    merged,
+    over,
+    taken,
+    whole_parameters,
+    with_moments,
+)
+from subnetwork.runtime.direct.links import Exchange, Links, Post, whole
 from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
+T = TypeVar("T")
 RECEIVED = Header(Verb.DONE)
 
 PORT = 29511
-RECALIBRATION_ROWS = 4096
+RECALIBRATION_ROWS = 2048
+BLOCK = 256  # entries that share a scale in int8
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,7 @@ class Spec:
     stop_at: float = 1.0  # accuracy at which a run ends
     wire: str = "float32"
     period: int | None = 1  # of IST's deal
+    outer: bool = False  # an outer optimizer on top of IST's merge
     outer_step_size: float = 0.7
     outer_momentum: float = 0.9
     rank: int = 2  # of PowerSGD
@@ -119,12 +134,26 @@ def fashion_mnist() -> Data:
 class Run:
     """What all methods share on one rank: network, batches, whole model, and its test."""
 
-    def __init__(self, spec: Spec, data: Data) -> None:
-        self.spec, self.data, self.rank = spec, data, dist.get_rank()
+    def __init__(self, spec: Spec, data: Data, links: Links) -> None:
+        self.spec, self.data, self.rank, self.links = spec, data, dist.get_rank(), links
         self.network = MLP(data.train[0].shape[1], spec.hidden, 10)
         self.batches = Batches(*data.train, spec.n_workers, spec.batch_size, key(spec.seed, DATA))
         self.x = initial_state(self.network, seed=key(spec.seed, INIT))
         self.clock = Clock()
+
+    @property
+    def sketch(self) -> NetSketch:
+        """Who gets which neurons, of IST."""
+        n, period = self.spec.n_workers, self.spec.period
+        deal: Deal = Perm(n) if period == 1 else Lazy(n, period)
+        return NetSketch(self.network.layout, deal)
+
+    def local(self, *, in_place: bool = False) -> LocalSteps:
+        """A worker's local work."""
+        spec = self.spec
+        return LocalSteps(
+            self.network, self.batches, SGD(spec.step_size), spec.n_steps, in_place=in_place
+        )
 
     def test(self, params: dict[str, Tensor]) -> float:
         """Accuracy of a whole model, with batch statistics of a few thousand training rows."""
@@ -136,15 +165,13 @@ class Run:
 class Ist:
     """IST through a coordinator on rank 0, which trains as worker 0 too.
 
-    The package's own cut, local steps and merge; packed buffers by gloo's point-to-point. Rows over
-    direct hand-over belong beside this class as soon as the package has it.
+    The package's own cut, local steps and merge; packed buffers by gloo's point-to-point.
     """
 
     def __init__(self, run: Run) -> None:
         spec = run.spec
-        deal: Deal = Perm(spec.n_workers) if spec.period == 1 else Lazy(spec.n_workers, spec.period)
-        self.run, self.sketch = run, NetSketch(run.network.layout, deal)
-        self.local = LocalSteps(run.network, run.batches, SGD(spec.step_size), spec.n_steps)
+        self.run, self.sketch, self.local = run, run.sketch, run.local()
+        self.merge = Outer(spec.outer_step_size, spec.outer_momentum) if spec.outer else holders
         self.seed = key(spec.seed, PARTITION)
         self.wire = {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.wire]
 
@@ -166,7 +193,7 @@ class Ist:
             for receive in [dist.irecv(flat, i) for i, flat in enumerate(back, 1)]:
                 receive.wait()
             run.x = clock.timed(
-                "handling", lambda: holders(run.x, partition, trained + self._read(back, parts))
+                "handling", lambda: self.merge(run.x, partition, trained + self._read(back, parts))
             )
             return
         like = partition.select(run.x, rank)  # of its shapes; this x is never looked at again
@@ -184,13 +211,61 @@ class Ist:
         return dict(self.run.x.params)
 
 
+class DirectIst:
+    """IST by the package's direct hand-over: no rank has the model."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.local, x = run, run.local(in_place=True), run.x.params
+        like = {name: p.to("meta") for name, p in x.items()}
+        self.draws = Draws(run.sketch, like, key(run.spec.seed, PARTITION))
+        self.held: Held = taken(self.draws, run.rank, 0, with_moments(x.items()))
+        self.merged = False
+
+    def round(self, k: int) -> None:
+        """Hand over what the last round left, train, merge."""
+        run, draws, wire = self.run, self.draws, self.run.spec.wire
+        if self.merged:
+            self.held = self._carried(handed_over(draws, run.rank, self._let_go(), wire))
+        w = self.held.submodel
+        z = run.clock.timed("compute", lambda: self.local(k, run.rank, w))
+        held = replace(self._let_go(), submodel=z)
+        self.held, self.merged = self._carried(merged(draws, run.rank, held, wire)), True
+
+    def _let_go(self) -> Held:
+        held = self.held
+        del self.held
+        return held
+
+    def _carried(self, exchange: Exchange[T]) -> T:
+        """Run this rank's side; what is not waiting for others is handling."""
+        posts: list[Post] = []
+        results: list[T] = []
+
+        def on() -> None:
+            posts.clear()
+            try:
+                posts.append(next(exchange))
+            except StopIteration as end:
+                results.append(end.value)
+
+        while not results:
+            self.run.clock.timed("handling", on)
+            for post in posts:
+                self.run.links(post)
+        return results[0]
+
+    def model(self) -> dict[str, Tensor]:
+        """The merged model, on rank 0; all ranks have to ask."""
+        run = self.run
+        found = whole_parameters(self.held, self.draws, run.rank, run.links)
+        return {name: tensors[""] for name, tensors in found if tensors}
+
+
 class LocalSgd:
     """Whole models, averaged by an all-reduce; with an outer optimizer it is DiLoCo."""
 
     def __init__(self, run: Run) -> None:
-        spec = run.spec
-        self.run, self.outer = run, {}
-        self.local = LocalSteps(run.network, run.batches, SGD(spec.step_size), spec.n_steps)
+        self.run, self.outer, self.local = run, {}, run.local()
         self.params = dict(run.x.params)
 
     def round(self, k: int) -> None:
@@ -198,8 +273,12 @@ class LocalSgd:
         run, clock = self.run, self.run.clock
         trained = clock.timed("compute", lambda: self.local(k, run.rank, Submodel(self.params)))
         flat = clock.timed("handling", lambda: pack(trained))
-        dist.all_reduce(flat)
-        clock.timed("handling", lambda: self._step(flat.div_(run.spec.n_workers)))
+        if run.spec.wire == "int8":  # changes travel
+            was = clock.timed("handling", lambda: pack(Submodel(self.params)))
+            flat = was + mean_of_rounded(run, flat - was)
+        else:
+            dist.all_reduce(flat.div_(run.spec.n_workers))
+        clock.timed("handling", lambda: self._step(flat))
 
     def _step(self, flat: Tensor) -> None:
         mean = unpack(flat, Submodel(self.params), RECEIVED).params
@@ -220,6 +299,41 @@ class LocalSgd:
     def model(self) -> dict[str, Tensor]:
         """The same on every rank."""
         return self.params
+
+
+def mean_of_rounded(run: Run, change: Tensor) -> Tensor:
+    """The mean of all workers' changes, the same on each, sent as int8 with a scale a block.
+
+    Every rank takes the mean of its share of the entries, and sends that to all: as many entries
+    as a ring of float32 moves, in a quarter of the bytes.
+    """
+    n, rank, clock = run.spec.n_workers, run.rank, run.clock
+    room = -len(change) % (n * BLOCK)
+    shares = torch.cat([change, change.new_zeros(room)]).view(n, -1, BLOCK)
+    codes = clock.timed("handling", lambda: [rounded(share) for share in shares])
+    size = len(codes[0])
+    into = whole([size * (i != rank) for i in range(n)])
+    run.links(Post([[code] if i != rank else [] for i, code in enumerate(codes)], into))
+    mean = sum(values(piece) for pieces in into for piece in pieces) + values(codes[rank])
+    own = clock.timed("handling", lambda: rounded(mean / n))
+    back = whole([size * (i != rank) for i in range(n)])
+    run.links(Post([[own] if i != rank else [] for i in range(n)], back))
+    means = [values(pieces[0] if pieces else own) for pieces in back]
+    return torch.cat(means).view(-1)[: len(change)]
+
+
+def rounded(blocks: Tensor) -> Tensor:
+    """(blocks, entries) as bytes: a scale a block, then a byte an entry."""
+    scales = blocks.abs().amax(dim=1, keepdim=True) / 127
+    codes = (blocks / scales).nan_to_num(0.0).round().to(torch.int8)
+    return torch.cat([scales.view(-1).view(torch.uint8), codes.view(-1).view(torch.uint8)])
+
+
+def values(parcel: Tensor) -> Tensor:
+    """The other way round."""
+    n = len(parcel) // (BLOCK + 4)
+    scales = parcel[: 4 * n].view(torch.float32)[:, None]
+    return parcel[4 * n :].view(torch.int8).view(n, BLOCK).float() * scales
 
 
 class Ddp:
@@ -262,6 +376,7 @@ class Ddp:
 
 METHODS: dict[str, Callable[[Run], Any]] = {
     "ist": Ist,
+    "ist_direct": DirectIst,
     "local_sgd": LocalSgd,
     "diloco": LocalSgd,
     "ddp": Ddp,
@@ -277,9 +392,9 @@ def train(run: Run) -> list[tuple[int, float]]:
         with run.clock.round():
             method.round(k)
         if spec.evaluate_every and (k + 1) % spec.evaluate_every == 0:
-            found = torch.zeros(1)
+            found, params = torch.zeros(1), method.model()
             if run.rank == 0:
-                found[0] = run.test(method.model())
+                found[0] = run.test(params)
             dist.broadcast(found, 0)  # nobody starts a round before it is measured
             accuracies.append((k + 1, float(found)))
             if float(found) >= spec.stop_at:
@@ -304,15 +419,24 @@ def main() -> None:
     data = fashion_mnist()
     os.environ["MASTER_PORT"] = str(PORT)
     dist.init_process_group("gloo")
-    found = [one_run(Spec(**spec), data) for spec in json.loads(path.read_text())]
+    links = links_of_hosts()
+    found = [one_run(Spec(**spec), data, links) for spec in json.loads(path.read_text())]
     path.with_suffix(f".{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def one_run(spec: Spec, data: Data) -> dict[str, Any]:
+def links_of_hosts() -> Links:
+    """Point-to-point between all hosts, each of which has an address after that of rank 0."""
+    rank, size, first = dist.get_rank(), dist.get_world_size(), os.environ["MASTER_ADDR"]
+    store = dist.TCPStore(first, PORT + 1, size, is_master=rank == 0)
+    subnet, number = first.rsplit(".", 1)
+    return over(meet(store, rank, size, host=f"{subnet}.{int(number) + rank}"), rank)
+
+
+def one_run(spec: Spec, data: Data, links: Links) -> dict[str, Any]:
     """Rows and accuracies of one run."""
-    run = Run(spec, data)
+    run = Run(spec, data, links)
     dist.barrier()
     accuracies = train(run)
     dist.barrier()

@@ -77,3 +77,11 @@ def test_shuffles_of_three_are_equally_likely():
 @given(size=st.integers(0, 300), seed=st.integers(0, 2**64 - 1))
 def test_a_shuffle_is_a_permutation(size, seed):
     assert sorted(shuffled(size, words(key(seed)))) == list(range(size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 63, 5_000, 40_000])
+def test_a_deck_is_the_same_drawn_at_once_and_word_by_word(size):
+    """Of 40,000 draws some words are doubtful: their low half is below the bound."""
+    at_once, one_by_one = words(key(7, size)), words(key(7, size))
+    assert shuffled(size, at_once) == shuffled(size, (word for word in one_by_one))
+    assert next(at_once) == next(one_by_one)

@@ -5,12 +5,16 @@ walks on from its key. There is no state to carry, so any round can be drawn alo
 arithmetic only; `subnetwork.theory.kernels` holds the compiled twins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import index
+
+import numpy as np
+from numpy.typing import NDArray
 
 _MASK64 = (1 << 64) - 1
 _MASK32 = (1 << 32) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+_AT_ONCE = 1 << 14  # words of a stream
 
 PARTITION, DATA, INIT, NOISE = 1, 2, 3, 4  # the streams that one --seed is split into
 
@@ -33,12 +37,31 @@ def key(*path: int) -> int:
     return folded
 
 
-def words(start: int) -> Iterator[int]:
+class Words(Iterator[int]):
+    """The endless stream of 32-bit words that a key starts: word t is mix(start + t golden)."""
+
+    def __init__(self, start: int) -> None:
+        self._state = start & _MASK64
+
+    def __next__(self) -> int:
+        self._state = (self._state + _GOLDEN) & _MASK64
+        return mix(self._state) >> 32
+
+    def ahead(self, n: int) -> NDArray[np.uint64]:
+        """The next n words, which are still to come afterwards."""
+        z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(self._state)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (z ^ (z >> np.uint64(31))) >> np.uint64(32)
+
+    def skip(self, n: int) -> None:
+        """Leave the next n words out."""
+        self._state = (self._state + n * _GOLDEN) & _MASK64
+
+
+def words(start: int) -> Words:
     """The endless stream of 32-bit words that a key starts."""
-    state = start
-    while True:
-        state = (state + _GOLDEN) & _MASK64
-        yield mix(state) >> 32
+    return Words(start)
 
 
 def below(stream: Iterator[int], m: int) -> int:
@@ -54,7 +77,28 @@ def below(stream: Iterator[int], m: int) -> int:
 def shuffled(size: int, stream: Iterator[int]) -> list[int]:
     """A uniform permutation of range(size) (Fisher-Yates)."""
     items = list(range(size))
-    for i in range(size - 1, 0, -1):
-        j = below(stream, i + 1)
+    if isinstance(stream, Words):
+        places: Iterable[int] = _places(size, stream)
+    else:
+        places = (below(stream, m) for m in range(size, 1, -1))
+    for i, j in zip(range(size - 1, 0, -1), places, strict=True):
         items[i], items[j] = items[j], items[i]
     return items
+
+
+def _places(size: int, stream: Words) -> list[int]:
+    """below(size), below(size - 1), ..., below(2), as many at once as need no second word."""
+    places: list[int] = []
+    m = size
+    while m > 1:
+        bounds = np.arange(m, max(1, m - _AT_ONCE), -1, dtype=np.uint64)
+        products = stream.ahead(len(bounds)) * bounds
+        doubtful = np.flatnonzero((products & np.uint64(_MASK32)) < bounds)
+        sure = int(doubtful[0]) if len(doubtful) else len(bounds)
+        places += (products[:sure] >> np.uint64(32)).tolist()
+        stream.skip(sure)
+        m -= sure
+        if len(doubtful):
+            places.append(below(stream, m))
+            m -= 1
+    return places

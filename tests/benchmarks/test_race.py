@@ -42,7 +42,7 @@ def test_the_first_round_at_a_target_counts_and_none_is_none():
 
 
 def test_ratios_are_of_the_best_of_each_side():
-    values = {"ist": 4.0, "ist bf16": 2.0, "local_sgd": 6.0, "diloco": 5.0}
+    values = {"ist 50": 4.0, "ist bf16": 2.0, "local_sgd 20": 6.0, "diloco int8": 5.0}
     assert race.times(values, race.AVERAGING) == 2.5
     assert race.times(values, ("ddp",)) is None
     assert race.times({"ddp": 1.0}, ("ddp",)) is None
@@ -91,11 +91,14 @@ def test_real_workers_learn_and_send_the_bytes_that_are_predicted():
     DDP sends its small gradients in many small pieces, and answers to them: 20 % were seen.
     """
     small = {"n_workers": 2, "n_rounds": 3, "n_steps": 4, "hidden": [64, 64], "evaluate_every": 1}
-    specs = [{**race.ROWS[name], **small} for name in ("ist", "local_sgd", "ddp")]
+    specs = [
+        {**race.ROWS[name], "step_size": 0.1, **small}
+        for name in ("ist coordinator", "ist 50", "local_sgd 20", "ddp")
+    ]
     found = race.run_all(2, net.Link(1e8), specs)
     whole = 4 * (784 * 64 + 64 * 64 + 64 * 10 + 6 * 64 + 10)
     part = 4 * (784 * 32 + 32 * 32 + 32 * 10 + 6 * 32 + 10)
-    payload = {"ist": part, "local_sgd": whole, "ddp": 4 * whole}
+    payload = {"ist": part, "ist_direct": part / 2, "local_sgd": whole, "ddp": 4 * whole}
     for spec, run in zip(specs, found, strict=True):
         measured = race.parts(run, spec)
         assert run[0]["accuracies"][-1][1] > 0.9

@@ -1,6 +1,7 @@
 """The cost model's formulas against hand counts, messages counted one by one, and exact draws."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,25 @@ def test_a_round_of_each_method_by_hand():
     assert costs["DiLoCo"].memory == local.memory + 8000
     assert direct.memory == 12 * 150 + 16 + 2 * 4 * 990 / 4 + 4 * (150 + 105)
     assert costs["DiLoCo"].seconds == local.seconds
+
+
+def test_batches_rounds_and_hand_over_are_part_of_a_round():
+    """n = 4 workers on 2 cores, tau = 2: every second of computing counts twice."""
+    pace = Pace(8.0, 1.0, 4.0, 0.5, batch=0.25, around_whole=3.0, around_part=1.5, direct=0.5)
+    costs = predict(SIZES, replace(pace, outer=2.0), LINK, Setting(4, 2, cores=2))
+    assert costs["IST, direct"].compute == 2 * (2 * (1.0 + 0.25) + 1.5)
+    assert costs["IST, direct"].handling == 2 * 0.5
+    assert costs["IST, coordinator"].compute == costs["IST, direct"].compute
+    assert costs["Local SGD"].compute == 2 * (2 * (8.0 + 0.25) + 3.0)
+    assert costs["Local SGD"].handling == 2 * 0.5
+    assert costs["DiLoCo"].handling == 2 * (0.5 + 2.0)
+    assert costs["DDP"].compute == 2 * 2 * (8.0 + 0.25)
+
+
+def test_copying_counts_where_it_is_slower_than_the_link():
+    slow, fast = Network(8.0, 0.5, 1.0, copying=0.25), Network(80.0, 0.5, 1.0, copying=0.25)
+    assert slow.seconds(10, 2, crowding=2.0) == 10 + 1
+    assert fast.seconds(10, 2, crowding=2.0) == 5 + 1
 
 
 def ring(n, size):
@@ -198,6 +218,8 @@ def test_calibration_measures_what_it_says_and_leaves_no_trace():
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     pace = calibrate(plan, 4, budget=0.3)
     assert min(pace.step_whole, pace.step_part, pace.handling, pace.averaging) > 0
+    assert pace.direct is not None
+    assert min(pace.batch, pace.direct, pace.outer) > 0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert torch.equal(state, torch.get_rng_state())
     assert threads == torch.get_num_threads()

@@ -5,15 +5,20 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from subnetwork.deals import Perm
-from subnetwork.nets.merges import holders
+from subnetwork.deals import Deal, Perm
+from subnetwork.nets.data.batches import Batches
+from subnetwork.nets.local import LocalSteps
+from subnetwork.nets.merges import holders, sgd_step
+from subnetwork.nets.optimizers import SGD
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.state import Submodel
@@ -21,10 +26,15 @@ from subnetwork.nets.table import cost
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.tracer import Inputs
 from subnetwork.runtime.costs import Network, Pace, Sizes
+from subnetwork.runtime.direct import Draws, Held, Wire, handed_over, merged, taken
+from subnetwork.runtime.direct.held import PARAMS
+from subnetwork.runtime.direct.links import Exchange
 from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
 LOOPBACK = "127.0.0.1"
 CHUNK = bytes(1 << 20)
+STEPS = 5  # of the longer of two rounds, whose difference is steps alone
+COPIES = 16  # of the example batch, for each worker, in the pool that batches are read from
 
 
 def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
@@ -49,22 +59,62 @@ def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
     )
 
 
-def calibrate(plan: Plan, n_workers: int, *, budget: float = 5.0) -> Pace:
-    """Seconds of a step of the whole model and of a subnetwork, and of cutting and merging.
+def calibrate(
+    plan: Plan,
+    n_workers: int,
+    *,
+    budget: float = 5.0,
+    deal: Deal | None = None,
+    wire: Wire = "float32",
+) -> Pace:
+    """What a round costs a processor, of the whole model and of a subnetwork, part by part.
 
-    Measured on one thread, one after the other in turns, for about `budget` seconds; the median
-    of each. The loss is the mean square of the outputs, which stands for the user's own.
+    Measured by the code that trains (`LocalSteps`, the coordinator's cut and merge, one rank of the
+    direct hand-over), on one thread, one after the other in turns, for about `budget` seconds; the
+    median of each, in processor time, so that a busy machine does not matter much. The loss is the
+    mean square of the outputs, and batches are rows of a pool of copies of the example batch: both
+    stand for the user's own.
+
+    Args:
+        plan: of the model.
+        n_workers: n.
+        budget: seconds.
+        deal: who gets which units; None: Perm.
+        wire: how the direct hand-over rounds.
     """
-    whole, part = plan.build(plan.layout.all_units), _part(plan, n_workers)
+    sketch = NetSketch(plan.layout, deal or Perm(n_workers))
+    whole = Submodel(plan.state().params)
+    part = sketch.sample(0, 0).select(plan.state(), 0)
+    feed = _Rows.of(plan.inputs, n_workers)
     with _one_thread(), torch.random.fork_rng(devices=[]):
-        work = {
-            "whole": _step(whole, plan.inputs),
-            "part": _step(part, plan.inputs),
-            "handling": _handling(plan, n_workers),
+        work: dict[str, Callable[[], object]] = {
+            "batch": feed.next,
+            "handling": _handling(plan, sketch),
+            "direct": _direct(plan, sketch, wire),
             "averaging": _averaging(whole),
+            "outer": _outer(whole),
         }
+        for name, of in (("whole", whole), ("part", part)):
+            for n_steps in (1, STEPS):
+                work[f"{name} {n_steps}"] = _round(plan, feed, of, n_steps)
         spans = _in_turns(work, budget)
-    return Pace(spans["whole"], spans["part"], spans["handling"], spans["averaging"])
+    step, around = {}, {}
+    for name in ("whole", "part"):
+        one, several = spans[f"{name} 1"], spans[f"{name} {STEPS}"]
+        step[name] = max(0.0, (several - one) / (STEPS - 1))
+        around[name] = max(0.0, one - step[name])
+        step[name] = max(0.0, step[name] - spans["batch"])
+    return Pace(
+        step["whole"],
+        step["part"],
+        spans["handling"],
+        spans["averaging"],
+        spans["batch"],
+        around["whole"],
+        around["part"],
+        spans["direct"],
+        spans["outer"],
+    )
 
 
 def loopback(budget: float = 0.5) -> Network:
@@ -80,13 +130,14 @@ def loopback(budget: float = 0.5) -> Network:
                 out.sendall(b"?")
                 out.recv(1)
                 latencies.append((time.perf_counter() - started) / 2)
-            started, sent = time.perf_counter(), 0
+            started, sent, busy = time.perf_counter(), 0, time.process_time()
             while time.perf_counter() - started < budget:
                 out.sendall(CHUNK)
                 sent += len(CHUNK)
             span = time.perf_counter() - started
         swallow.join()
-    return Network(8 * sent / span, statistics.median(latencies), share=1.0)
+        copying = (time.process_time() - busy) / sent
+    return Network(8 * sent / span, statistics.median(latencies), 1.0, copying)
 
 
 def _swallow(server: socket.socket) -> None:
@@ -111,31 +162,61 @@ def _part(plan: Plan, n_workers: int) -> nn.Module:
     return plan.builder.build(plan.model, units)
 
 
-def _step(module: nn.Module, inputs: Inputs) -> Callable[[], None]:
-    module.train()
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-6)
+@dataclass
+class _Rows:
+    """Batches of the shape of the example, read by rows from a pool, as training reads them."""
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        outputs = tree_leaves(module(*inputs.args, **inputs.kwargs))
-        terms = [x.float().square().mean() for x in outputs if _has_gradient(x)]
-        torch.autograd.backward(torch.stack(terms).sum())
-        optimizer.step()
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    batches: Batches | None  # None: the inputs have no rows that can be told apart
+    step: int = 0
+    seed: int = 0
 
-    return step
+    @classmethod
+    def of(cls, inputs: Inputs, n_workers: int) -> "_Rows":
+        """Of a pool of several copies of the example batch for each worker."""
+        first = inputs.args[0] if inputs.args else None
+        if not isinstance(first, Tensor) or first.dim() == 0 or len(inputs.args) != 1:
+            return cls(inputs.args, inputs.kwargs, None)
+        pool = first.repeat(COPIES * n_workers, *(1 for _ in first.shape[1:]))
+        return cls(
+            (),
+            inputs.kwargs,
+            Batches(pool, torch.zeros(len(pool)), n_workers, max(1, len(first)), 0),
+        )
+
+    def batch(self, worker: int, step: int) -> tuple[Any, ...]:
+        """The arguments of the model."""
+        return self.args if self.batches is None else (self.batches.batch(worker, step)[0],)
+
+    def next(self) -> object:
+        """Another batch each time."""
+        self.step += 1
+        return self.batch(0, self.step)
+
+    def loss(self, module: nn.Module, args: tuple[Any, ...]) -> Tensor:
+        """The mean square of the outputs."""
+        outputs = tree_leaves(module(*args, **self.kwargs))
+        return torch.stack([x.float().square().mean() for x in outputs if _has_gradient(x)]).sum()
+
+
+def _round(plan: Plan, feed: _Rows, of: Submodel, n_steps: int) -> Callable[[], object]:
+    """A worker's round of local work."""
+    local = LocalSteps(plan, feed, SGD(1e-6), n_steps, loss=feed.loss)
+    return lambda: local(0, 0, of)
 
 
 def _has_gradient(x: object) -> bool:
     return isinstance(x, Tensor) and x.requires_grad
 
 
-def _handling(plan: Plan, n_workers: int) -> Callable[[], None]:
+def _handling(plan: Plan, sketch: NetSketch) -> Callable[[], object]:
     """What a coordinator does in a round beside waiting: draw, cut, pack, unpack, merge."""
-    x, sketch = plan.state(), NetSketch(plan.layout, Perm(n_workers))
+    x = plan.state()
 
     def handle() -> None:
         partition = sketch.sample(0, 0)
-        parts: list[Submodel] = [partition.select(x, i) for i in range(n_workers)]
+        parts: list[Submodel] = [partition.select(x, i) for i in range(partition.n_workers)]
         flats = [pack(part) for part in parts]
         trained = [
             unpack(flat, part, Header(Verb.DONE)) for flat, part in zip(flats, parts, strict=True)
@@ -145,29 +226,53 @@ def _handling(plan: Plan, n_workers: int) -> Callable[[], None]:
     return handle
 
 
-def _averaging(module: nn.Module) -> Callable[[], None]:
-    parameters = [p.detach() for p in module.parameters()]
-    counts = [p.numel() for p in parameters]
+def _direct(plan: Plan, sketch: NetSketch, wire: Wire) -> Callable[[], object]:
+    """One rank's side of merge and hand-over, round after round; what arrives is never sent."""
+    x = plan.state().params
+    draws = Draws(sketch, {name: p.to("meta") for name, p in x.items()}, 0)
+    box: list[Held] = [taken(draws, 0, 0, ((name, {PARAMS: p}) for name, p in x.items()))]
 
-    def copy() -> None:
-        flat = torch.cat([p.reshape(-1) for p in parameters])
-        for p, new in zip(parameters, torch.split(flat, counts), strict=True):
-            p.copy_(new.view_as(p))
+    def handle() -> None:
+        after = [_alone(merged(draws, 0, box.pop(), wire))]
+        box.append(_alone(handed_over(draws, 0, after.pop(), wire)))
 
-    return copy
+    return handle
 
 
-def _in_turns(work: dict[str, Callable[[], None]], budget: float) -> dict[str, float]:
-    """Median seconds of each; at least three rounds, whatever the budget."""
+def _alone(exchange: Exchange[Held]) -> Held:
+    """Run one side of an exchange with nobody at the other end."""
+    try:
+        while True:
+            for pieces in next(exchange).into:
+                for piece in pieces:
+                    piece.zero_()
+    except StopIteration as end:
+        held: Held = end.value
+        return held
+
+
+def _averaging(whole: Submodel) -> Callable[[], object]:
+    """A model into a flat buffer and back."""
+    return lambda: unpack(pack(whole), whole, Header(Verb.DONE))
+
+
+def _outer(whole: Submodel) -> Callable[[], object]:
+    """DiLoCo's step along the change of a round."""
+    zeros = {name: torch.zeros_like(p) for name, p in whole.params.items()}
+    return lambda: sgd_step(whole.params, zeros, zeros, 0.7, 0.9, nesterov=True)
+
+
+def _in_turns(work: Mapping[str, Callable[[], object]], budget: float) -> dict[str, float]:
+    """Median processor seconds of each; at least three rounds, whatever the budget."""
     spans: dict[str, list[float]] = {name: [] for name in work}
     for do in work.values():
         do()  # the first one allocates
     ends = time.perf_counter() + budget
     while time.perf_counter() < ends or min(map(len, spans.values())) < 3:
         for name, do in work.items():
-            started = time.perf_counter()
+            started = time.thread_time()
             do()
-            spans[name].append(time.perf_counter() - started)
+            spans[name].append(time.thread_time() - started)
     return {name: statistics.median(measured) for name, measured in spans.items()}
 
 

@@ -37,12 +37,18 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds on one core with nothing beside it."""
+    """Seconds of processor time on one core; what is 0 is left out of the prediction."""
 
-    step_whole: float  # forward, backward and optimizer of the whole model, one batch
+    step_whole: float  # forward, backward and optimizer of the whole model on one batch
     step_part: float  # of a subnetwork
     handling: float = 0.0  # a coordinator's cutting and merging of all subnetworks of a round
     averaging: float = 0.0  # copying a whole model into a flat buffer and back
+    batch: float = 0.0  # making a batch
+    around_whole: float = 0.0  # a round of local work beside its steps: copies, module, optimizer
+    around_part: float = 0.0
+    direct: float | None = None
+    """One worker's share of a direct hand-over; None: the coordinator's handling, divided by n."""
+    outer: float = 0.0  # DiLoCo's step over the whole model
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,16 @@ class Network:
     bandwidth: float  # bits per second; infinity for a link that costs nothing
     latency: float = 0.0  # seconds from any worker to any other
     share: float = TCP_SHARE  # of the bandwidth that is payload
+    copying: float = 0.0  # processor seconds for a byte that a worker sends and one that it gets
 
-    def seconds(self, n_bytes: float, hops: float) -> float:
-        """To move so many bytes over the busiest link, in so many waits for another worker."""
-        return 8 * n_bytes / (self.bandwidth * self.share) + hops * self.latency
+    def seconds(self, n_bytes: float, hops: float, crowding: float = 1.0) -> float:
+        """To move so many bytes over the busiest link, in so many waits for another worker.
+
+        Where workers share cores, copying takes `crowding` times as long; it goes on beside the
+        transfer, so the slower of the two counts.
+        """
+        wire = 8 * n_bytes / (self.bandwidth * self.share)
+        return max(wire, crowding * self.copying * n_bytes) + hops * self.latency
 
 
 @dataclass(frozen=True)
@@ -135,10 +147,11 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     hops = (1 if handed else 0) + (_hops(setting) if shared else 0)
     kept = FLOAT * 2 * max(0, sizes.whole - shared) / n  # what nobody holds, with one replica
     flat = wire * (sizes.held + handed)
+    own = pace.handling / n if pace.direct is None else pace.direct
     return Round(
-        compute=setting.n_steps * pace.step_part * setting.crowding,
-        exchange=network.seconds(one_way, hops),
-        handling=pace.handling / n * setting.crowding,
+        compute=_part_compute(pace, setting),
+        exchange=network.seconds(one_way, hops, setting.crowding),
+        handling=own * setting.crowding,
         bytes_down=one_way,
         bytes_up=one_way,
         memory=_training(sizes.held, sizes) + sizes.activations_part + kept + flat,
@@ -150,8 +163,8 @@ def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     n = setting.n_workers
     one_way = WIRES[setting.wire] * sizes.held
     return Round(
-        compute=setting.n_steps * pace.step_part * setting.crowding,
-        exchange=2 * network.seconds((n - 1) * one_way, hops=1),
+        compute=_part_compute(pace, setting),
+        exchange=2 * network.seconds((n - 1) * one_way, 1, setting.crowding),
         handling=pace.handling,
         bytes_down=one_way,
         bytes_up=one_way,
@@ -163,7 +176,8 @@ def local_sgd(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> R
     """Whole models, averaged by an all-reduce after each round."""
     one_way, exchange = _all_reduce(WIRES[setting.wire] * sizes.whole, network, setting)
     return Round(
-        compute=setting.n_steps * pace.step_whole * setting.crowding,
+        compute=(setting.n_steps * (pace.step_whole + pace.batch) + pace.around_whole)
+        * setting.crowding,
         exchange=exchange,
         handling=pace.averaging * setting.crowding,
         bytes_down=one_way,
@@ -180,7 +194,7 @@ def diloco(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     return Round(
         as_local.compute,
         as_local.exchange,
-        as_local.handling,
+        as_local.handling + pace.outer * setting.crowding,
         as_local.bytes_down,
         as_local.bytes_up,
         as_local.memory + 2 * FLOAT * sizes.whole,
@@ -194,9 +208,9 @@ def ddp(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """
     gradients = FLOAT * sizes.whole
     one_way, exchange = _all_reduce(gradients, network, setting)
-    step = pace.step_whole * setting.crowding
+    step = (pace.step_whole + pace.batch) * setting.crowding
     may_hide = 1 - min(1.0, BUCKET / gradients)
-    hidden = min(BACKWARD_SHARE * step, may_hide * exchange)
+    hidden = min(BACKWARD_SHARE * pace.step_whole * setting.crowding, may_hide * exchange)
     return Round(
         compute=setting.n_steps * step,
         exchange=setting.n_steps * (exchange - hidden),
@@ -232,6 +246,12 @@ def break_even(costs: Mapping[str, Round], ist: str = "IST, direct") -> tuple[st
     return best, others[best] / costs[ist].seconds
 
 
+def _part_compute(pace: Pace, setting: Setting) -> float:
+    """Seconds of a round of local steps of a subnetwork."""
+    steps = setting.n_steps * (pace.step_part + pace.batch)
+    return (steps + pace.around_part) * setting.crowding
+
+
 def _training(entries: int, sizes: Sizes) -> float:
     """Bytes of parameters, gradients and moments."""
     return FLOAT * entries * (2 + sizes.moments)
@@ -248,6 +268,6 @@ def _all_reduce(n_bytes: float, network: Network, setting: Setting) -> tuple[flo
     """Bytes of a worker in each direction, and seconds, of the mean of n flat buffers."""
     n, hops = setting.n_workers, _hops(setting)
     if setting.reduce == "tree":  # whole buffers, one level after another
-        return 2 * n_bytes, network.seconds(hops * n_bytes, hops)
+        return 2 * n_bytes, network.seconds(hops * n_bytes, hops, setting.crowding)
     one_way = 2 * (n - 1) / n * n_bytes
-    return one_way, network.seconds(one_way, hops)
+    return one_way, network.seconds(one_way, hops, setting.crowding)

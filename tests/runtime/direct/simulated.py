@@ -122,11 +122,14 @@ def assembled(d, helds):
                     times[lines[mine]] += 1
                 if name in held.shares:
                     share = held.shares[name]
-                    for u in range(grid.n_rows):
-                        for p_ in range(share.lines.starts[u], share.lines.starts[u + 1]):
-                            line = u * grid.n_cols + int(share.lines.cols[p_])
-                            whole[line] = share.values[plane][p_]
-                            times[line] += 1
+                    bits = np.unpackbits(share.lines.words.view(np.uint8), bitorder="little")
+                    us, vs = bits.reshape(grid.n_rows, -1).nonzero()
+                    assert (
+                        np.bincount(us, minlength=grid.n_rows) == np.diff(share.lines.starts)
+                    ).all()
+                    waiting = torch.as_tensor(us * grid.n_cols + vs)
+                    whole[waiting] = share.values[plane]
+                    times[waiting] += 1
             assert (times == 1).all(), (name, k)
             found.setdefault(plane, {})[name] = whole.view(p.shape)
     params = found.pop("")

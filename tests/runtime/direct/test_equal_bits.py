@@ -20,10 +20,12 @@ from simulated import (
 )
 
 from subnetwork import rounds
-from subnetwork.deals import Bernoulli, Perm, RandQ
+from subnetwork.deals import Bernoulli, Lazy, Perm, RandQ
 from subnetwork.nets import Layout, ModelState, NetSketch, holders
 from subnetwork.runtime.direct import Draws, handed_over, merged, route
-from subnetwork.runtime.direct.handover import keepers_of
+from subnetwork.runtime.direct.handover import keepers_of, senders_of
+from subnetwork.runtime.direct.held import held_rows
+from subnetwork.runtime.direct.rows import sets_of
 
 CASES = [(deal, torch.float32) for deal in DEALS]
 CASES += [
@@ -167,3 +169,47 @@ def test_a_parameter_that_nobody_was_given_waits_at_home():
     d = draws(sketch, x)
     same(assembled(d, parts(d, x)), x)
     assert route(d, "block", 0, 0).lines_sent >= 0
+
+
+WIDE = Layout(
+    {"a": 130, "b": 70},
+    {"w": ("b", "a"), "up": ("a", None), "down": (None, "b"), "conv": ("b", "a", None)},
+)
+WIDE_SHAPES = {"w": (70, 130), "up": (130, 3), "down": (3, 70), "conv": (70, 130, 2)}
+
+
+@pytest.mark.parametrize("deal", [Perm(N), Lazy(N, 3), RandQ(N, q=20)], ids=repr)
+def test_rows_of_several_words_equal_the_reference_bit_for_bit(deal):
+    generator = torch.Generator().manual_seed(0)
+    x = ModelState({n: torch.randn(s, generator=generator) for n, s in WIDE_SHAPES.items()})
+    sketch = NetSketch(WIDE, deal)
+    d = draws(sketch, x)
+    helds = parts(d, x)
+    work = lambda k, _, ws: [local(k, i, w) for i, w in enumerate(ws)]  # noqa: E731
+    for done in rounds(x, sketch, work, holders, seed=5, n_rounds=5):
+        after = train(d, helds)
+        same(assembled(d, after), done.x)
+        helds = pass_on(d, after)
+
+
+@pytest.mark.parametrize("deal", [Perm(N), Lazy(N, 9)], ids=repr)
+def test_senders_of_rows_are_the_keepers_of_their_lines(deal):
+    """From a start in the middle of a word of history, over the edge of the next one."""
+    x = ModelState({name: torch.zeros(shape) for name, shape in WIDE_SHAPES.items()})
+    d = draws(NetSketch(WIDE, deal), x, start=40)
+    for k in (40, 41, 63, 64, 70):
+        for name in WIDE_SHAPES:
+            then = d.masks(name, k + 1)
+            rows, cols = held_rows(then, 1)
+            senders = senders_of(d, name, k, rows, sets_of(then, N)[1])
+            found = np.unpackbits(senders.view(np.uint8), axis=2, bitorder="little")[:, :, cols]
+            assert (found.sum(axis=1) == 1).all()
+            by_line = found.argmax(axis=1).reshape(-1)
+            assert (by_line == keepers_of(d, name, k, rows, cols)).all()
+
+
+def test_rounds_in_which_lines_had_two_holders_are_looked_at_line_by_line():
+    x = ModelState({name: torch.zeros(shape) for name, shape in WIDE_SHAPES.items()})
+    d = draws(NetSketch(WIDE, RandQ(N, q=60)), x)
+    rows, _ = held_rows(d.masks("w", 1), 0)
+    assert senders_of(d, "w", 0, rows, sets_of(d.masks("w", 1), N)[0]) is None

@@ -19,7 +19,6 @@ from subnetwork.runtime.direct.held import (
     as_lines,
     bits,
     block_shape,
-    col_type,
     held_rows,
     kept,
     no_lines,
@@ -30,7 +29,6 @@ from subnetwork.runtime.direct.held import (
 from subnetwork.runtime.direct.kernels import (
     UNKNOWN,
     Array,
-    Dense,
     Idle,
     Kept,
     Lines,
@@ -39,14 +37,26 @@ from subnetwork.runtime.direct.kernels import (
     Row,
     Sent,
     deal_out,
-    deal_out_apart,
     last_keepers,
     look_back,
     take_in,
     tally,
-    tally_apart,
 )
 from subnetwork.runtime.direct.links import Exchange, Parcels
+from subnetwork.runtime.direct.memory import room
+from subnetwork.runtime.direct.rows import (
+    Dense,
+    at_home,
+    columns_by_round,
+    count_senders,
+    deal_out_rows,
+    doubled,
+    find_senders,
+    n_words,
+    sets_of,
+    take_in_rows,
+    tally_rows,
+)
 from subnetwork.runtime.direct.wire import (
     Wire,
     decoded,
@@ -69,7 +79,8 @@ class Route:
     leaving: Array  # lines for each worker
     starts: Array  # of the rows of the next idle lines
     n_echoes: int
-    keepers: Array  # of every line of the next block
+    keepers: Array | None  # of every line of the next block; None where `senders` says it
+    senders: Array | None  # (rows of the next block, workers, words): the lines of each
     arriving: Array  # lines from each worker; none from this rank itself
 
     @property
@@ -78,15 +89,20 @@ class Route:
         return int(self.leaving.sum())
 
     @property
-    def rows(self) -> Array:
-        """The rows of the table that the next block's lines lie in."""
+    def lines_held(self) -> int:
+        """Lines of the next block."""
         rows, cols = held_rows(self.kept.goal, self.kept.me)
-        return np.repeat(rows, len(cols))
+        return len(rows) * len(cols)
 
     def groups_from(self, worker: int) -> Tensor:
         """Which of the lines that a worker sends share a scale."""
-        rows = torch.as_tensor(self.rows[self.keepers == worker])
-        return scale_groups(rows, self.grid)
+        rows, cols = held_rows(self.kept.goal, self.kept.me)
+        if self.senders is not None:
+            counts = np.bitwise_count(self.senders[:, worker]).sum(axis=1, dtype=np.int64)
+            return scale_groups(torch.as_tensor(np.repeat(rows, counts)), self.grid)
+        assert self.keepers is not None
+        every = np.repeat(rows, len(cols))
+        return scale_groups(torch.as_tensor(every[self.keepers == worker]), self.grid)
 
 
 def route(draws: Draws, name: str, k: int, rank: int, share: Share | None = None) -> Route:
@@ -108,18 +124,55 @@ def route(draws: Draws, name: str, k: int, rank: int, share: Share | None = None
 
 
 def _route(draws: Draws, name: str, k: int, here: Kept, shape: Sequence[int] | None) -> Route:
-    grid = draws.grids[name]
-    leaving, starts = np.zeros(draws.n_workers, np.int64), np.zeros(grid.n_rows + 1, np.int64)
+    grid, n = draws.grids[name], draws.n_workers
+    leaving, starts = np.zeros(n, np.int64), np.zeros(grid.n_rows + 1, np.int64)
     if apart(here.now) and apart(here.goal):
         echoes = 0
-        tally_apart(here, _per_worker(here, draws.n_workers), leaving, starts)
+        tally_rows(here, sets_of(here.goal, n), leaving, starts)
     else:
         echoes = tally(here, _space(grid), leaving, starts)
     rows, cols = held_rows(here.goal, here.me)
-    keepers = keepers_of(draws, name, k, rows, cols)
-    arriving = np.array([np.count_nonzero(keepers == i) for i in range(draws.n_workers)])
+    arriving = np.zeros(n, np.int64)
+    keepers, senders = None, senders_of(draws, name, k, rows, sets_of(here.goal, n)[here.me])
+    if senders is None:
+        keepers = keepers_of(draws, name, k, rows, cols)
+        arriving += np.bincount(keepers, minlength=n)
+    else:
+        count_senders(senders, arriving)
     arriving[here.me] = 0
-    return Route(grid, here, shape, leaving, starts, echoes, keepers, arriving)
+    return Route(grid, here, shape, leaving, starts, echoes, keepers, senders, arriving)
+
+
+def senders_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Array | None:
+    """Who keeps each of these lines after round k, as `keepers_of`, a word of columns at a time.
+
+    Args:
+        draws: the cuts of the run.
+        name: the parameter.
+        k: a round.
+        rows: rows of its table, ascending.
+        cols: columns, as bits.
+
+    Returns:
+        (rows, workers, words); None where lines had two holders in one of the rounds looked at.
+    """
+    senders = np.zeros((len(rows), draws.n_workers, len(cols)), np.uint64)
+    left = np.tile(cols, (len(rows), 1))
+    if not left.any():
+        return senders
+    for word in draws.history_words(k):
+        history, newest = draws.history(name, k, word), min(k, 64 * word + 63) - 64 * word
+        if doubled(history.rows) & doubled(history.cols):
+            return None
+        done = 0
+        while done <= newest:  # few rounds at first: most lines were held lately
+            sets = np.zeros((min(newest + 1 - done, 16), *senders.shape[1:]), np.uint64)
+            columns_by_round(history.cols, newest - done, sets)
+            if not find_senders(history.rows, newest - done, sets, rows, left, senders):
+                return senders
+            done += len(sets)
+    at_home(rows, draws.grids[name].n_cols, left, senders)
+    return senders
 
 
 def keepers_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Array:
@@ -172,13 +225,13 @@ def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> 
     arrived: dict[tuple[str, str, Wire], Tensor] = {}
     for name, way in routes.items():
         before = idle_before.pop(name, None)
-        idle, values = Idle(way.starts, np.empty(way.starts[-1], col_type(way.grid))), {}
+        idle, values = _no_idle(way), {}
         for plane, how in _tensors(draws, old, name, wire):
             have = old[plane].pop(name, None), None if before is None else before.values[plane]
             moved = _moved(way, draws.like[name].dtype, have, idle, how)
             blocks[plane][name], values[plane] = moved.block, moved.idle
             arrived[plane, name, how] = parcels.add(moved.parcels, moved.sizes)
-        if len(idle.cols):
+        if way.starts[-1]:
             shares[name] = Share(idle, values)
         routes[name] = replace(way, kept=way.kept._replace(idle=no_lines(way.grid)))
     yield parcels.post()
@@ -215,22 +268,18 @@ def _moved(
     how: Wire,
 ) -> _Moved:
     """One tensor dealt out: the next block, the next idle values, and bytes for each worker."""
-    length = way.grid.length
-    n_idle, n_block = int(way.starts[-1]), len(way.keepers)
-
-    def lines(n: int) -> Tensor:
-        return torch.empty((n, length), dtype=dtype)
-
-    block, waiting, leaving = lines(n_block), lines(n_idle), lines(way.lines_sent)
+    block = room((way.lines_held, way.grid.length), dtype)
+    waiting = room((int(way.starts[-1]), way.grid.length), dtype)
+    leaving = torch.empty((way.lines_sent, way.grid.length), dtype=dtype)  # where gradients were
     rows = np.empty(way.lines_sent if how == "int8" else 0, np.int64)
     echoes = np.empty(way.n_echoes, np.int64), np.empty(way.n_echoes, np.int64)
     out = bits(leaving)
     sent = Sent(out.reshape(-1), rows, *echoes)
-    source = Lines(*(bits(lines(0) if t is None else as_lines(t, way.grid)) for t in have))
-    target = Next(Lines(bits(block), bits(waiting)), idle.cols, _places(way))
+    source = Lines(*(bits(leaving[:0] if t is None else as_lines(t, way.grid)) for t in have))
+    target = Next(Lines(bits(block), bits(waiting)), idle.words, _places(way))
     offsets = (np.cumsum(way.leaving) - way.leaving) * out.shape[1]
     if out.shape[1] == 1 and apart(way.kept.now) and apart(way.kept.goal):
-        deal_out_apart(way.kept, _dense(way, out.dtype), source, sent, offsets, target)
+        deal_out_rows(way.kept, _dense(way, out.dtype), source, sent, offsets, target)
     else:
         deal_out(way.kept, _space(way.grid), source, sent, offsets, target)
     groups = scale_groups(torch.as_tensor(rows), way.grid)
@@ -263,6 +312,10 @@ def _settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
     inside = bits(block)
     starts = (np.cumsum(way.arriving) - way.arriving) * inside.shape[1]
     flat = bits(values.view(block.dtype).view(-1, way.grid.length)).reshape(-1)
+    if way.senders is not None:
+        take_in_rows(way.senders, way.kept.me, flat, starts, _places(way), inside)
+        return
+    assert way.keepers is not None
     take_in(way.keepers, way.kept.me, flat, starts, inside)
 
 
@@ -282,26 +335,21 @@ def _shaped(
 def _places(way: Route) -> Array:
     """Column -> its place among those of the next block; last, how many these are."""
     cols = held_rows(way.kept.goal, way.kept.me)[1]
-    places = np.zeros(way.grid.n_cols + 1, np.int64)
+    places = np.zeros(way.grid.n_cols + 1, np.int32)
     places[cols] = np.arange(len(cols))
     places[-1] = len(cols)
     return places
 
 
-def _per_worker(here: Kept, n_workers: int) -> Array:
-    """How many of a rank's columns each worker gets."""
-    words = here.goal.cols[here.mine]
-    return np.array([int((words >> np.uint64(j) & np.uint64(1)).sum()) for j in range(n_workers)])
+def _no_idle(way: Route) -> Idle:
+    """The index of the next idle lines, of which the columns are to be filled in."""
+    return Idle(way.starts, np.zeros((way.grid.n_rows, n_words(way.grid.n_cols)), np.uint64))
 
 
 def _dense(way: Route, dtype: np.dtype[np.generic]) -> Dense:
-    words, n_workers = way.kept.goal.cols, len(way.leaving)
-    cols = [np.flatnonzero(words & np.uint64(1 << j)) for j in range(n_workers)]
-    every = np.arange(way.grid.n_cols)
-    ends = np.cumsum([0, *map(len, cols)])
-    room = np.empty(len(every) + 1, dtype), np.empty(len(every) + 1, np.int64)
-    here = np.zeros(len(every), np.int64)
-    return Dense(np.zeros(len(every), dtype), here, *room, ends, np.concatenate([*cols, every]))
+    cols = held_rows(way.kept.now, way.kept.me)[1].astype(np.int32)
+    goal = sets_of(way.kept.goal, len(way.leaving))
+    return Dense(np.zeros(way.grid.n_cols, dtype), cols, goal, np.zeros(goal.shape[1], np.uint64))
 
 
 def _space(grid: Grid) -> Row:
@@ -330,7 +378,7 @@ def gathered(
     word = np.uint64(sum(1 << worker for worker in to))
     goal = Masks(np.full(grid.n_rows, word), np.full(grid.n_cols, word))
     way = _route(draws, name, held.k, kept(draws, name, held.k, rank, share, goal), grid.shape)
-    idle = Idle(way.starts, np.empty(way.starts[-1], col_type(grid)))
+    idle = _no_idle(way)
     parcels = Parcels.of(draws.n_workers)
     arrived: dict[tuple[str, Wire], Tensor] = {}
     whole, old = {}, planes(held.submodel)

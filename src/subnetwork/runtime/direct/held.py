@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +13,8 @@ from subnetwork.nets.state import Submodel, Tensors
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
 from subnetwork.runtime.direct.kernels import Array, Idle, Kept, Masks
+from subnetwork.runtime.direct.memory import room
+from subnetwork.runtime.direct.rows import n_words
 
 PARAMS = ""
 """The plane of the parameters; a plane of moments has the moment's name."""
@@ -44,7 +47,7 @@ class Held:
         tensors = list(self.submodel.tensors())
         tensors += [t for share in self.shares.values() for t in share.values.values()]
         tensors += [t for plane in self.x.values() for t in plane.values()]
-        index = sum(s.lines.cols.nbytes + s.lines.starts.nbytes for s in self.shares.values())
+        index = sum(s.lines.words.nbytes + s.lines.starts.nbytes for s in self.shares.values())
         return index + sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -82,9 +85,7 @@ def held_rows(masks: Masks, worker: int) -> tuple[Array, Array]:
 
 def block_shape(draws: Draws, name: str, k: int, worker: int) -> tuple[int, ...]:
     """The shape of a parameter in the subnetwork of a worker; it has to hold the parameter."""
-    whole = draws.like[name]
-    partition = draws.partition(k)
-    return tuple(whole[partition.block(name, whole, worker)].shape)
+    return tuple(draws.partition(k).entries(name, draws.like[name], worker).shape)
 
 
 def kept(
@@ -93,17 +94,23 @@ def kept(
     """Which lines of a parameter a rank keeps in round k, and who is to get them next."""
     grid, now, then = draws.grids[name], draws.masks(name, k), draws.masks(name, k + 1)
     idle = no_lines(grid) if share is None else share.lines
-    return Kept(rank, now, then, then if goal is None else goal, held_rows(now, rank)[1], idle)
+    cols = held_rows(now, rank)[1]
+    mine = as_words((now.cols & np.uint64(1 << rank))[None] != 0)[0]
+    return Kept(rank, now, then, then if goal is None else goal, mine, len(cols), idle)
 
 
 def no_lines(grid: Grid) -> Idle:
     """An empty index of a grid."""
-    return Idle(np.zeros(grid.n_rows + 1, np.int64), np.empty(0, col_type(grid)))
+    words = np.zeros((grid.n_rows, n_words(grid.n_cols)), np.uint64)
+    return Idle(np.zeros(grid.n_rows + 1, np.int64), words)
 
 
-def col_type(grid: Grid) -> type[np.unsignedinteger]:
-    """The smallest type that holds a column."""
-    return np.uint16 if grid.n_cols <= 1 << 16 else np.uint32
+def as_words(chosen: Array) -> Array:
+    """(rows, columns) of bool as (rows, words) of bits."""
+    packed = np.packbits(chosen, axis=1, bitorder="little")
+    room = np.zeros((len(chosen), 8 * n_words(chosen.shape[1])), np.uint8)
+    room[:, : packed.shape[1]] = packed
+    return room.view("<u8").astype(np.uint64, copy=False)
 
 
 def taken(
@@ -126,8 +133,9 @@ def taken(
         for plane, tensor in tensors.items():
             of_plane = params.setdefault(plane, {})
             if partition.holds(name, rank):
-                block = partition.block(name, tensor, rank)
-                of_plane[name] = tensor.detach()[block].clone()
+                entries = partition.entries(name, tensor, rank)
+                of_plane[name] = room((1, prod(entries.shape)), tensor.dtype).view(entries.shape)
+                entries.gather(tensor.detach(), of_plane[name])
         share = _share(draws.grids[name], draws.masks(name, k), rank, draws.n_workers, tensors)
         if share is not None:
             shares[name] = share
@@ -138,18 +146,28 @@ def _share(
     grid: Grid, now: Masks, rank: int, n_workers: int, tensors: Mapping[str, Tensor]
 ) -> Share | None:
     starts = np.zeros(grid.n_rows + 1, np.int64)
-    found = []
+    words = np.zeros((grid.n_rows, n_words(grid.n_cols)), np.uint64)
+    columns = np.arange(grid.n_cols)
     for u in range(grid.n_rows):  # a row at a time: the table may be large
-        free = np.flatnonzero((now.rows[u] & now.cols) == 0)
-        found.append(free[(u * grid.n_cols + free) % n_workers == rank].astype(col_type(grid)))
-        starts[u + 1] = starts[u] + len(found[-1])
+        own = (now.rows[u] & now.cols == 0) & ((u * grid.n_cols + columns) % n_workers == rank)
+        words[u] = as_words(own[None])[0]
+        starts[u + 1] = starts[u] + np.count_nonzero(own)
     if not starts[-1]:
         return None
-    cols = np.concatenate(found)
-    rows = np.repeat(np.arange(grid.n_rows), np.diff(starts))
-    lines = torch.as_tensor(rows * grid.n_cols + cols)
-    values = {p: as_lines(t.detach(), grid)[lines].clone() for p, t in tensors.items()}
-    return Share(Idle(starts, cols), values)
+    lines = Idle(starts, words)
+    return Share(
+        lines, {p: _waiting(lines, as_lines(t.detach(), grid)) for p, t in tensors.items()}
+    )
+
+
+def _waiting(lines: Idle, table: Tensor) -> Tensor:
+    """The values of idle lines, out of a whole tensor as (lines, length)."""
+    n_rows = len(lines.words)
+    values = room((int(lines.starts[-1]), table.shape[1]), table.dtype)
+    for u, row in enumerate(table.view(n_rows, -1, table.shape[1])):
+        bits = np.unpackbits(lines.words[u].view(np.uint8), bitorder="little")[: row.shape[0]]
+        values[lines.starts[u] : lines.starts[u + 1]] = row[torch.as_tensor(bits.astype(bool))]
+    return values
 
 
 def with_x(draws: Draws, rank: int, held: Held) -> Held:

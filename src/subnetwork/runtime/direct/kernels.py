@@ -32,10 +32,10 @@ class Masks(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """Lines that a rank keeps though nobody trains them: the columns of every row, ascending."""
+    """Lines that a rank keeps though nobody trains them: a bit for every line of the table."""
 
-    starts: Array  # (rows + 1,): where the columns of a row start
-    cols: Array
+    starts: Array  # (rows + 1,): where the lines of a row start
+    words: Array  # (rows, words): bit v % 64 of word v // 64 of row u: line (u, v)
 
 
 class Kept(NamedTuple):
@@ -45,7 +45,8 @@ class Kept(NamedTuple):
     now: Masks  # bit i: worker i holds them
     then: Masks  # and holds them in the next round, which says who of several keeps a line
     goal: Masks  # and is to get them now: the same, or whoever gathers the model
-    mine: Array  # the columns that this rank holds, ascending
+    mine: Array  # the columns that this rank holds, as bits
+    width: int  # how many these are
     idle: Idle
 
 
@@ -76,7 +77,7 @@ class Next(NamedTuple):
     """Where a rank puts what it goes on keeping."""
 
     lines: Lines  # the values of the next round
-    cols: Array  # of the next idle lines
+    words: Array  # of the next idle lines; zeros
     places: Array  # column -> its place among those of the next block; last, how many these are
 
 
@@ -122,24 +123,26 @@ def lay_out(target: Array, start: int, source: Array, s: int) -> None:
 @inlined
 def kept_row(kept: Kept, u: int, row: Row) -> int:
     """Find the lines of row u that this rank keeps, columns ascending; returns their number."""
-    m, p, end = 0, kept.idle.starts[u], kept.idle.starts[u + 1]
-    n_cols = len(kept.now.cols)
-    if kept.now.rows[u] >> np.uint64(kept.me) & np.uint64(1):
-        for q in range(len(kept.mine)):
-            v = kept.mine[q]
-            while p < end and kept.idle.cols[p] < v:
-                row.cols[m], row.places[m] = kept.idle.cols[p], -1 - p
+    m, p, q = 0, kept.idle.starts[u], 0
+    held = kept.now.rows[u] >> np.uint64(kept.me) & np.uint64(1) != 0
+    n_rows, n_cols = len(kept.now.rows), len(kept.now.cols)
+    for w in range(len(kept.mine)):
+        idle = kept.idle.words[u, w]
+        left = idle | kept.mine[w] if held else idle
+        while left != 0:
+            bit = lowest(left)
+            left &= left - np.uint64(1)
+            v = 64 * w + bit
+            if idle >> np.uint64(bit) & np.uint64(1):
+                row.cols[m], row.places[m] = v, -1 - p
                 m, p = m + 1, p + 1
-            holders, coming = (
-                kept.now.rows[u] & kept.now.cols[v],
-                kept.then.rows[u] & kept.then.cols[v],
-            )
-            if keeper_of(holders, coming, u * n_cols + v, len(kept.now.rows) * n_cols) == kept.me:
+                continue
+            holders = kept.now.rows[u] & kept.now.cols[v]
+            coming = kept.then.rows[u] & kept.then.cols[v]
+            if keeper_of(holders, coming, u * n_cols + v, n_rows * n_cols) == kept.me:
                 row.cols[m], row.places[m] = v, q
                 m += 1
-    while p < end:
-        row.cols[m], row.places[m] = kept.idle.cols[p], -1 - p
-        m, p = m + 1, p + 1
+            q += 1
     return m
 
 
@@ -175,7 +178,7 @@ def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, targ
         target: is filled, but for the lines of the block that others send.
     """
     then = kept.goal
-    bit, n_cols = np.uint64(1) << np.uint64(kept.me), len(kept.mine)
+    bit, n_cols = np.uint64(1) << np.uint64(kept.me), kept.width
     width = target.places[-1]
     base, next_base, w, echo = 0, 0, 0, 0
     for u in range(len(then.rows)):
@@ -184,7 +187,7 @@ def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, targ
             source, s = (have.block, base + place) if place >= 0 else (have.idle, -1 - place)
             holders = then.rows[u] & then.cols[v]
             if holders == 0:
-                target.cols[w] = v
+                target.words[u, v >> 6] |= np.uint64(1) << np.uint64(v & 63)
                 copy_line(target.lines.idle, w, source, s)
                 w += 1
             elif holders & bit != 0:
@@ -203,107 +206,6 @@ def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, targ
                 others &= others - np.uint64(1)
         base += n_cols if kept.now.rows[u] & bit != 0 else 0
         next_base += width if then.rows[u] & bit != 0 else 0
-
-
-@bare
-def tally_apart(kept: Kept, per_worker: Array, counts: Array, starts: Array) -> None:
-    """`tally` where no line has two holders, now or next: no look at every line of the block.
-
-    Args:
-        kept: what this rank keeps.
-        per_worker: how many of its columns each worker holds next.
-        counts: lines that leave for each worker, are added.
-        starts: where the rows of the next idle lines start, is filled.
-    """
-    goal, me = kept.goal, np.uint64(kept.me)
-    for u in range(len(goal.rows)):
-        begin, end = kept.idle.starts[u], kept.idle.starts[u + 1]
-        held = kept.now.rows[u] >> me & np.uint64(1) != 0
-        waiting = end - begin + (len(kept.mine) if held else 0)
-        others = goal.rows[u]
-        while others != 0:
-            j = lowest(others)
-            found = per_worker[j] if held else 0
-            for p in range(begin, end):
-                found += np.int64(goal.cols[kept.idle.cols[p]] >> np.uint64(j) & np.uint64(1))
-            waiting -= found
-            counts[j] += found
-            others &= others - np.uint64(1)
-        starts[u + 1] = starts[u] + waiting
-    counts[kept.me] = 0
-
-
-class Dense(NamedTuple):
-    """Space for a row with all its columns, and which columns each worker holds next."""
-
-    values: Array
-    here: Array  # 1 where this rank keeps the line, of the row at hand
-    stage: Array  # one place more than columns
-    stage_cols: Array
-    ends: Array  # worker j holds columns cols[ends[j] : ends[j + 1]]
-    cols: Array
-
-
-@inlined
-def pick(dense: Dense, cols: Array) -> int:
-    """Gather what is here of these columns, in order, on the stage; returns how much that is."""
-    m = 0
-    for v in cols:
-        dense.stage[m], dense.stage_cols[m] = dense.values[v], v
-        m += dense.here[v]  # no branch: which lines are here is as good as random
-    return m
-
-
-@inlined
-def spread_row(kept: Kept, u: int, base: int, have: Lines, dense: Dense) -> None:
-    """Put the lines of row u that this rank keeps into the dense row."""
-    dense.here[:] = 0
-    for p in range(kept.idle.starts[u], kept.idle.starts[u + 1]):
-        v = kept.idle.cols[p]
-        dense.values[v], dense.here[v] = have.idle[p, 0], 1
-    if kept.now.rows[u] >> np.uint64(kept.me) & np.uint64(1):
-        for q in range(len(kept.mine)):
-            dense.values[kept.mine[q]], dense.here[kept.mine[q]] = have.block[base + q, 0], 1
-
-
-@inlined
-def send_stage(dense: Dense, m: int, u: int, sent: Sent, start: int) -> int:
-    """Send what is on the stage; returns where the next line goes."""
-    for i in range(m):
-        sent.values[start + i] = dense.stage[i]
-    if len(sent.rows):
-        sent.rows[start : start + m] = u
-    return start + m
-
-
-@bare
-def deal_out_apart(
-    kept: Kept, dense: Dense, have: Lines, sent: Sent, offsets: Array, target: Next
-) -> None:
-    """`deal_out` for lines of one entry of which none has two holders, now or next."""
-    bit, base, next_base, w = np.uint64(1) << np.uint64(kept.me), 0, 0, 0
-    for u in range(len(kept.goal.rows)):
-        spread_row(kept, u, base, have, dense)
-        others = kept.goal.rows[u]
-        while others != 0:
-            j = lowest(others)
-            m = pick(dense, dense.cols[dense.ends[j] : dense.ends[j + 1]])
-            for i in range(m):
-                dense.here[dense.stage_cols[i]] = 0
-            if j == kept.me:
-                for i in range(m):
-                    place = next_base + target.places[dense.stage_cols[i]]
-                    target.lines.block[place, 0] = dense.stage[i]
-            else:
-                offsets[j] = send_stage(dense, m, u, sent, offsets[j])
-            others &= others - np.uint64(1)
-        m = pick(dense, dense.cols[dense.ends[-1] :])
-        for i in range(m):
-            target.lines.idle[w + i, 0] = dense.stage[i]
-            target.cols[w + i] = dense.stage_cols[i]
-        w += m
-        base += len(kept.mine) if kept.now.rows[u] & bit != 0 else 0
-        next_base += target.places[-1] if kept.goal.rows[u] & bit != 0 else 0
 
 
 @bare

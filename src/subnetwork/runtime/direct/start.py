@@ -19,7 +19,7 @@ from subnetwork.runtime.direct.counted import (
 )
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.handover import keepers_of
-from subnetwork.runtime.direct.held import PARAMS, Held, Share, block_shape, col_type, with_x
+from subnetwork.runtime.direct.held import PARAMS, Held, Share, as_words, block_shape, with_x
 from subnetwork.runtime.direct.kernels import Idle
 
 
@@ -128,11 +128,10 @@ def with_new_counters(draws: Draws, rank: int, held: Held) -> tuple[Draws, Held]
             params[name] = torch.zeros(block, dtype=zeros[name].dtype)
         every = np.arange(grid.n_rows), np.arange(grid.n_cols)
         keepers = keepers_of(more, name, k, *every).reshape(grid.n_rows, grid.n_cols)
-        rows, cols = np.nonzero((keepers == rank) & (now.rows[:, None] & now.cols == 0))
-        if len(cols):
-            starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=grid.n_rows))])
-            lines = Idle(starts.astype(np.int64), cols.astype(col_type(grid)))
-            values = torch.zeros(len(cols), grid.length, dtype=zeros[name].dtype)
-            shares[name] = Share(lines, {PARAMS: values})
+        own = (keepers == rank) & (now.rows[:, None] & now.cols == 0)
+        if own.any():
+            starts = np.concatenate([[0], np.cumsum(own.sum(axis=1))]).astype(np.int64)
+            values = torch.zeros(int(own.sum()), grid.length, dtype=zeros[name].dtype)
+            shares[name] = Share(Idle(starts, as_words(own)), {PARAMS: values})
     submodel = replace(held.submodel, params=params)
     return more, with_x(more, rank, replace(held, submodel=submodel, shares=shares))
