@@ -27,7 +27,7 @@ def test_torchrun_equals_one_process_bit_for_bit(tmp_path):
         [sys.executable, "-m", *launch, "-m", "subnetwork", "train", *flags, "--out", "apart"],
         cwd=tmp_path,
         check=True,
-        timeout=120,
+        timeout=300,
         capture_output=True,
     )
     here = ["train", *flags, "--workers", "3", "--here", "--out", "together"]
