@@ -46,14 +46,14 @@ def silent(_row):
     """Rows are read from the record."""
 
 
-def direct(run, folder, old=None, every=None):
+def direct(run, folder, old=None):
     """Train with a thread for every rank."""
     t = task(run)
     row = method(t)
     folder.mkdir(exist_ok=True)
     start = Start(lambda: pytest.fail("rank 0 made the whole model"))
     start = start if old is None else going_on(t, old)
-    keeper = Keeper(folder / "checkpoints", t, every=every, kept=start.k or None)
+    keeper = Keeper(folder / "checkpoints", t, every=10**6, kept=start.k or None)
     job = Job(run, folder, None if old is None else old.path)
 
     def side(place):
@@ -70,7 +70,7 @@ def through_a_coordinator(run, folder):
     torch.set_num_threads(1)
     t = task(run)
     folder.mkdir()
-    keeper = Keeper(folder / "checkpoints", t)
+    keeper = Keeper(folder / "checkpoints", t, every=10**6)
     x = record(folder, t, method(t), None, silent, None, keeper)
     write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
 

@@ -43,6 +43,9 @@ def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
         return float((model(inputs).argmax(dim=1) == targets).double().mean())
 
 
+CHANNELS = 256
+
+
 class Pooled:
     """Count, mean and squared deviations per channel of all batches so far, in float64."""
 
@@ -52,10 +55,11 @@ class Pooled:
         self.deviations = torch.zeros(())
 
     def add(self, inputs: Tensor) -> None:
-        """One more batch."""
-        rows = inputs.detach().double().transpose(0, 1).flatten(1)  # channels first
-        count, mean = rows.shape[1], rows.mean(dim=1)
-        deviations = (rows - mean[:, None]).square().sum(dim=1)
+        """One more batch; some channels at a time, since sums are taken in float64."""
+        parts = [_moments(part) for part in torch.split(inputs.detach(), CHANNELS, dim=1)]
+        count = parts[0][0]
+        mean = torch.cat([part[1] for part in parts])
+        deviations = torch.cat([part[2] for part in parts])
         total, gap = self.count + count, mean - self.mean
         self.mean = self.mean + gap * count / total
         self.deviations = self.deviations + deviations + gap.square() * self.count * count / total
@@ -67,6 +71,13 @@ class Pooled:
             return  # it normalises by the batch at hand, always: there is nothing to set
         norm.running_mean.copy_(self.mean)
         norm.running_var.copy_(self.deviations / max(self.count - 1, 1))
+
+
+def _moments(inputs: Tensor) -> tuple[int, Tensor, Tensor]:
+    """Entries of a channel, their mean and the sum of their squared deviations, by channel."""
+    rows = inputs.double().transpose(0, 1).flatten(1)  # channels first
+    mean = rows.mean(dim=1)
+    return rows.shape[1], mean, (rows - mean[:, None]).square_().sum(dim=1)
 
 
 def _in_order(model: nn.Module, batch: Inputs) -> list[_BatchNorm]:

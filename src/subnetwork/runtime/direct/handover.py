@@ -66,6 +66,8 @@ from subnetwork.runtime.direct.wire import (
     scale_groups,
 )
 
+CHUNK = 1 << 16  # lines
+
 
 @dataclass(frozen=True)
 class Route:
@@ -134,7 +136,7 @@ def _route(draws: Draws, name: str, k: int, here: Kept, shape: Sequence[int] | N
     keepers, senders = None, senders_of(draws, name, k, rows, sets_of(here.goal, n)[here.me])
     if senders is None:
         keepers = keepers_of(draws, name, k, rows, cols)
-        arriving += np.bincount(keepers, minlength=n)
+        arriving += [np.count_nonzero(keepers == i) for i in range(n)]
     else:
         count_senders(senders, arriving)
     arriving[here.me] = 0
@@ -193,9 +195,12 @@ def keepers_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Arr
             return keepers
         unknown = look_back(draws.history(name, k, word), rows, cols, keepers)
     if unknown:
-        (places,) = np.nonzero(keepers == UNKNOWN)
-        lines = rows[places // len(cols)] * draws.grids[name].n_cols + cols[places % len(cols)]
-        keepers[places] = lines % draws.n_workers
+        table, n_cols = keepers.reshape(len(rows), len(cols)), draws.grids[name].n_cols
+        step = max(1, CHUNK // len(cols))
+        for first in range(0, len(rows), step):  # some lines at a time: their numbers are wide
+            part = table[first : first + step]
+            lines = rows[first : first + step, None] * n_cols + cols
+            np.copyto(part, (lines % draws.n_workers).astype(np.uint8), where=part == UNKNOWN)
     return keepers
 
 
