@@ -136,7 +136,7 @@ def _route(draws: Draws, name: str, k: int, here: Kept, shape: Sequence[int] | N
     keepers, senders = None, senders_of(draws, name, k, rows, sets_of(here.goal, n)[here.me])
     if senders is None:
         keepers = keepers_of(draws, name, k, rows, cols)
-        arriving += np.bincount(keepers, minlength=n)
+        arriving += [np.count_nonzero(keepers == i) for i in range(n)]
     else:
         count_senders(senders, arriving)
     arriving[here.me] = 0
