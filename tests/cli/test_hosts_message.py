@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import pytest
+from torch.distributed import HashStore
 
 from subnetwork import runtime
 from subnetwork.cli import main
@@ -15,7 +16,7 @@ class Place:
     rank = 0
 
     def __init__(self, host):
-        self.host = host
+        self.host, self.store = host, HashStore()
 
     @contextmanager
     def seats(self):

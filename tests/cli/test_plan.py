@@ -126,6 +126,7 @@ def test_the_link_of_one_machine_is_measured(command):
         (["mlp", "--bandwidth", "0mbit"], "'0mbit' is not a rate"),
         (["mlp", "--bandwidth", "1gbit", "--latency", "20"], "'20' is not a time"),
         (["mlp", "--latency", "20ms"], "--latency without --bandwidth"),
+        (["mlp", "--bandwidth", "loopback", "--latency", "20ms"], "--latency does nothing beside"),
         (["mlp", "--steps", "20"], "--steps without --bandwidth predicts nothing"),
         (["mlp", "--bandwidth", "1gbit", "--wire", "int4"], "no wire 'int4'"),
         (["mlp", "--bandwidth", "1gbit", "--workers", "1"], "two workers or more"),

@@ -137,14 +137,16 @@ def test_what_makes_it_another_run_is_refused(tmp_path):
 
 
 def test_the_law_of_the_cut_is_kept_and_another_one_is_refused(tmp_path, monkeypatch):
-    from subnetwork.deals import Lazy
+    from subnetwork.deals import Lazy, Perm
     from subnetwork.methods import rows as methods
-    from subnetwork.nets import holders
+    from subnetwork.nets import Layout, NetSketch, holders
 
     assert train(*SMALL, "--rounds", 2, cwd=tmp_path).returncode == 0
     (header,) = (tmp_path / "runs/train/checkpoints").glob("round-00000002/header.json")
     law = {"deal": {"kind": "Perm", "n_workers": 2, "weights": None}, "width": 1}
     assert json.loads(header.read_text())["sketch"] == law
+    layout = Layout({"units": 12}, {})
+    assert NetSketch.from_json(layout, json.dumps(law)).deal == Perm(2)
 
     def lazy(t):
         return methods._with_local_steps(t, Lazy(t.run.workers, 3), holders)
@@ -156,6 +158,17 @@ def test_the_law_of_the_cut_is_kept_and_another_one_is_refused(tmp_path, monkeyp
     assert '"kind": "Perm"' in refused.stderr.replace("\n", " ")
     monkeypatch.undo()
     assert train("--resume", "--rounds", 4, "--here", cwd=tmp_path).returncode == 0
+
+
+def test_a_rounded_wire_goes_on_through_a_coordinator_and_back():
+    from subnetwork.experiments.resume import continued
+    from subnetwork.methods import Training
+
+    old = Training(exchange="direct", wire="int8")
+    star = continued(old, Training(exchange="star"), ["exchange"])
+    assert (star.exchange, star.wire) == ("star", "float32")
+    asked = Training(exchange="direct", wire="bfloat16")
+    assert continued(star, asked, ["exchange", "wire"]).wire == "bfloat16"
 
 
 def test_rounds_that_are_asked_for_end_a_budget_of_steps():

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -30,6 +31,9 @@ def test_a_course_adds_up_what_a_record_says_round_by_round(folder):
     (ist,) = courses([record])
     assert ist.down == tuple(np.cumsum([sum(row["bytes_down"]) for row in record.rows]))
     assert ist.payload[-1] == sum(sum(r["bytes_down"]) + sum(r["bytes_up"]) for r in record.rows)
+    config = record.header["config"] | {"where": "ranks"}  # what one sent another received
+    (direct,) = courses([replace(record, header=record.header | {"config": config})])
+    assert direct.payload == direct.up
     assert ist.final_accuracy == record.rows[-1]["accuracy"]
     assert ist.complete
 

@@ -1,6 +1,6 @@
 """The ranks of `subnetwork train --exchange direct`: this command is one of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,18 +24,22 @@ def check_exchange(run: Training, row: "Method", keeping: "Keeping", *, here: bo
         return
     if here:
         raise ValueError(
-            "--here trains in one process, where nothing is handed over. Drop it, or --exchange "
-            "direct."
+            "--here trains in one process, where nothing is handed over. Drop it, or use "
+            "--exchange star."
         )
     if keeping.start is not None:
         raise ValueError(
             "--from reads a whole model, which no rank holds with --exchange direct. Take round 0 "
-            "with --exchange star --rounds 1, then go on: --resume --exchange direct."
+            "with --exchange star --rounds 1, then go on: --resume --exchange direct --rounds N."
         )
-    for flag, given in (("shares", run.shares != "equal"), ("clip-updates", run.clip_updates)):
-        if given:
+    for does, flag in (
+        (run.shares != "equal", "--shares equal"),
+        (run.clip_updates is not None, "--clip-updates none"),
+    ):
+        if does:
             raise ValueError(
-                f"--{flag} is the coordinator's to do, and --exchange direct has none. Drop either."
+                f"{flag.split()[0]} is the coordinator's to do, and --exchange direct has none. "
+                f"Use {flag}, or --exchange star."
             )
     check_direct(run.method, row)
 
@@ -56,13 +60,13 @@ def handing_over(n_workers: int, place: "Place | None") -> Iterator["Rank"]:
     from subnetwork.experiments.rank import MODULE
     from subnetwork.runtime.direct import launched_ranks, stopping
 
-    with stopping() as stop:
-        if place is not None:
+    if place is not None:
+        with stopping() as stop:
             say_exchange(place, "direct")
-            yield _rank_of(place, stop)
-            return
-        with launched_ranks(n_workers, MODULE) as rank:
-            yield replace(rank, stop=stop)
+            yield replace(_rank_of(place), stop=stop)
+        return
+    with launched_ranks(n_workers, MODULE) as rank, stopping() as stop:
+        yield replace(rank, stop=stop)
 
 
 def followed(place: "Place") -> int:
@@ -71,15 +75,17 @@ def followed(place: "Place") -> int:
     from subnetwork.experiments.direct import follow
     from subnetwork.runtime.direct import LOST, stopping
 
+    rank = _rank_of(place)
+    rank.job()  # until it is there, a signal ends the process
     with stopping() as stop:
         try:
-            follow(_rank_of(place, stop))
+            follow(replace(rank, stop=stop))
         except (RunFailedError, KeyboardInterrupt):
             return LOST  # rank 0 says why
     return 0
 
 
-def _rank_of(place: "Place", stop: Callable[[], bool]) -> "Rank":
+def _rank_of(place: "Place") -> "Rank":
     import torch.distributed as dist
 
     from subnetwork.runtime.direct import Rank
@@ -87,4 +93,4 @@ def _rank_of(place: "Place", stop: Callable[[], bool]) -> "Rank":
 
     store = dist.PrefixStore("direct", place.store)
     host = None if place.host is not None else LOOPBACK
-    return Rank(place.rank, place.n_workers, store, host, stop=stop)
+    return Rank(place.rank, place.n_workers, store, host)

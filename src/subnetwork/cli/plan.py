@@ -92,6 +92,11 @@ def _network(link: Link, given: tuple[str, ...]) -> "Network | None":
         raise ValueError(f"--calibration is a positive number of seconds, not {link.calibration}.")
     latency = seconds(link.latency) if link.latency else 0.0
     if link.bandwidth == "loopback":
+        if link.latency:
+            raise ValueError(
+                "--latency does nothing beside --bandwidth loopback, whose latency is measured. "
+                "Leave it out."
+            )
         from subnetwork.runtime.calibration import loopback
 
         return loopback()

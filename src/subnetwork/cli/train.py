@@ -1,6 +1,7 @@
 """`subnetwork train`: one run, on processes of its own, in this process, or under torchrun."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -104,6 +105,7 @@ def _another_rank(place: "Place") -> int:
     from subnetwork.cli.handing import exchange_of, followed
     from subnetwork.methods.worker import build
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler would wait for the store
     return place.serve(build) if exchange_of(place) == "star" else followed(place)
 
 

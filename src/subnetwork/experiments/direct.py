@@ -43,6 +43,7 @@ from subnetwork.runtime.direct import (
 from subnetwork.runtime.direct.held import PARAMS
 
 MODEL = "model.safetensors"
+COORDINATORS = ("usual_norms", "next_weights")  # what a coordinator would go on with
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Leader:
     ) -> None:
         self._t, self._method, self._keeper, self._write = t, row, keeper, write
         self.row: dict[str, Any] = dict(start.row)
+        self._law = row.sketch.to_json()
+        self._kept = {key: value for key, value in start.row.items() if key in COORDINATORS}
         self._started = time.perf_counter() - self.row.get("seconds", 0.0)
         self._stale: list[dict[str, Any]] = []
 
@@ -110,13 +113,14 @@ class Leader:
             "payload": self.row.get("payload", 0) + sum(words["sent"] for words in said),
             "seconds": time.perf_counter() - self._started,
             "faults": [],
+            **self._kept,
         }
         self._write(self.row | {"faults": self._stale})
         self._stale = []
 
     def keep(self, k: int, save: Callable[[Mapping[str, Any]], None]) -> None:
         """Have the checkpoint before round k written; a full disk costs it, not the run."""
-        stale = self._keeper.keep_by(k, self.row, self._method.sketch.to_json(), save)
+        stale = self._keeper.keep_by(k, self.row, self._law, save)
         if stale:
             self._stale = [{"k": k, "kind": "stale checkpoint", "reason": stale}]
 
@@ -212,7 +216,7 @@ def _rounds(side: Side, held: Held) -> Iterator[DirectRound]:
 def _after_round(
     side: Side, done: DirectRound, leader: Leader | None, stop: Callable[[], bool]
 ) -> None:
-    finite = all(bool(torch.isfinite(p).all()) for p in done.held.submodel.params.values())
+    finite = all(bool(torch.isfinite(t).all()) for t in done.held.submodel.tensors())
     words = {
         "loss": done.loss,
         "sent": done.bytes_sent,

@@ -69,6 +69,7 @@ def train(
         if shares is not None:
             row["weights"] = list(shares.weights)
             shares.told(row)
+            row["next_weights"] = list(shares.weights)
         row["seconds"] = time.perf_counter() - since
         yield Progress(row, last.x)
         before, began = row, time.perf_counter()
@@ -76,7 +77,8 @@ def train(
 
 def _shares(t: Task, method: Method, start: Start) -> Shares:
     """Where measured shares begin: equal, or as they were where the run goes on."""
-    n, given = t.run.workers, tuple(start.row.get("weights", ()))
+    n, row = t.run.workers, start.row
+    given = tuple(row.get("next_weights", row.get("weights", ())))
     weights = given if len(given) == n else (GRAIN,) * n
     return Shares(weights, min(method.sketch.layout.sizes.values()))
 

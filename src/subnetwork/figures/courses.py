@@ -27,6 +27,7 @@ class Course:
     accuracy: tuple[float | None, ...]
     down: tuple[float, ...]
     up: tuple[float, ...]
+    payload: tuple[float, ...]  # down and up; where ranks hand over directly, each byte once
     seconds: tuple[float, ...]
     complete: bool
 
@@ -34,11 +35,6 @@ class Course:
     def label(self) -> str:
         """The method's name on paper."""
         return style.label(self.name)
-
-    @property
-    def payload(self) -> tuple[float, ...]:
-        """Bytes down and up, in total, after each row."""
-        return tuple(a + b for a, b in zip(self.down, self.up, strict=True))
 
     @property
     def final_accuracy(self) -> float | None:
@@ -68,14 +64,18 @@ def _course(record: Record, color: str) -> Course:
     def column(key: str) -> tuple[float, ...]:
         return tuple(number(value) or 0.0 for value in record.column(key))
 
+    down, up = totals("bytes_down"), totals("bytes_up")
+    both = (a + b for a, b in zip(down, up, strict=True))
+    handed_over = record.header.get("config", {}).get("where") == "ranks"
     return Course(
         name=record.name,
         color=color,
         steps=column("steps"),
         samples=column("samples"),
         accuracy=tuple(map(number, record.column("accuracy"))),
-        down=totals("bytes_down"),
-        up=totals("bytes_up"),
+        down=down,
+        up=up,
+        payload=up if handed_over else tuple(both),
         seconds=column("seconds"),
         complete=record.end == "done",
     )

@@ -38,6 +38,8 @@ def scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in row.items():
         if name == "faults":
             yield name, len(value)
+        elif name == "usual_norms":
+            continue  # what clipping remembers: no curves
         elif isinstance(value, list):
             yield from ((f"{name}/{worker}", one) for worker, one in enumerate(value))
         elif value is not None and name != "k":

@@ -77,7 +77,9 @@ class Supervised:
             return self.loss(called(module, inputs), targets)
         with torch.autocast(next(module.parameters()).device.type, self.autocast):
             outputs = called(module, inputs)
-        return self.loss(outputs.float(), targets)
+        if isinstance(outputs, Tensor) and outputs.dtype == self.autocast:
+            outputs = outputs.float()
+        return self.loss(outputs, targets)
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,9 @@ class Result:
     samples: float
     down: float
     up: float
+    payload: float  # both, each byte once
     seconds: float
     ratios: dict[str, float | None]
-
-    @property
-    def payload(self) -> float:
-        """Bytes down and up over all workers."""
-        return self.down + self.up
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def spent(records: Sequence[Record]) -> list[Spent]:
             *(_of_all(record, f"{part}_seconds") for part in ("merge", "test")),
         )
         for record in records
-        if record.rows and "compute_seconds" in record.rows[-1]
+        if record.rows and all("compute_seconds" in row for row in record.rows)
     ]
 
 
@@ -82,6 +78,7 @@ def results(courses: Sequence[Course]) -> list[Result]:
             samples=course.samples[-1],
             down=course.down[-1],
             up=course.up[-1],
+            payload=course.payload[-1],
             seconds=course.seconds[-1],
             ratios={name: _ratio(course, by_name.get(name)) for name in REFERENCES},
         )
