@@ -141,7 +141,9 @@ def test_the_page_lists_every_field_of_a_row():
     table = page.split("## The record")[1].split("## ")[0]
     listed = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
     (row, *_) = rows_of(rounds=1, apart=False)
-    assert sorted(listed) == sorted(row)
+    (more, *_) = rows_of(rounds=1, apart=False, shares="measured", clip_updates=10.0)
+    assert sorted(listed) == sorted(more)
+    assert set(more) - set(row) == {"weights", "next_weights", "usual_norms"}
 
 
 def test_nothing_was_measured_of_a_worker_that_was_not_there():
