@@ -16,6 +16,7 @@ from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch, initial_st
 from subnetwork.nets.data import GraphBatches, GraphSet, batches_of
 from subnetwork.nets.data import graph as load_graph
 from subnetwork.nets.data.graphs import clusters, mean, symmetric
+from subnetwork.nets.data.sets import Scaled
 
 
 def batches(rows=50, n_workers=3, batch_size=7, seed=0):
@@ -183,6 +184,14 @@ def test_a_file_that_is_not_there_says_where_to_put_it(tmp_path, monkeypatch):
     monkeypatch.setenv(files.VARIABLE, str(tmp_path))
     with pytest.raises(ValueError, match=r"no file cora\.npz.*Put 2708 nodes there"):
         load_graph("cora")
+
+
+def test_bytes_are_scaled_where_they_are_while_a_network_is_made_without_memory():
+    """A plain network is built on the meta device; the rows that show it their shape are here."""
+    rows = torch.full((2, 3, 1, 1), 51, dtype=torch.uint8)
+    with torch.device("meta"):
+        scaled = Scaled((0.0, 0.1, 0.2), (1.0, 2.0, 0.5))(rows)
+    assert scaled.flatten(1).tolist() == [[pytest.approx(v, abs=1e-6) for v in (0.2, 0.05, 0.0)]] * 2
 
 
 HERE = pytest.mark.skipif("SUBNETWORK_DATA" not in os.environ, reason="needs the data folder")

@@ -97,7 +97,7 @@ class Scaled:
     def __call__(self, x: Tensor) -> Tensor:
         """Channels are the second dim of four; else there is one."""
         shape = (1, -1, 1, 1) if x.ndim == 4 else (-1,)
-        mean, std = (torch.tensor(v).reshape(shape) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=x.device).reshape(shape) for v in (self.mean, self.std))
         return (x.float() / 255 - mean) / std
 
 
