@@ -25,6 +25,7 @@ from subnetwork.deals import Full, Perm
 from subnetwork.nets import MLP, SGD, Buffers, LocalSteps, NetSketch, holders_in_place
 from subnetwork.nets.architecture import built, initial_state
 from subnetwork.nets.state import ModelState, Submodel
+from subnetwork.runtime.memory import keep_memory
 
 N_STEPS = 20  # local steps of a round, as the goal has it
 BATCH = 128
@@ -182,6 +183,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=None)
     parser.add_argument("--worker", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(1)
     mlp = network(arguments.quick)
     if arguments.worker is not None:

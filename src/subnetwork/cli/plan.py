@@ -64,6 +64,7 @@ def plan(
     from subnetwork import decompose
     from subnetwork.runtime.calibration import calibrate, sizes
     from subnetwork.runtime.costs import Setting, predict
+    from subnetwork.runtime.memory import keep_memory
 
     setting = Setting(workers, link.steps, link.wire, link.period, link.cores)
     cut = decompose(*model_named(model))
@@ -72,6 +73,7 @@ def plan(
     if network is None:
         return 0
     entries = sizes(cut, workers, moments=link.moments)
+    keep_memory()  # as those who will train do
     say(console, f"\nmeasuring steps for {link.calibration:g} s")
     pace = calibrate(cut, workers, budget=link.calibration)
     costs = predict(entries, pace, network, setting)

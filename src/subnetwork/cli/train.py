@@ -68,6 +68,7 @@ def train(
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.uses import check_given
     from subnetwork.runtime import place_under_torchrun, workers_under_torchrun
+    from subnetwork.runtime.memory import keep_memory
 
     torch.set_num_threads(1)
     ranks = workers_under_torchrun()
@@ -82,6 +83,8 @@ def train(
     t = task(run)
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
     check_exchange(run, row, keeping, here=here)
+    if run.exchange != "direct":  # where ranks hold as little as they can
+        keep_memory()
     place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
         return _another_rank(place)
@@ -104,9 +107,13 @@ def _another_rank(place: "Place") -> int:
     """What a rank of torchrun does that is not the first: the exit status."""
     from subnetwork.cli.handing import exchange_of, followed
     from subnetwork.methods.worker import build
+    from subnetwork.runtime.memory import keep_memory
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler would wait for the store
-    return place.serve(build) if exchange_of(place) == "star" else followed(place)
+    if exchange_of(place) == "direct":
+        return followed(place)
+    keep_memory()
+    return place.serve(build)
 
 
 def _carry_out(

@@ -20,6 +20,7 @@ from subnetwork.methods.rows import Method, Task, method, task
 from subnetwork.methods.worker import MODULE
 from subnetwork.nets import MLP, ModelState
 from subnetwork.runtime import Seat, here, launched
+from subnetwork.runtime.memory import keep_memory
 from subnetwork.theory.problems import breast_cancer
 
 Show: TypeAlias = Callable[[str], AbstractContextManager[Callable[[Mapping[str, Any]], None]]]
@@ -40,6 +41,7 @@ def run(folder: Path, base: Training, *, show: Show) -> list[Outcome]:
     Returns:
         What was claimed and measured, also written to `folder`/claims.jsonl.
     """
+    keep_memory()
     torch.set_num_threads(1)
     tasks = {name: task(replace(base, method=name)) for name in COMPARED}
     methods = {name: method(t) for name, t in tasks.items()}

@@ -17,6 +17,7 @@ import torch
 
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.runtime.handshake import Listener, connect, read_secret, write_secret
+from subnetwork.runtime.memory import keep_memory
 from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import DONE, GONE, Build, serve
 from subnetwork.runtime.wire import Link
@@ -146,6 +147,7 @@ class Process:
 def work_here(folder: Path, worker: int, build: Build) -> int:
     """The life of a launched worker: join, serve, leave; the exit status. Dies with its parent."""
     bound_to_parent()
+    keep_memory()
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # a process's first optimizer imports for a second: not later
     link = connect((folder / "address").read_text(), worker, read_secret(folder))
