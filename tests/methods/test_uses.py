@@ -36,7 +36,7 @@ OTHER = {
     "clusters": 5, "clusters_per_batch": 3, "optimizer": "adam", "step_size": 0.1, "momentum": 0.9,
     "weight_decay": 0.01, "period": 2, "capacities": (1.0, 0.25), "least_blocks": 2, "keep": 0.8,
     "share": 3, "outer_step_size": 0.5, "outer_momentum": 0.5, "measure": "validation", "seed": 1,
-    "steps": 3, "autocast": "bfloat16",
+    "steps": 3, "scale": "inverted", "autocast": "bfloat16",
 }  # fmt: skip
 # how or where a run is computed, not which one it is
 HOW = frozenset({"exchange", "wire", "compile", "shares", "clip_updates"})
@@ -170,4 +170,4 @@ def test_the_page_on_methods_names_the_flags_of_the_table():
         said = set(re.findall(r"`--([a-z-]+)`", line))
         own = {f.replace("_", "-") for f, where in USES.items() if name in where.get("method", ())}
         extra = {"clusters", "clusters-per-batch"} if name == "gist" else set()
-        assert said == (own - {"axes", "split", "alpha"}) | extra, name
+        assert said == (own - {"axes", "scale", "split", "alpha"}) | extra, name

@@ -191,7 +191,9 @@ def test_bytes_are_scaled_where_they_are_while_a_network_is_made_without_memory(
     rows = torch.full((2, 3, 1, 1), 51, dtype=torch.uint8)
     with torch.device("meta"):
         scaled = Scaled((0.0, 0.1, 0.2), (1.0, 2.0, 0.5))(rows)
-    assert scaled.flatten(1).tolist() == [[pytest.approx(v, abs=1e-6) for v in (0.2, 0.05, 0.0)]] * 2
+    assert (
+        scaled.flatten(1).tolist() == [[pytest.approx(v, abs=1e-6) for v in (0.2, 0.05, 0.0)]] * 2
+    )
 
 
 HERE = pytest.mark.skipif("SUBNETWORK_DATA" not in os.environ, reason="needs the data folder")

@@ -30,9 +30,11 @@ from subnetwork.nets import (
 )
 from subnetwork.nets.architecture import without_values
 from subnetwork.nets.data import GraphSet
+from subnetwork.nets.layout import Layout
 from subnetwork.nets.local import Local, Supervised
 from subnetwork.nets.modules import Modules
 from subnetwork.nets.optimizers import SGD, Adam, AdamW, Optimizer
+from subnetwork.nets.scale import Scale
 
 __all__ = ["METHODS", "Method", "Task", "method", "task"]
 
@@ -248,6 +250,7 @@ def _with_local_steps(
         run.total_steps,
         loss=_loss(t),
         modules=_modules(run),
+        scale=_scale(run, built.layout),
     )
     return Method(
         built,
@@ -260,6 +263,13 @@ def _with_local_steps(
         math.ceil(run.total_steps / run.local_steps),
         run.local_steps,
     )
+
+
+def _scale(run: Training, layout: Layout) -> Scale | None:
+    """On every axis of width, or none."""
+    if run.scale == "none":
+        return None
+    return Scale({axis: "inverted" for axis in layout.sizes if axis not in layout.depth})
 
 
 def _loss(t: Task) -> Supervised:

@@ -14,6 +14,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "norm": ("batch", "layer", "none"),
     "measure": ("test", "validation"),
     "autocast": ("none", "bfloat16"),
+    "scale": ("none", "inverted"),
     "shares": ("equal", "measured"),
     "exchange": ("star", "direct"),
     "wire": ("float32", "bfloat16", "int8"),
@@ -79,6 +80,9 @@ class Training:
     """Momentum of the local SGD; it is cut, sent and merged with its parameters."""
     weight_decay: float = 0.0
     """Weight decay of the local optimizer; it acts on what a worker holds."""
+    scale: str = "none"
+    """What a layer of a part makes of its inputs: none, or inverted, as by dropout: times all units
+    over those that are held, so that a part answers as the whole does."""
     autocast: str = "none"
     """Type in which the local work multiplies: none (that of the parameters) or bfloat16."""
     compile: bool = False

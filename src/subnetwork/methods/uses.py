@@ -12,6 +12,7 @@ Where: TypeAlias = Mapping[str, Collection[str]]
 
 GRAPHS = ("gcn", "sage", "gat")
 DEALS = ("ist", "lazy_ist", "never_dealt", "narrow", "heterofl", "fedrolex", "federated_dropout")
+SCALED = ("ist", "lazy_ist", "never_dealt", "heterofl", "fedrolex", "federated_dropout", "gist")
 WITH_OTHERS = tuple(name for name in METHODS if name != "narrow")  # who has which rows matters
 
 USES: Mapping[str, Where] = {
@@ -25,6 +26,7 @@ USES: Mapping[str, Where] = {
         "method": (*DEALS, "gist"),
         "model": ("mlp", "resnet", "gpt", "gcn", "sage"),  # the others have one axis
     },
+    "scale": {"method": SCALED},
     "batch_size": {"model": ("mlp", "relu", "resnet", "gpt")},
     "clusters": {"model": GRAPHS},
     "clusters_per_batch": {"model": GRAPHS},
