@@ -66,7 +66,7 @@ def rows() -> dict[str, dict[str, Any]]:
     found["ist coordinator"] = {"method": "ist", "n_steps": 100}
     found["ist outer"] = {"method": "ist", "n_steps": 100, "outer": True}
     for method in AVERAGING:
-        for n_steps in PER_ROUND[: 3 if method == "local_sgd" else 2]:
+        for n_steps in PER_ROUND:
             found[f"{method} {n_steps}"] = {"method": method, "n_steps": n_steps}
     found["diloco int8"] = {"method": "diloco", "n_steps": 50, "wire": "int8"}
     found["ddp"] = {"method": "ddp", "n_steps": DDP_STEPS}
