@@ -70,7 +70,15 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     config = json.loads(header)["config"]
     assert (config["rounds"], config["workers"], config["local_steps"]) == (1, 2, 10)
     assert json.loads(rows[-1]) == {"end": "done"}
+    (tmp_path / "run.toml").write_text("rounds = 3\nhidden = [12]\nbatch-size = 8\nresume = true\n")
+    flags = ("--steps", "4", "--restart", "--workers", "2", "--here")
+    command("train", "--config", "run.toml", *flags, cwd=tmp_path)  # it says how long the run is
+    header, *_ = (tmp_path / "runs" / "train" / "ist.jsonl").read_text().splitlines()
+    assert json.loads(header)["config"]["steps"] == 4
     for text, message in {
+        "steps = 4\nrounds = 3": "one of them out. --rounds and --steps: as --config run.toml has it.",
+        "period = 4": "or choose another method. --period: as --config run.toml has it.",
+        "batch-size = 1": "wants two rows. --batch-size: as --config run.toml has it.",
         "round = 3": "round",
         "rounds = 2.5": "whole number, not 2.5",
         "[train]\nrounds = 3": "holds the table [train]",

@@ -116,6 +116,17 @@ def test_an_exported_graph_leaves_blocks_out_as_well(name):
     assert not any(target.startswith(inside) for target in targets)
 
 
+@pytest.mark.parametrize("held", [[0], [2], []], ids=["the last two", "the first two", "all"])
+def test_an_exported_graph_leads_around_neighbours_that_are_left_out(held):
+    """Where one block's input is another one's output, and both are gone."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*(Residual() for _ in range(3)), nn.Linear(8, 2)), torch.randn(5, 8)
+    plan = decompose(model, x, width=(), depth=True, builder="export", verify=False)
+    (part,) = parts_of(plan, model, [held])
+    short = nn.Sequential(*(model[i] for i in held), model[3])
+    assert torch.equal(part(x), short(x))
+
+
 @pytest.mark.parametrize("builder", ["copy", "export"])
 def test_a_block_that_is_left_out_costs_nothing(builder):
     """FLOPs, activations and outputs are those of a network that never had the block."""
