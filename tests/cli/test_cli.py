@@ -75,8 +75,11 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     command("train", "--config", "run.toml", *flags, cwd=tmp_path)  # it says how long the run is
     header, *_ = (tmp_path / "runs" / "train" / "ist.jsonl").read_text().splitlines()
     assert json.loads(header)["config"]["steps"] == 4
+    both = ("--steps", "4", "--rounds", "3")  # typed: the file has no part in it
+    line = mistake(command("train", "--config", "run.toml", *both, cwd=tmp_path))
+    assert line.endswith("Leave one of them out.")
     for text, message in {
-        "steps = 4\nrounds = 3": "one of them out. --rounds and --steps: as --config run.toml has it.",
+        "steps = 4\nrounds = 3": "out. --rounds and --steps: as --config run.toml has it.",
         "period = 4": "or choose another method. --period: as --config run.toml has it.",
         "batch-size = 1": "wants two rows. --batch-size: as --config run.toml has it.",
         "round = 3": "round",
