@@ -42,7 +42,11 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("sent", "where"),
-    [(signal.SIGINT, SMALL), (signal.SIGTERM, SMALL), (signal.SIGKILL, SPLIT)],
+    [
+        (signal.SIGINT, SMALL),
+        pytest.param(signal.SIGTERM, SMALL, marks=pytest.mark.slow),  # the same handler
+        (signal.SIGKILL, SPLIT),
+    ],
     ids=["SIGINT", "SIGTERM", "SIGKILL of a run on processes"],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_bit(sent, where, tmp_path, uninterrupted):
