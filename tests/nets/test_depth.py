@@ -8,7 +8,8 @@ import torch
 from oracle import assert_same_function, doubled, without_dropout
 from torch import nn
 from torch.nn import functional as F
-from zoo import NanoGPT, zoo
+from zoo import zoo
+from zoo_sequences import NanoGPT
 
 from subnetwork import Bernoulli, Full, Perm, decompose, rounds
 from subnetwork.deals import AtLeast, WarmUp

@@ -4,18 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from subnetwork.deals import (
-    AtLeast,
-    Bernoulli,
-    Full,
-    Lazy,
-    Ordered,
-    Perm,
-    RandQ,
-    Rolling,
-    Scored,
-    WarmUp,
-)
+from subnetwork import deals
+from subnetwork.deals import Bernoulli, Full, Perm, RandQ, Scored, WarmUp
 from subnetwork.nets import MLP, Layout, ModelState, NetSketch, changes, holders, initial_state
 from subnetwork.nets.laws import deal_from, least_hand, written
 from subnetwork.nets.terms import Cat, Prod
@@ -97,14 +87,15 @@ def test_a_width_speaks_of_units_of_width_and_leaves_blocks_and_empty_hands_alon
     assert [len(hand) for hand in hands["hidden"]] == [4, 4]
     deal = Bernoulli(1, p=0.1)
     k = next(k for k in range(99) if not len(deal.hands(9, seed=0, k=k, axis=1)[0]))
-    deals = {"hidden": deal, "*": Full(1)}
-    assert not len(NetSketch(layout, deals, width=4).sample(0, k).hands["hidden"][0])
+    mixed = {"hidden": deal, "*": Full(1)}
+    assert not len(NetSketch(layout, mixed, width=4).sample(0, k).hands["hidden"][0])
 
 
 EVERY = (
-    *(Full(2), Perm(3), Perm(2, (1, 3)), Perm(4, (5, 2, 2, 4)), AtLeast(3, 2), AtLeast(3, 6)),
-    *(WarmUp(2, Perm(4)), RandQ(2, q=5), Lazy(3, 2), Lazy(3, None), Ordered((1.0, 0.3))),
-    *(Rolling((0.4, 0.25)), Scored((0.5, 0.2)), Bernoulli(2, p=0.5)),
+    *(Full(2), Perm(3), Perm(2, (1, 3)), Perm(4, (5, 2, 2, 4)), WarmUp(2, Perm(4))),
+    *(deals.AtLeast(3, 2), deals.AtLeast(3, 6), deals.Lazy(3, 2), deals.Lazy(3, None)),
+    *(deals.Ordered((1.0, 0.3)), deals.Rolling((0.4, 0.25)), Scored((0.5, 0.2))),
+    *(RandQ(2, q=5), Bernoulli(2, p=0.5)),
 )
 
 
