@@ -42,7 +42,7 @@ def test_every_experiment_of_the_registry_can_be_asked_for_by_keywords(name):
 
 def test_methods_with_memory_remove_the_bias_and_the_others_do_not():
     """Full size is `bias_removal.run()`; here quadratics on which everything is quick."""
-    found = bias_removal.run(trig(2, 8), n_rounds=400, n_seeds=2)
+    found = bias_removal.run(trig(2, 8), n_rounds=250, n_seeds=2)
     assert set(holds(found).values()) == {"holds"}
     assert len(found.outcomes) == 13
     curves = {row["curve"] for row in found.rows}
@@ -121,7 +121,7 @@ def test_the_theorem_is_silent_where_w_is_not_psd_and_the_method_converges():
 
 @pytest.mark.parametrize("correlation", [0.0, pytest.param(0.7, marks=pytest.mark.slow)])
 def test_on_logistic_regression_extrapolation_fails_and_damped_anchors_work(correlation):
-    found = logistic.run(n_rounds=600, n_seeds=2, correlation=correlation)
+    found = logistic.run(n_rounds=400, n_seeds=2, correlation=correlation)
     assert set(holds(found).values()) == {"holds"}
     stable = "anchored, T = 8 reaches" in " ".join(holds(found))
     assert stable == (correlation == 0)

@@ -1,6 +1,7 @@
 """Models that can be built at any width: the whole one, and physically smaller ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -110,15 +111,12 @@ def initial_state(
 def without_values(architecture: Architecture, moments: Sequence[str] = ()) -> ModelState:
     """The names, shapes and dtypes of x^0, on the meta device.
 
-    Of an `MLP` nothing is ever made. Any other architecture is made once, and let go of.
+    Of an `MLP` nothing is ever made. Any other architecture is built once and let go of: torch does
+    not put the values of a part into a module that was cut from a model on the meta device.
     """
-    if isinstance(architecture, MLP):
-        with torch.device("meta"):
-            module = architecture.build(architecture.layout.all_units)
-        params = {name: p.detach() for name, p in module.named_parameters()}
-    else:
-        whole = initial_state(architecture, seed=0).params
-        params = {name: p.to("meta") for name, p in whole.items()}
+    with torch.device("meta") if isinstance(architecture, MLP) else nullcontext():
+        module = architecture.build(architecture.layout.all_units)
+    params = {name: p.detach().to("meta") for name, p in module.named_parameters()}
     return ModelState(params, no_moments(architecture.layout, params, moments))
 
 
