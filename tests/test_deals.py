@@ -260,9 +260,12 @@ def test_with_a_minimum_everyone_has_it_and_holders_differ_by_one_at_most(n, siz
 
 def test_with_a_minimum_every_worker_and_unit_are_treated_alike():
     n, size, least, draws = 3, 4, 2, 4000
-    held = sum(masks(AtLeast(n, least), size, 0, k) for k in range(draws)) / draws
+    rounds = np.array([masks(AtLeast(n, least), size, 0, k) for k in range(draws)])
     share = least / size
-    assert np.abs(held - share).max() < 4.5 * np.sqrt(share * (1 - share) / draws)
+    assert np.abs(rounds.mean(axis=0) - share).max() < 4.5 * np.sqrt(share * (1 - share) / draws)
+    pairs = [(rounds[:, i] == rounds[:, j]).all(axis=1) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert (np.sum(pairs, axis=0) == 1).all()  # the third window is the first one
+    assert np.abs(np.mean(pairs, axis=1) - 1 / 3).max() < 4.5 * np.sqrt(2 / 9 / draws)
 
 
 def test_a_warm_up_holds_everything_and_then_deals():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,7 +42,11 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("sent", "where"),
-    [(signal.SIGINT, SMALL), (signal.SIGTERM, SMALL), (signal.SIGKILL, SPLIT)],
+    [
+        (signal.SIGINT, SMALL),
+        pytest.param(signal.SIGTERM, SMALL, marks=pytest.mark.slow),  # the same handler
+        (signal.SIGKILL, SPLIT),
+    ],
     ids=["SIGINT", "SIGTERM", "SIGKILL of a run on processes"],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_bit(sent, where, tmp_path, uninterrupted):
@@ -151,12 +156,17 @@ def test_the_law_of_the_cut_is_kept_and_another_one_is_refused(tmp_path, monkeyp
     def lazy(t):
         return methods._with_local_steps(t, Lazy(t.run.workers, 3), holders)
 
-    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "ist": lazy})
-    refused = train("--resume", "--rounds", 4, "--here", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "cut by another law" in refused.stderr
-    assert '"kind": "Perm"' in refused.stderr.replace("\n", " ")
-    monkeypatch.undo()
+    def wide(t):
+        row = methods.ist(t)
+        return replace(row, sketch=replace(row.sketch, width=3))
+
+    for other in (lazy, wide):
+        monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "ist": other})
+        refused = train("--resume", "--rounds", 4, "--here", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "cut by another law" in refused.stderr
+        assert '"kind": "Perm"' in refused.stderr.replace("\n", " ")
+        monkeypatch.undo()
     assert train("--resume", "--rounds", 4, "--here", cwd=tmp_path).returncode == 0
 
 

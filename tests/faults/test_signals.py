@@ -51,6 +51,8 @@ def run_until(seats, row, job, faults, *, signals, done, patience=QUICK):
         left -= done(faults)
         if not left:
             break
+        if faults:  # rounds that only wait for the new worker, each of which is done again by plan
+            time.sleep(0.05)
     for timer in timers:
         timer.join()
     return run

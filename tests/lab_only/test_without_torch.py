@@ -29,7 +29,7 @@ def test_a_lab_run_and_the_table_of_claims_import_no_torch():
     code = (
         "from subnetwork.experiments import interpolation, verify; "
         "from subnetwork.theory.problems import trig; "
-        "interpolation.run(trig(), n_rounds=5, n_seeds=3); verify.verify(0)"
+        "interpolation.run(trig(), n_rounds=5, n_seeds=3); verify.verify(0, n_seeds=200)"
     )
     assert "torch" not in imported_by(code)
 

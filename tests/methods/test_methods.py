@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from subnetwork.algorithm import rounds
 from subnetwork.deals import Full, Perm
+from subnetwork.experiments import training
 from subnetwork.experiments.training import merged, train
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
@@ -90,10 +91,14 @@ def test_diloco_steps_by_nesterov_momentum_on_the_change():
 def test_every_locally_trained_step_reaches_the_merged_model():
     """The released GIST never merges its output bias; the released ResIST reverts blocks."""
     for name in ("ist", "local_sgd"):
-        for done in models(changed(SMALL, method=name)):
+        run = changed(SMALL, method=name)
+        x = task(run).start()
+        for done in models(run):
             for i, z in enumerate(done.trained):
                 for parameter, value in z.params.items():
                     block = done.partition.block(parameter, done.x.params[parameter], i)
+                    given = done.submodels[i].params[parameter]  # where the last round ended
+                    assert torch.equal(given, x.params[parameter][block])
                     of_all = [other.params[parameter] for other in done.trained]
                     shared = not any(done.partition.layout.dims[parameter]) or name == "local_sgd"
                     expected = torch.stack(of_all).mean(0) if shared else value
@@ -101,7 +106,8 @@ def test_every_locally_trained_step_reaches_the_merged_model():
                         done.x.params[parameter][block], expected, rtol=1e-5, atol=1e-6
                     )
                     if parameter not in CANCELLED:
-                        assert not torch.equal(value, done.submodels[i].params[parameter])
+                        assert not torch.equal(value, given)
+            x = done.x
 
 
 def test_every_parameter_is_trained_by_someone_in_enough_rounds():
@@ -123,7 +129,7 @@ def test_a_partial_last_round_is_merged_and_not_dropped():
     """The released IST learns nothing when an epoch is shorter than a round."""
     whole, partial = SMALL, changed(SMALL, steps=10)  # 4 rounds of 3, 3, 3 and 1 steps
     runs = models(partial)
-    assert len(runs) == 4
+    assert [[z.n_steps for z in done.trained] for done in runs] == [[n] * 3 for n in (3, 3, 3, 1)]
     assert not torch.equal(runs[-1].x.params["0.weight"], runs[-2].x.params["0.weight"])
     assert torch.equal(runs[2].x.params["0.weight"], models(whole)[2].x.params["0.weight"])
     shorter = models(changed(SMALL, steps=2))  # less than one round
@@ -181,8 +187,8 @@ def test_all_methods_see_the_same_number_of_samples(name):
 def test_ist_comes_within_two_points_of_synchronous_sgd_at_equal_samples():
     reached = {}
     for name in ("ist", "synchronous_sgd"):
-        t = task(Training(method=name))
-        reached[name] = [progress.row["accuracy"] for progress in train(t, method(t))][-1]
+        run = Training(method=name)
+        _, reached[name] = training.tested(task(run), merged(task(run), models(run)[-1].x))
     assert reached["ist"] > reached["synchronous_sgd"] - 0.02
     assert reached["ist"] > 0.95
 

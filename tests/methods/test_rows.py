@@ -12,12 +12,13 @@ from subnetwork.experiments.training import train
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.methods.tasks import Task
-from subnetwork.nets import decompose
+from subnetwork.nets import decompose, initial_state
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.data import GraphBatches, GraphSet, text_set
 from subnetwork.nets.losses import classes, marked
 from subnetwork.nets.models import Sizes, network
 from subnetwork.runtime import here
+from subnetwork.runtime.direct import initial_parameters
 
 SMALL = {"hidden": (24,), "workers": 3, "rounds": 2, "local_steps": 2, "batch_size": 8, "seed": 1}
 
@@ -84,6 +85,15 @@ def test_gist_trains_every_graph_network_on_clusters(model, norm):
     t = graph_task(model, norm=norm, clusters=4, clusters_per_batch=2, optimizer="adam")
     assert t.architecture.exact == (model == "gat" or norm == "none")
     assert 0 < last(t).row["loss"] < 10
+
+
+@pytest.mark.parametrize("model", ["gcn", "sage", "gat", "gpt"])
+def test_a_network_made_layer_by_layer_is_the_network_made_at_once(model):
+    """So nothing is left to the values that the traced model happens to have."""
+    plan = (text_task("ist") if model == "gpt" else graph_task(model)).architecture
+    whole, alone = initial_state(plan, seed=5).params, dict(initial_parameters(plan, seed=5))
+    assert alone.keys() == whole.keys()
+    assert all(torch.equal(alone[name], p) for name, p in whole.items())
 
 
 @pytest.mark.parametrize("name", ["ist", "resist"])
@@ -190,3 +200,10 @@ def test_a_batch_without_a_node_that_counts_moves_nothing():
     loss.backward()
     assert loss == 0
     assert not outputs.grad.any()
+
+
+def test_hidden_layers_that_a_network_does_not_have_are_refused_and_not_dropped():
+    with pytest.raises(ValueError, match=r"relu has one hidden layer, not hidden=\(24, 12\).*mlp"):
+        task(Training(**{**SMALL, "model": "relu", "hidden": (24, 12)}))
+    with pytest.raises(ValueError, match=r"gat has one hidden layer, .* --model gcn or sage\."):
+        graph_task("gat", hidden=(24, 12))

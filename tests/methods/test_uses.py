@@ -30,7 +30,7 @@ BASE = Training(
     batch_size=4, clusters=4, clusters_per_batch=2, period=3, share=2,
 )  # fmt: skip
 OTHER = {
-    "method": "local_sgd", "data": "rows2", "model": "relu", "hidden": (16,), "width": 16,
+    "method": "local_sgd", "data": "rows2", "model": "resnet", "hidden": (16,), "width": 16,
     "blocks": 3, "heads": 2, "norm": "none", "dropout": 0.3, "axes": ("*0*",), "workers": 3,
     "rounds": 3, "local_steps": 3, "batch_size": 5, "split": "consecutive", "alpha": 50.0,
     "clusters": 5, "clusters_per_batch": 3, "optimizer": "adam", "step_size": 0.1, "momentum": 0.9,

@@ -1,6 +1,7 @@
 """Batch statistics of the merged model."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from subnetwork.nets import MLP, accuracy, initial_state, recalibrate
 from subnetwork.nets.architecture import runnable
+from subnetwork.nets.calibrate import CHANNELS
 
 
 def model_and_rows():
@@ -36,6 +38,7 @@ def test_the_merged_model_predicts_the_same_at_any_test_batch_size():
     """The released IST has no inference model: its accuracy depends on the test batch."""
     model, rows = model_and_rows()
     recalibrate(model, lambda: rows.split(16))
+    assert not any(m._forward_pre_hooks for m in model.modules())
     whole = model(rows)
     for size in (1, 2, 50):
         torch.testing.assert_close(torch.cat([model(part) for part in rows.split(size)]), whole)
@@ -48,6 +51,13 @@ def test_convolutional_normalisation_pools_over_positions():
     expected = model[0](pictures).transpose(0, 1).flatten(1)
     torch.testing.assert_close(model[1].running_mean, expected.mean(1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model[1].running_var, expected.var(1), rtol=1e-5, atol=1e-5)
+
+
+def test_more_channels_than_are_pooled_at_a_time():
+    model, rows = nn.Sequential(nn.BatchNorm1d(CHANNELS + 3)), torch.randn(9, CHANNELS + 3)
+    recalibrate(model, lambda: rows.split(4))
+    torch.testing.assert_close(model[0].running_mean, rows.mean(0))
+    torch.testing.assert_close(model[0].running_var, rows.var(0))
 
 
 @dataclass
@@ -93,9 +103,22 @@ def test_batches_are_whatever_the_model_takes(way):
     torch.testing.assert_close(model.norm.running_var, plain.norm.running_var)
     targets = plain(rows, times).argmax(1)
     targets[:10] = (targets[:10] + 1) % 3
-    assert accuracy(model, made[way](rows, times), targets) == pytest.approx(20 / 30)
+    before = model.norm.running_mean.clone()
+    found = accuracy(model.train(), made[way](rows, times), targets)
+    assert found == pytest.approx(20 / 30)
+    assert torch.equal(model.norm.running_mean, before)  # it tests, and gathers no statistics
     targets[:10] = -100  # count nowhere
     assert accuracy(model, made[way](rows, times), targets) == 1
+
+
+def test_scores_may_come_as_the_logits_of_an_output():
+    """As transformers' models return them."""
+
+    class Wrapped(nn.Module):
+        def forward(self, x):
+            return SimpleNamespace(logits=x)
+
+    assert accuracy(Wrapped(), torch.eye(4), torch.tensor([0, 1, 2, 2])) == 0.75
 
 
 def test_streams_that_cannot_be_read_are_refused_and_leave_no_hook():
@@ -107,6 +130,8 @@ def test_streams_that_cannot_be_read_are_refused_and_leave_no_hook():
         recalibrate(model, lambda: loader)
     with pytest.raises(ValueError, match="stream without a batch"):
         recalibrate(model, list)
+    with pytest.raises(ValueError, match="does not take the batches"):
+        recalibrate(model, lambda: [rows, loader[0]])  # the second one
     assert not any(m._forward_pre_hooks for m in model.modules())
     with pytest.raises(ValueError, match=r"for targets \(4,\), but the model returned \(101, 3\)"):
         accuracy(model, rows, torch.zeros(4, dtype=torch.int64))

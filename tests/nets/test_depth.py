@@ -8,7 +8,8 @@ import torch
 from oracle import assert_same_function, doubled, without_dropout
 from torch import nn
 from torch.nn import functional as F
-from zoo import NanoGPT, zoo
+from zoo import zoo
+from zoo_sequences import NanoGPT
 
 from subnetwork import Bernoulli, Full, Perm, decompose, rounds
 from subnetwork.deals import AtLeast, WarmUp
@@ -114,6 +115,17 @@ def test_an_exported_graph_leaves_blocks_out_as_well(name):
     assert not any(n.startswith(inside) for n, _ in none.named_buffers())
     targets = [str(node.target) for node in none.graph.nodes if node.op == "get_attr"]
     assert not any(target.startswith(inside) for target in targets)
+
+
+@pytest.mark.parametrize("held", [[0], [2], []], ids=["the last two", "the first two", "all"])
+def test_an_exported_graph_leads_around_neighbours_that_are_left_out(held):
+    """Where one block's input is another one's output, and both are gone."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*(Residual() for _ in range(3)), nn.Linear(8, 2)), torch.randn(5, 8)
+    plan = decompose(model, x, width=(), depth=True, builder="export", verify=False)
+    (part,) = parts_of(plan, model, [held])
+    short = nn.Sequential(*(model[i] for i in held), model[3])
+    assert torch.equal(part(x), short(x))
 
 
 @pytest.mark.parametrize("builder", ["copy", "export"])

@@ -107,7 +107,7 @@ class SlowAdam:
     """Adam written entry by entry: every entry counts the steps that were taken on it."""
 
     def __init__(self, optimizer, params):
-        self.optimizer = optimizer
+        self.optimizer, self.factor = optimizer, 1.0
         self.params = {n: p.clone() for n, p in params.items()}
         self.first = {n: torch.zeros_like(p) for n, p in params.items()}
         self.second = {n: torch.zeros_like(p) for n, p in params.items()}
@@ -115,15 +115,16 @@ class SlowAdam:
 
     def step(self, name, block, grad):
         o, (b1, b2) = self.optimizer, self.optimizer.betas
+        step_size = o.step_size * self.factor
         p, t = self.params[name][block], self.count[name][block] + 1
         if o.decoupled:
-            p = p * (1 - o.step_size * o.weight_decay)
+            p = p * (1 - step_size * o.weight_decay)
         else:
             grad = grad + o.weight_decay * p
         first = b1 * self.first[name][block] + (1 - b1) * grad
         second = b2 * self.second[name][block] + (1 - b2) * grad**2
         denominator = (second / (1 - b2**t)).sqrt() + o.eps
-        self.params[name][block] = p - o.step_size * first / (1 - b1**t) / denominator
+        self.params[name][block] = p - step_size * first / (1 - b1**t) / denominator
         self.first[name][block], self.second[name][block] = first, second
         self.count[name][block] = t
 
@@ -154,7 +155,8 @@ def test_adam_corrects_every_entry_by_its_own_number_of_steps(optimizer, countin
 
     The slow definition counts per entry. One number for all, the largest, is not the same.
     """
-    local = LocalSteps(PLAIN, Rows(torch.float64), optimizer, 3)
+    schedule = WarmupCosine(15, 4, 0.2)
+    local = LocalSteps(PLAIN, Rows(torch.float64), optimizer, 3, schedule=schedule)
     x = initial_state(PLAIN, seed=0, moments=local.moments)
     x = ModelState({n: p.double() for n, p in x.params.items()}, _double(x.moments))
     slow = SlowAdam(optimizer, x.params)
@@ -165,6 +167,7 @@ def test_adam_corrects_every_entry_by_its_own_number_of_steps(optimizer, countin
             slow.put("4.bias", begun)
             blocks = {n: one.partition.block(n, p, i) for n, p in slow.params.items()}
             for step in range(3 * one.k, 3 * one.k + 3):
+                slow.factor = schedule(step)
                 slow.step_on(blocks, local.batches.batch(i, step))
                 if counting == "one number":
                     most = max(float(count.max()) for count in slow.count.values())

@@ -208,6 +208,36 @@ def test_a_parameter_that_no_layer_initialises_is_named():
         initial_state(Family(), seed=0)
 
 
+def test_a_parameter_that_a_module_s_own_initialisation_passes_over_is_named():
+    """A module that has `reset_parameters` answers for what is inside it, wherever x^0 is made."""
+    from subnetwork.runtime.direct.start import initial_parameters
+
+    class Outer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = torch.nn.Linear(2, 3), torch.nn.Linear(3, 2)
+
+        def reset_parameters(self):
+            self.up.reset_parameters()
+            torch.nn.init.zeros_(self.down.bias)
+
+    class Family:
+        layout = Layout(
+            {"units": 3},
+            {"0.up.weight": ("units", None), "0.up.bias": ("units",),
+             "0.down.weight": (None, "units"), "0.down.bias": (None,)},
+        )  # fmt: skip
+
+        def build(self, _):
+            return torch.nn.Sequential(Outer())
+
+    left = r"\['0\.down\.weight'\] cannot be initialised: reset_parameters of a module around them"
+    with pytest.raises(ValueError, match=left):
+        initial_state(Family(), seed=0)
+    with pytest.raises(ValueError, match=left):
+        dict(initial_parameters(Family(), seed=0))
+
+
 def test_an_empty_hand_is_refused_by_name():
     x = initial_state(ARCHITECTURE, seed=0)
     partition = NetSketch(ARCHITECTURE.layout, Bernoulli(2, p=0.01)).sample(0, 0)

@@ -91,4 +91,6 @@ def test_what_does_not_fit_is_not_loaded():
         reload(part, {**given, "more": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"i\.bias is \(8,\) .*given is \(9,\)"):
         reload(part, {**given, "i.bias": torch.zeros(9)})
+    with pytest.raises(ValueError, match=r"torch\.float32 .*torch\.float64"):
+        reload(part, {n: t.double() for n, t in given.items()})
     assert all(torch.equal(p, before[n]) for n, p in part.named_parameters())

@@ -4,18 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from subnetwork.deals import (
-    AtLeast,
-    Bernoulli,
-    Full,
-    Lazy,
-    Ordered,
-    Perm,
-    RandQ,
-    Rolling,
-    Scored,
-    WarmUp,
-)
+from subnetwork import deals
+from subnetwork.deals import Bernoulli, Full, Perm, RandQ, Scored, WarmUp
 from subnetwork.nets import MLP, Layout, ModelState, NetSketch, changes, holders, initial_state
 from subnetwork.nets.laws import deal_from, least_hand, written
 from subnetwork.nets.terms import Cat, Prod
@@ -88,10 +78,24 @@ def test_a_width_that_leaves_nothing_is_refused():
         NetSketch(MLP(4, (6,), 2).layout, Perm(3), width=0)
 
 
+def test_a_width_speaks_of_units_of_width_and_leaves_blocks_and_empty_hands_alone():
+    dims = {"head": ("hidden",), **{f"b{j}": (None,) for j in range(6)}}
+    blocks = {f"b{j}": ("blocks", j) for j in range(6)}
+    layout = Layout({"blocks": 6, "hidden": 9}, dims, unit_of=blocks)
+    hands = NetSketch(layout, Perm(2), width=4).sample(0, 0).hands
+    assert [len(hand) for hand in hands["blocks"]] == [3, 3]
+    assert [len(hand) for hand in hands["hidden"]] == [4, 4]
+    deal = Bernoulli(1, p=0.1)
+    k = next(k for k in range(99) if not len(deal.hands(9, seed=0, k=k, axis=1)[0]))
+    mixed = {"hidden": deal, "*": Full(1)}
+    assert not len(NetSketch(layout, mixed, width=4).sample(0, k).hands["hidden"][0])
+
+
 EVERY = (
-    *(Full(2), Perm(3), Perm(2, (1, 3)), Perm(4, (5, 2, 2, 4)), AtLeast(3, 2), AtLeast(3, 6)),
-    *(WarmUp(2, Perm(4)), RandQ(2, q=5), Lazy(3, 2), Lazy(3, None), Ordered((1.0, 0.3))),
-    *(Rolling((0.4, 0.25)), Scored((0.5, 0.2)), Bernoulli(2, p=0.5)),
+    *(Full(2), Perm(3), Perm(2, (1, 3)), Perm(4, (5, 2, 2, 4)), WarmUp(2, Perm(4))),
+    *(deals.AtLeast(3, 2), deals.AtLeast(3, 6), deals.Lazy(3, 2), deals.Lazy(3, None)),
+    *(deals.Ordered((1.0, 0.3)), deals.Rolling((0.4, 0.25)), Scored((0.5, 0.2))),
+    *(RandQ(2, q=5), Bernoulli(2, p=0.5)),
 )
 
 

@@ -1,5 +1,7 @@
 import json
 import re
+from dataclasses import dataclass
+from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -46,33 +48,54 @@ class Tables(HTMLParser):
 
 
 def parsed(folder) -> Tables:
+    return tables_of(report.render(folder))
+
+
+def tables_of(text) -> Tables:
     tables = Tables()
-    tables.feed(report.render(folder))
+    tables.feed(text)
     return tables
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The page of a whole demo: drawn once, for the tests that only read it."""
+
+    folder: Path
+    text: str
+
+    @cached_property
+    def tables(self) -> Tables:
+        return tables_of(self.text)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = made_up.demo(tmp_path_factory.mktemp("demo"))
+    return Demo(folder, report.render(folder))
 
 
 def row(tables, first) -> list[str]:
     return next([c.strip() for c in r] for r in tables.rows if r and r[0].strip() == first)
 
 
-def test_the_page_needs_nothing_beside_itself(folder):
-    text = report.render(folder)
-    tables = parsed(folder)
+def test_the_page_needs_nothing_beside_itself(demo):
+    text, tables = demo.text, demo.tables
     assert not re.search(r"https?:|//\w|@import|url\((?!#)", text)
     assert not {"script", "link", "img", "iframe", "object"} & set(tables.tags)
     assert all(link.startswith("#") for link in tables.links)
 
 
-def test_every_id_is_given_once_and_every_link_leads_to_one(folder):
-    text, tables = report.render(folder), parsed(folder)
+def test_every_id_is_given_once_and_every_link_leads_to_one(demo):
+    text, tables = demo.text, demo.tables
     assert len(tables.ids) == len(set(tables.ids))
     named = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
     assert {a or b for a, b in named} <= set(tables.ids)
     assert text.count("<svg ") == 10  # two of training, two of the lab, four steps, two networks
 
 
-def test_the_table_of_methods_says_what_the_records_say(folder):
-    tables = parsed(folder)
+def test_the_table_of_methods_says_what_the_records_say(demo):
+    folder, tables = demo.folder, demo.tables
 
     def sent(name, way):
         return sum(sum(r[way]) for r in read(folder / f"{name}.jsonl").rows)
@@ -95,14 +118,14 @@ def test_the_table_of_methods_says_what_the_records_say(folder):
     assert row(tables, "synchronous SGD")[6:8] == ["8×", "1×"]
 
 
-def test_the_split_of_time_is_a_mean_over_workers_and_a_sum_over_rounds(folder):
+def test_the_split_of_time_is_a_mean_over_workers_and_a_sum_over_rounds(demo):
     """60 rounds of .02 and .03 s of compute, .004 of exchange, .011 and .001 of waiting."""
-    cells = [row for row in parsed(folder).rows if row[0] == "IST" and len(row) == 7]
+    cells = [row for row in demo.tables.rows if row[0] == "IST" and len(row) == 7]
     assert cells == [["IST", "1.5", "0.2", "0.4", "0.3", "0.6", "ist"]]
 
 
-def test_the_table_of_claims_says_what_was_claimed_measured_and_found(folder):
-    tables = parsed(folder)
+def test_the_table_of_claims_says_what_was_claimed_measured_and_found(demo):
+    tables = demo.tables
     for claim, equation, claimed, measured, unit, verdict in made_up.CLAIMS:
         cells = row(tables, claim)
         assert cells[1] == (equation or "–")
@@ -134,10 +157,9 @@ def test_a_verdict_of_another_word_is_shown_as_it_is():
     assert words.verdict("not run").sign not in "✓✗"
 
 
-def test_the_same_records_give_the_same_bytes(folder, tmp_path):
-    assert report.render(folder) == report.render(folder)
-    first = report.write(folder).read_bytes()
-    assert report.write(folder, tmp_path / "again.html").read_bytes() == first
+def test_the_same_records_give_the_same_bytes(demo, tmp_path):
+    again = report.write(demo.folder, tmp_path / "again.html")
+    assert again.read_bytes() == demo.text.encode()
 
 
 def test_words_from_records_stay_words(tmp_path):
@@ -254,8 +276,8 @@ def test_a_page_in_a_folder_that_is_not_there_is_refused_in_one_line(folder):
     assert "\n" not in str(mistake.value)
 
 
-def test_the_page_names_the_command_that_writes_it_again(folder):
-    assert f"subnetwork report {folder}" in parsed(folder).text
+def test_the_page_names_the_command_that_writes_it_again(demo):
+    assert f"subnetwork report {demo.folder}" in demo.tables.text
     assert "subnetwork report &#39;runs/my demo&#39;" in report.render(
-        folder, called=Path("runs/my demo")
+        demo.folder, called=Path("runs/my demo")
     )

@@ -42,7 +42,7 @@ def test_every_experiment_of_the_registry_can_be_asked_for_by_keywords(name):
 
 def test_methods_with_memory_remove_the_bias_and_the_others_do_not():
     """Full size is `bias_removal.run()`; here quadratics on which everything is quick."""
-    found = bias_removal.run(trig(2, 8), n_rounds=400, n_seeds=2)
+    found = bias_removal.run(trig(2, 8), n_rounds=250, n_seeds=2)
     assert set(holds(found).values()) == {"holds"}
     assert len(found.outcomes) == 13
     curves = {row["curve"] for row in found.rows}

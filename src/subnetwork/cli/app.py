@@ -8,17 +8,16 @@ import errno
 import os
 import signal
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_args
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token, convert
-from cyclopts.config import Toml
 
 import subnetwork
 from subnetwork.algorithm import RunFailedError
+from subnetwork.cli.config import flags_of, winning, with_its_file
 
 TRACEBACK = "SUBNETWORK_TRACEBACK"  # set it to see where an unexpected error comes from
 DONE, NOT_HELD, MISTAKE, FAILURE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
@@ -93,26 +92,15 @@ def _with_config(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[Path | None, Parameter(help="A TOML file of flags; flags win.")] = None,
 ) -> object:
-    app.config = (*([_flags_of(config)] if config else []), _say_what_was_given)
-    return app(tokens, exit_on_error=False, print_error=False)
-
-
-def _flags_of(config: Path) -> Toml:
-    """The flags of a TOML file; raises ValueError with its name where it is not one."""
+    filed: set[str] = set()
+    file = [flags_of(config), winning(filed)] if config else []
+    app.config = (*file, _say_what_was_given)
     try:
-        flags = tomllib.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(
-            f"cannot read flags from --config {config}: {reason}. It holds lines like rounds = 30."
-        ) from None
-    tables = [name for name, value in flags.items() if isinstance(value, dict)]
-    if tables:
-        raise ValueError(
-            f"--config {config} holds the table [{tables[0]}]; write its flags at the top of the "
-            "file instead, one file a command."
-        )
-    return Toml(config, must_exist=True, use_commands_as_keys=False)
+        return app(tokens, exit_on_error=False, print_error=False)
+    except ValueError as mistake:
+        if config is None:
+            raise
+        raise with_its_file(mistake, filed, config) from mistake
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

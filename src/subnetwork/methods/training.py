@@ -43,7 +43,7 @@ class Training:
     model: str = "mlp"
     """mlp, relu, resnet, gpt, gcn, sage or gat."""
     hidden: tuple[int, ...] = (256,)
-    """Units of each hidden layer: of mlp, relu, gcn, sage, gat."""
+    """Units of each hidden layer: of mlp, gcn, sage; of the one of relu and gat."""
     width: int = 16
     """Channels of the first stage of resnet; of a token of gpt."""
     blocks: int = 2

@@ -1,6 +1,7 @@
 """Models that can be built at any width: the whole one, and physically smaller ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -84,7 +85,7 @@ def initial_state(
 ) -> ModelState:
     """x^0: every parameter initialised once, by its layer's own `reset_parameters`.
 
-    A module that has one and is made up of others initialises what is inside it.
+    A module that has one and is made up of others initialises what is inside it, all of it.
 
     Args:
         architecture: the family; its whole model is initialised.
@@ -92,13 +93,16 @@ def initial_state(
         moments: names of the local optimizer's moments, which start at zero.
 
     Raises:
-        ValueError: a parameter belongs to a layer that has no `reset_parameters`.
+        ValueError: a parameter belongs to a layer that has no `reset_parameters`, or to one whose
+            `reset_parameters` leaves it as it is.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = architecture.build(architecture.layout.all_units)
+        spoil(module)
         for _, layer in initialising(module):
             layer.reset_parameters()
+    check_initialised(module)
     params = {name: p.detach().clone() for name, p in module.named_parameters()}
     architecture.layout.check(params)
     return ModelState(params, no_moments(architecture.layout, params, moments))
@@ -107,15 +111,12 @@ def initial_state(
 def without_values(architecture: Architecture, moments: Sequence[str] = ()) -> ModelState:
     """The names, shapes and dtypes of x^0, on the meta device.
 
-    Of an `MLP` nothing is ever made. Any other architecture is made once, and let go of.
+    Of an `MLP` nothing is ever made. Any other architecture is built once and let go of: torch does
+    not put the values of a part into a module that was cut from a model on the meta device.
     """
-    if isinstance(architecture, MLP):
-        with torch.device("meta"):
-            module = architecture.build(architecture.layout.all_units)
-        params = {name: p.detach() for name, p in module.named_parameters()}
-    else:
-        whole = initial_state(architecture, seed=0).params
-        params = {name: p.to("meta") for name, p in whole.items()}
+    with torch.device("meta") if isinstance(architecture, MLP) else nullcontext():
+        module = architecture.build(architecture.layout.all_units)
+    params = {name: p.detach().to("meta") for name, p in module.named_parameters()}
     return ModelState(params, no_moments(architecture.layout, params, moments))
 
 
@@ -137,6 +138,33 @@ def initialising(module: nn.Module) -> Iterator[tuple[str, Any]]:
                 f"{own} cannot be initialised: {type(layer).__name__} has no reset_parameters. "
                 "Add one, or start from ModelState(dict(model.named_parameters()))."
             )
+
+
+def spoil(module: nn.Module) -> None:
+    """Fill the parameters with NaN, so that what nobody initialises is seen afterwards.
+
+    Numbers from an earlier use of the memory, or those of a model that was traced, would pass for
+    initial values. Parameters that are whole numbers cannot say it, and are left alone.
+    """
+    for p in module.parameters():
+        if p.is_floating_point() or p.is_complex():
+            p.detach().fill_(torch.nan)
+
+
+def check_initialised(module: nn.Module, path: str = "") -> None:
+    """Raise ValueError where a parameter was spoilt and never initialised.
+
+    Args:
+        module: as `spoil` and then `reset_parameters` left it.
+        path: of the module in the model, for the message.
+    """
+    left = [name for name, p in module.named_parameters(path) if bool(p.isnan().any())]
+    if left:
+        raise ValueError(
+            f"{left} cannot be initialised: reset_parameters of a module around them leaves them "
+            "as they are. Have it call their layers' own, or start from "
+            "ModelState(dict(model.named_parameters()))."
+        )
 
 
 def runnable(architecture: Architecture, part: ModelState | Submodel) -> nn.Module:

@@ -7,23 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from subnetwork.deals import (
-    AtLeast,
-    Bernoulli,
-    Deal,
-    Full,
-    Lazy,
-    Ordered,
-    Perm,
-    RandQ,
-    Rolling,
-    Scored,
-    WarmUp,
-)
+from subnetwork import deals
+from subnetwork.deals import Deal
 
 KINDS: Mapping[str, type[Deal]] = {
     kind.__name__: kind
-    for kind in (*(Full, Perm, AtLeast, WarmUp, RandQ, Bernoulli, Lazy, Ordered, Rolling, Scored),)
+    for kind in (
+        *(deals.Full, deals.Perm, deals.AtLeast, deals.WarmUp, deals.RandQ, deals.Bernoulli),
+        *(deals.Lazy, deals.Ordered, deals.Rolling, deals.Scored),
+    )
 }
 """The deals that can be written down: all of `subnetwork.deals`."""
 
@@ -37,16 +29,16 @@ def least_hand(deal: Deal, size: int, axis: int = 0) -> int | None:
         axis: its number, which `Scored` looks its scores up by.
     """
     match deal:
-        case Perm():
+        case deals.Perm():
             weights = deal.weights or (1,) * deal.n_workers
             return min(size * weight // sum(weights) for weight in weights)
-        case Lazy():
+        case deals.Lazy():
             return size // deal.n_workers
-        case AtLeast():
+        case deals.AtLeast():
             return max(deal.least, size // deal.n_workers)
-        case WarmUp():
+        case deals.WarmUp():
             return least_hand(deal.deal, size, axis)
-        case Full() | RandQ() | Ordered() | Rolling() | Scored():
+        case deals.Full() | deals.RandQ() | deals.Ordered() | deals.Rolling() | deals.Scored():
             return min(map(len, deal.hands(size, seed=0, k=0, axis=axis)))  # the same in each round
     return None
 

@@ -2,20 +2,9 @@
 
 import numpy as np
 import pytest
+import simulated
 import torch
-from simulated import (
-    LAYOUT,
-    N,
-    assembled,
-    counted,
-    draws,
-    local,
-    model,
-    parts,
-    pass_on,
-    same,
-    train,
-)
+from simulated import LAYOUT, N, draws, local, model, parts
 
 from subnetwork.deals import Bernoulli, Full, Perm, RandQ
 from subnetwork.nets import ModelState, NetSketch
@@ -95,10 +84,10 @@ def test_all_ranks_agree_on_rounded_values_bit_for_bit(deal, wire):
     helds = parts(d, x)
     for k in range(4):
         for i, held in enumerate(helds):
-            same(held.submodel, d.partition(k).select(x, i))
-        helds = pass_on(d, train(d, helds, wire), wire)
+            simulated.same(held.submodel, d.partition(k).select(x, i))
+        helds = simulated.pass_on(d, simulated.train(d, helds, wire), wire)
         x = one_round(wire, d, x, k)
-        same(assembled(d, helds), x)
+        simulated.same(simulated.assembled(d, helds), x)
 
 
 def test_bytes_of_the_wires():
@@ -109,7 +98,7 @@ def test_bytes_of_the_wires():
     total = {}
     for wire in ("float32", "bfloat16", "int8"):
         helds = parts(d, x)
-        _, sent = counted([handed_over(d, i, held, wire) for i, held in enumerate(helds)])
+        _, sent = simulated.counted([handed_over(d, i, held, wire) for i, held in enumerate(helds)])
         total[wire] = sum(sent)
     assert total["bfloat16"] * 2 == total["float32"]
     rows = total["float32"] // 1200
@@ -123,8 +112,8 @@ def test_what_is_no_number_stays_none():
         x = ModelState({"w": torch.full((8, 300), bad)})
         d = draws(NetSketch(layout, Perm(2)), x)
         for wire in ("bfloat16", "int8"):
-            helds = pass_on(d, train(d, parts(d, x), wire), wire)
-            assert not assembled(d, helds).params["w"].isfinite().any()
+            helds = simulated.pass_on(d, simulated.train(d, parts(d, x), wire), wire)
+            assert not simulated.assembled(d, helds).params["w"].isfinite().any()
 
 
 def test_counters_travel_exactly_and_know_who_was_trained():
@@ -150,8 +139,8 @@ def test_counters_travel_exactly_and_know_who_was_trained():
             type(h)(h.k, trained(k, i, h.submodel), h.shares, h.x) for i, h in enumerate(helds)
         ]
         helds = together([merged(d, i, h, "int8") for i, h in enumerate(helds)])
-        helds = pass_on(d, helds, "int8")
-    found = assembled(d, helds).params
+        helds = simulated.pass_on(d, helds, "int8")
+    found = simulated.assembled(d, helds).params
     for name in ("up", "bias", "middle", "conv", "down"):
         held = times[name]
         assert torch.equal(found[f"{name}::step"].expand(held.shape).contiguous(), held), name

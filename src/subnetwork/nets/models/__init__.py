@@ -63,7 +63,8 @@ def _mlp(sizes: Sizes, data: DataSet | GraphSet) -> Network:
 
 def _relu(sizes: Sizes, data: DataSet | GraphSet) -> Network:
     rows = _rows("relu", data).flat()
-    model = MaskedReLU(rows.train_inputs.shape[1], sizes.hidden[0], rows.n_classes)
+    neurons = _one_layer("relu", sizes, "mlp")
+    model = MaskedReLU(rows.train_inputs.shape[1], neurons, rows.n_classes)
     return Network(model, _example(rows), _loss(rows), flat=True)
 
 
@@ -101,7 +102,7 @@ def _graph(name: str, kind: type[GCN | SAGE], operator: Operator) -> Build:
 
 def _gat(sizes: Sizes, data: DataSet | GraphSet) -> Network:
     nodes = _nodes("gat", data)
-    widths = (nodes.features.shape[1], sizes.hidden[0], nodes.n_classes)
+    widths = (nodes.features.shape[1], _one_layer("gat", sizes, "gcn or sage"), nodes.n_classes)
     return Network(GAT(*widths, sizes.heads, sizes.dropout), None, losses.marked, looped)
 
 
@@ -120,7 +121,8 @@ def network(name: str, sizes: Sizes, data: DataSet | GraphSet, *, seed: int) -> 
     """The network of that name for a data set, initialised by the seed.
 
     Raises:
-        ValueError: an unknown name, with the known ones, or a data set that it cannot read.
+        ValueError: an unknown name, with the known ones, a data set that it cannot read, or hidden
+            layers that it does not have.
     """
     if name not in MODELS:
         raise ValueError(f"There is no model {name!r}. Known are: {', '.join(MODELS)}.")
@@ -143,6 +145,16 @@ def _nodes(name: str, data: DataSet | GraphSet) -> GraphSet:
             f"{name} reads a graph, and {data.name} is none. Use cora, or --model mlp."
         )
     return data
+
+
+def _one_layer(name: str, sizes: Sizes, deeper: str) -> int:
+    """The units of the one hidden layer that a network has."""
+    if len(sizes.hidden) != 1:
+        raise ValueError(
+            f"{name} has one hidden layer, not hidden={sizes.hidden}. Use --hidden and one "
+            f"number of units, or --model {deeper}."
+        )
+    return sizes.hidden[0]
 
 
 def _loss(rows: DataSet) -> Loss:

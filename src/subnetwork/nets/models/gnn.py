@@ -111,7 +111,8 @@ class GATLayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the attention vectors; the bias is zero."""
+        """Draw the weight and the attention vectors; the bias is zero."""
+        self.up.reset_parameters()
         nn.init.xavier_uniform_(self.target)
         nn.init.xavier_uniform_(self.source)
         nn.init.zeros_(self.bias)

@@ -7,7 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from subnetwork.nets.architecture import Architecture, initialising
+from subnetwork.nets.architecture import (
+    Architecture,
+    check_initialised,
+    initialising,
+    spoil,
+)
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.state import Tensors
@@ -29,7 +34,8 @@ def initial_parameters(architecture: Architecture, *, seed: int) -> Iterator[tup
     A layer exists until the next one is asked for.
 
     Raises:
-        ValueError: a parameter belongs to a layer that has no `reset_parameters`.
+        ValueError: a parameter belongs to a layer that has no `reset_parameters`, or to one whose
+            `reset_parameters` leaves it as it is.
     """
     with torch.device("meta"):
         module = architecture.build(architecture.layout.all_units).to("meta")
@@ -40,8 +46,10 @@ def initial_parameters(architecture: Architecture, *, seed: int) -> Iterator[tup
         with torch.random.fork_rng(devices=[]):
             torch.random.set_rng_state(state)
             layer.to_empty(device="cpu")
+            spoil(layer)
             layer.reset_parameters()
             state = torch.random.get_rng_state()
+        check_initialised(layer, path)
         for name, p in layer.named_parameters(path):
             yield name, p.detach()
         layer.to("meta")
