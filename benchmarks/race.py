@@ -373,7 +373,8 @@ def against(
         tag = f"{link}, {n_workers} workers, to {target:.0%}: best IST, times"
         for what, others, goal, values in (
             ("faster than Local SGD / DiLoCo", AVERAGING, 2.5, spans),
-            ("fewer wire bytes than Local SGD / DiLoCo", AVERAGING, 100.0, wires),
+            ("fewer wire bytes than Local SGD", ("local_sgd",), 100.0, wires),
+            ("fewer wire bytes than Local SGD / DiLoCo", AVERAGING, None, wires),
             ("faster than DDP", ("ddp",), 20.0, spans),
             ("faster than DDP + PowerSGD", ("ddp_powersgd",), None, spans),
         ):
