@@ -7,6 +7,8 @@ from typing import Generic, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from subnetwork.runtime.direct.memory import room
+
 T = TypeVar("T")
 
 
@@ -53,7 +55,7 @@ class Parcels:
 
         Empty pieces are sent to nobody: both sides know that they are empty.
         """
-        arrived = torch.empty(sum(sizes), dtype=torch.uint8)  # the heap has room from last time
+        arrived = room((1, sum(sizes)), torch.uint8)[0]
         for j, part in enumerate(torch.split(arrived, list(sizes))):
             if len(pieces[j]):
                 self.leaving[j].append(pieces[j])
