@@ -1,7 +1,7 @@
 """What can happen to a worker in a round, what is written down, and the same thing by plan."""
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, TypeAlias
@@ -130,6 +130,21 @@ def dropping(work: NetWork, blocks: Collection[tuple[int, int]]) -> NetWork:
     return work_less
 
 
-def dropped(faults: Collection[Fault]) -> set[tuple[int, int]]:
-    """The (round, worker) whose blocks these faults dropped: what `dropping` repeats."""
-    return {(fault.round, fault.worker) for fault in faults if fault.kind in DROPS}
+def dropped(faults: Iterable[Fault]) -> set[tuple[int, int]]:
+    """The (round, worker) whose blocks these faults dropped: what `dropping` repeats.
+
+    Args:
+        faults: in the order in which they were told. A round that nobody answered is begun again,
+            and who is there again in it is not dropped by what was before.
+
+    >>> lost, back = (Fault(3, 1, kind, 0.1) for kind in (LOST, JOINED))
+    >>> dropped([lost, back]), dropped([back, lost])
+    (set(), {(3, 1)})
+    """
+    found: set[tuple[int, int]] = set()
+    for fault in faults:
+        if fault.kind in DROPS:
+            found.add((fault.round, fault.worker))
+        elif fault.kind == JOINED:
+            found.discard((fault.round, fault.worker))
+    return found

@@ -84,6 +84,7 @@ class _Star:
                 self._note(fault)
             if any(answer.trained is not ABSENT for answer in answers.values()):
                 break
+            self._missing.update(present)  # the round begins again: who is in it is told
         if not faults and len(present) == len(self._seats):
             self._durations.append(seconds)
         return [answers[i].trained if i in answers else ABSENT for i in range(len(self._seats))]
