@@ -150,6 +150,28 @@ def test_payload_is_what_changes_hands(tmp_path):
         assert row["payload"] == total
 
 
+def test_a_row_has_what_a_coordinators_row_has(tmp_path):
+    """And a rank's seconds are those of the run, less what no row is of."""
+    run = replace(CASES["ist"], exchange="direct", rounds=4)
+    direct(run, tmp_path / "direct")
+    through_a_coordinator(replace(run, exchange="star"), tmp_path / "star")
+    found = {}
+    for kind in ("direct", "star"):
+        _, *found[kind], _ = map(
+            json.loads, (tmp_path / kind / "ist.jsonl").read_text().splitlines()
+        )
+    assert set(found["star"][0]) - set(found["direct"][0]) == {"merge_seconds"}
+    assert set(found["direct"][0]) <= set(found["star"][0])
+    for row in found["direct"]:
+        assert min(row["compute_seconds"] + row["exchange_seconds"] + row["peak_bytes"]) > 0
+        assert min(row["wait_seconds"]) >= 0
+    for worker in range(run.workers):
+        parts = ("compute_seconds", "exchange_seconds", "wait_seconds")
+        own = sum(row[part][worker] for row in found["direct"] for part in parts)
+        rest = sum(row["test_seconds"] for row in found["direct"])
+        assert 0 < own < own + rest <= found["direct"][-1]["seconds"]
+
+
 @pytest.mark.parametrize("name", ["diloco", "synchronous_sgd"])
 def test_a_merge_of_its_own_is_refused(name):
     run = replace(SMALL, method=name)

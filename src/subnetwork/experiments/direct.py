@@ -4,7 +4,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ from subnetwork.runtime.direct import (
     with_moments,
 )
 from subnetwork.runtime.direct.held import PARAMS
+from subnetwork.runtime.direct.sockets import Bytes, connections, counted
+from subnetwork.runtime.direct.timing import Took, parted
+from subnetwork.runtime.measured import by_worker, peak_memory
 
 MODEL = "model.safetensors"
 COORDINATORS = ("usual_norms", "next_weights")  # what a coordinator would go on with
@@ -90,13 +94,15 @@ class Leader:
         self._kept = {key: value for key, value in start.row.items() if key in COORDINATORS}
         self._started = time.perf_counter() - self.row.get("seconds", 0.0)
         self._stale: list[dict[str, Any]] = []
+        self._wired = [Bytes(0, 0)] * t.run.workers
+        self._testing = 0.0  # seconds of the last test, for which the others wait
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint, after one more row."""
         return self._keeper.due()
 
-    def note(self, k: int, said: list[dict[str, Any]], scores: Scores) -> None:
-        """Record a round."""
+    def note(self, k: int, said: list[dict[str, Any]], scores: Scores, testing: float) -> None:
+        """Record a round, after a test that took so many seconds."""
         before = self.row.get("steps", 0)
         steps = min((k + 1) * self._method.steps_a_round, self._t.run.total_steps)
         samples = self.row.get("samples", 0) + (steps - before) * sum(self._t.samples_a_step)
@@ -111,12 +117,29 @@ class Leader:
             "bytes_down": [words["received"] for words in said],
             "bytes_up": [words["sent"] for words in said],
             "payload": self.row.get("payload", 0) + sum(words["sent"] for words in said),
+            **self._measured(k, said),
+            "test_seconds": testing,
             "seconds": time.perf_counter() - self._started,
             "faults": [],
             **self._kept,
         }
         self._write(self.row | {"faults": self._stale})
-        self._stale = []
+        self._stale, self._testing = [], testing
+
+    def _measured(self, k: int, said: list[dict[str, Any]]) -> dict[str, list[Any]]:
+        """What the round took, rank by rank."""
+        before, self._wired = self._wired, [Bytes(*words["wire"]) for words in said]
+        found = [
+            replace(of, down=now.down - then.down, up=now.up - then.up, peak=words["peak"])
+            for of, now, then, words in zip(
+                parted(k, [Took(*words["took"]) for words in said], self._testing),
+                self._wired,
+                before,
+                said,
+                strict=True,
+            )
+        ]
+        return by_worker(found, len(said))
 
     def keep(self, k: int, save: Callable[[Mapping[str, Any]], None]) -> None:
         """Have the checkpoint before round k written; a full disk costs it, not the run."""
@@ -179,7 +202,9 @@ def _take_part(place: Rank, t: Task, row: Method, job: Job, leader: Leader | Non
     found = None if job.source is None else checkpoint.opened(job.source)
     k = 0 if found is None else found.k
     draws = draws_of(row.sketch, row.shapes.params, row.seed, moments=row.moments, start=k)
-    side = Side(t, row, draws, place.rank, place.links(), job.folder, found)
+    before, links = connections(), place.links()
+    opened = connections() - before
+    side = Side(t, row, draws, place.rank, links, partial(counted, opened), job.folder, found)
     agree(side.links, side.rank, digest(draws, side.wire))
     if k == row.n_rounds:
         held = _begun(side)
@@ -224,6 +249,9 @@ def _after_round(
         "finite": finite and math.isfinite(done.loss),
         "due": leader is not None and leader.due(),
         "stop": stop(),
+        "took": [round(seconds, 7) for seconds in astuple(done.took)],
+        "wire": side.wired(),
+        "peak": peak_memory(),
     }
     said = tell(side.links, side.rank, side.n_workers, words)
     if not all(each["finite"] for each in said):
@@ -231,10 +259,10 @@ def _after_round(
             f"{side.t.run.method} diverged: the model or the loss is no number any more after "
             f"round {done.k}. Use a smaller --step-size."
         )
-    tested = _tested(side, done.held)
+    began, tested = time.perf_counter(), _tested(side, done.held)
     if leader is not None:
         assert tested.scores is not None
-        leader.note(done.k, said, tested.scores)
+        leader.note(done.k, said, tested.scores, time.perf_counter() - began)
     last, stopped = done.k + 1 == side.row.n_rounds, any(each["stop"] for each in said)
     if last or stopped or any(each["due"] for each in said):
         _keep(side, done.held, done.k + 1, leader)

@@ -1,5 +1,6 @@
 """One rank's place in a run by direct hand-over."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from subnetwork.methods.rows import Method, Task
 from subnetwork.nets.checkpoint import Checkpoint
 from subnetwork.runtime.direct import Draws, Wire
 from subnetwork.runtime.direct.links import Links
+from subnetwork.runtime.direct.sockets import Bytes
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Side:
     draws: Draws
     rank: int
     links: Links
+    wired: Callable[[], Bytes]
+    """What went over the links so far, by the kernel's count."""
     folder: Path  # of the run, as it is written; the same for all ranks
     source: Checkpoint | None  # what the run goes on from
 
