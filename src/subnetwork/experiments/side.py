@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task
-from subnetwork.nets.checkpoint import Checkpoint
 from subnetwork.runtime.direct import Draws, Wire
 from subnetwork.runtime.direct.links import Links
 from subnetwork.runtime.direct.sockets import Bytes
@@ -23,7 +23,7 @@ class Side:
     wired: Callable[[], Bytes]
     """What went over the links so far, by the kernel's count."""
     folder: Path  # of the run, as it is written; the same for all ranks
-    source: Checkpoint | None  # what the run goes on from
+    source: Path | None  # the checkpoint that the run goes on from
 
     @property
     def n_workers(self) -> int:
@@ -38,5 +38,10 @@ class Side:
     @property
     def wire(self) -> Wire:
         """How entries travel."""
-        wire: Wire = self.t.run.wire  # type: ignore[assignment]
-        return wire
+        return wire_of(self.t.run)
+
+
+def wire_of(run: Training) -> Wire:
+    """How entries of a run travel."""
+    wire: Wire = run.wire  # type: ignore[assignment]
+    return wire

@@ -3,11 +3,12 @@
 import os
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+T = TypeVar("T")
 OPEN = Path("/proc/self/fd")
 TCP_INFO = 11  # of Linux; its bytes_received, notsent_bytes and bytes_sent stand at
 RECEIVED, UNSENT, SENT = (("Q", 128), ("I", 144), ("Q", 200))
@@ -40,6 +41,29 @@ def counted(descriptors: Collection[int]) -> Bytes:
             up += _field(info, SENT) + _field(info, UNSENT)
             down += _field(info, RECEIVED)
     return Bytes(up, down)
+
+
+class Meter:
+    """What went over the connections of one group after another."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        self._before = self._last = Bytes(0, 0)
+        self._own: frozenset[int] = frozenset()
+
+    def opening(self, meet: Callable[[], T]) -> T:
+        """What `meet` returns; the connections that it opens are those that count from now on."""
+        self._before, self._own = self._last, frozenset()
+        before = connections()
+        met = meet()
+        self._own = connections() - before
+        return met
+
+    def bytes(self) -> Bytes:
+        """What went over them so far; of a group that is left, until it was asked for last."""
+        now = counted(self._own)
+        self._last = Bytes(self._before.up + now.up, self._before.down + now.down)
+        return self._last
 
 
 def _info(number: int) -> bytes | None:
