@@ -93,7 +93,7 @@ def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_to_the_bit(run, tmp_
 @pytest.fixture
 def lasting(tmp_path):
     """A run with replicas, in full swing."""
-    yield from running(tmp_path, "--replicas", 1, "--rounds", 400, "--checkpoint-every", 5)
+    yield from running(tmp_path, "--replicas", 1, "--rounds", 150, "--checkpoint-every", 5)
 
 
 def test_with_replicas_a_rank_that_is_killed_is_replaced_to_the_bit(lasting, tmp_path):
@@ -103,13 +103,13 @@ def test_with_replicas_a_rank_that_is_killed_is_replaced_to_the_bit(lasting, tmp
     assert process.returncode == 0, errors
     assert f"rank 1 died (process {ranks[1]} was ended by SIGKILL)" in errors
     subprocess.run(
-        command(*SMALL, "--here", "--rounds", 400, "--out", "here"), cwd=tmp_path, check=True
+        command(*SMALL, "--here", "--rounds", 150, "--out", "here"), cwd=tmp_path, check=True
     )
     models = [tmp_path / at / "model.safetensors" for at in ("runs/train", "here")]
     assert models[0].read_bytes() == models[1].read_bytes()
     _, *rows, end = map(json.loads, (tmp_path / "runs/train/ist.jsonl").read_text().splitlines())
     assert end == {"end": "done"}
-    assert [row["k"] for row in rows] == list(range(400))
+    assert [row["k"] for row in rows] == list(range(150))
     (fault,) = [fault for row in rows for fault in row["faults"]]
     assert (fault["worker"], fault["kind"]) == (1, "rebuilt")
     assert fault["seconds"] > 0

@@ -1,4 +1,4 @@
-"""A process of a run by direct hand-over: ``python -m subnetwork.experiments.rank FOLDER RANK N G``.
+"""A process of a direct run: ``python -m subnetwork.experiments.rank FOLDER RANK N G``.
 
 Started by `subnetwork train --exchange direct` for generation G, never by hand.
 """
