@@ -1,5 +1,6 @@
 """Real signals to the ranks of `train --exchange direct`: it ends in seconds, says why, goes on."""
 
+import json
 import os
 import random
 import re
@@ -26,7 +27,7 @@ def children(pid):
         for child in (task / "children").read_text().split():
             words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
             if b"subnetwork.experiments.rank" in words:
-                found[int(words[-3])] = int(child)
+                found[int(words[-4])] = int(child)
     return found
 
 
@@ -43,8 +44,12 @@ def gone(pids, seconds=10.0):
 @pytest.fixture
 def run(tmp_path):
     """A run in full swing, with a checkpoint."""
+    yield from running(tmp_path, "--rounds", 100_000, "--checkpoint-every", 1)
+
+
+def running(tmp_path, *flags):
     process = subprocess.Popen(
-        command(*SMALL, "--exchange", "direct", "--rounds", 100_000, "--checkpoint-every", 1),
+        command(*SMALL, "--exchange", "direct", *flags),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -83,6 +88,43 @@ def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_to_the_bit(run, tmp_
         subprocess.run(command(*flags, "--rounds", rounds), cwd=tmp_path, check=True)
     models = [tmp_path / at / "model.safetensors" for at in ("runs/train", "here")]
     assert models[0].read_bytes() == models[1].read_bytes()
+
+
+@pytest.fixture
+def lasting(tmp_path):
+    """A run with replicas, in full swing."""
+    yield from running(tmp_path, "--replicas", 1, "--rounds", 150, "--checkpoint-every", 5)
+
+
+def test_with_replicas_a_rank_that_is_killed_is_replaced_to_the_bit(lasting, tmp_path):
+    process, ranks = lasting
+    os.kill(ranks[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert f"rank 1 died (process {ranks[1]} was ended by SIGKILL)" in errors
+    subprocess.run(
+        command(*SMALL, "--here", "--rounds", 150, "--out", "here"), cwd=tmp_path, check=True
+    )
+    models = [tmp_path / at / "model.safetensors" for at in ("runs/train", "here")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    _, *rows, end = map(json.loads, (tmp_path / "runs/train/ist.jsonl").read_text().splitlines())
+    assert end == {"end": "done"}
+    assert [row["k"] for row in rows] == list(range(150))
+    (fault,) = [fault for row in rows for fault in row["faults"]]
+    assert (fault["worker"], fault["kind"]) == (1, "rebuilt")
+    assert fault["seconds"] > 0
+    assert gone(ranks.values())
+
+
+def test_with_replicas_two_deaths_at_once_end_the_run_as_one_does_without(lasting):
+    process, ranks = lasting
+    for pid in ranks.values():
+        os.kill(pid, signal.SIGKILL)
+    errors = ended(process, within=60)
+    assert process.returncode == 3
+    assert "was ended by SIGKILL" in errors
+    assert "kept; go on with: subnetwork train --resume" in errors
+    assert gone(ranks.values())
 
 
 def test_no_rank_outlives_the_command(run):

@@ -25,6 +25,10 @@ CASES = {
     "adam": replace(SMALL, optimizer="adam", step_size=0.01),
     "full": replace(SMALL, method="local_sgd"),
     "no chain": replace(SMALL, model="relu", hidden=(12,), rounds=2, workers=2),
+    "replicas": replace(SMALL, momentum=0.5, exchange="direct", replicas=1),
+    "replicas of counters": replace(
+        SMALL, optimizer="adam", step_size=0.01, exchange="direct", replicas=1
+    ),
     "one": replace(SMALL, workers=1, steps=5),
 }
 
@@ -103,7 +107,7 @@ def same_state(one, other):
 def test_direct_training_equals_the_coordinator_to_the_bit(name, tmp_path):
     run = replace(CASES[name], exchange="direct")
     direct(run, tmp_path / "direct")
-    through_a_coordinator(replace(run, exchange="star"), tmp_path / "star")
+    through_a_coordinator(replace(run, exchange="star", replicas=0), tmp_path / "star")
     assert rows(tmp_path / "direct") == rows(tmp_path / "star")
     models = [(tmp_path / kind / "model.safetensors").read_bytes() for kind in ("direct", "star")]
     assert models[0] == models[1]
@@ -150,11 +154,51 @@ def test_payload_is_what_changes_hands(tmp_path):
         assert row["payload"] == total
 
 
+def test_a_row_has_what_a_coordinators_row_has(tmp_path):
+    """And a rank's seconds are those of the run, less what no row is of."""
+    run = replace(CASES["ist"], exchange="direct", rounds=4)
+    direct(run, tmp_path / "direct")
+    through_a_coordinator(replace(run, exchange="star"), tmp_path / "star")
+    found = {}
+    for kind in ("direct", "star"):
+        _, *found[kind], _ = map(
+            json.loads, (tmp_path / kind / "ist.jsonl").read_text().splitlines()
+        )
+    assert set(found["star"][0]) - set(found["direct"][0]) == {"merge_seconds"}
+    assert set(found["direct"][0]) <= set(found["star"][0])
+    for row in found["direct"]:
+        assert min(row["compute_seconds"] + row["exchange_seconds"] + row["peak_bytes"]) > 0
+        assert min(row["wait_seconds"]) >= 0
+    for worker in range(run.workers):
+        parts = ("compute_seconds", "exchange_seconds", "wait_seconds")
+        own = sum(row[part][worker] for row in found["direct"] for part in parts)
+        rest = sum(row["test_seconds"] for row in found["direct"])
+        assert 0 < own < own + rest <= found["direct"][-1]["seconds"]
+
+
 @pytest.mark.parametrize("name", ["diloco", "synchronous_sgd"])
 def test_a_merge_of_its_own_is_refused(name):
     run = replace(SMALL, method=name)
     with pytest.raises(ValueError, match=f"but {name} has a step of its own .* --exchange star"):
         check_direct(name, method(task(run)))
+
+
+def test_replicas_without_direct_exchange_are_refused():
+    with pytest.raises(ValueError, match="replicas=1 is of ranks that .* Add --exchange direct"):
+        replace(SMALL, replicas=1)
+    with pytest.raises(ValueError, match="replicas is 0 or 1, not 2"):
+        replace(SMALL, exchange="direct", replicas=2)
+
+
+@pytest.mark.parametrize(("workers", "torchrun"), [(1, False), (3, True)])
+def test_replicas_that_nobody_can_use_are_refused(workers, torchrun):
+    from subnetwork.cli.handing import check_exchange
+    from subnetwork.cli.keeping import Keeping
+
+    run = replace(SMALL, workers=workers, exchange="direct", replicas=1)
+    row = method(task(run))
+    with pytest.raises(ValueError, match="--replicas 1 lets ranks .* Use --replicas 0"):
+        check_exchange(run, row, Keeping(), here=False, torchrun=torchrun)
 
 
 def test_rounding_without_direct_exchange_is_refused():

@@ -50,7 +50,12 @@ def test_a_round_of_each_method_by_hand():
     assert star.memory == 12 * 150 + 16 + 600
     assert local.memory == 12 * 1000 + 64 + 4000
     assert costs["DiLoCo"].memory == local.memory + 8000
-    assert direct.memory == 12 * 150 + 16 + 2 * 4 * 990 / 4 + 4 * (150 + 105)
+    assert direct.memory == 12 * 150 + 16 + 4 * 990 / 4 + 4 * (150 + 105)
+    # replicas: 1/4 of what all hold and of the 100, all of the 40; kept: these and what was sent
+    lasting = predict(SIZES, PACE, LINK, Setting(4, 2, replicas=1))["IST, direct"]
+    assert lasting.bytes_up == direct.bytes_up + 4 * (2.5 + 25 + 10 + 30)
+    assert lasting.exchange == pytest.approx(0.480 + 0.270 + (1 + 6 + 3) * 0.25)
+    assert lasting.memory == direct.memory + 4 * 990 / 4 + 480 + 4 * 37.5
     assert costs["DiLoCo"].seconds == local.seconds
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 EXCHANGE = "exchange"  # a key of torchrun's store
 
 
-def check_exchange(run: Training, row: "Method", keeping: "Keeping", *, here: bool) -> None:
+def check_exchange(
+    run: Training, row: "Method", keeping: "Keeping", *, here: bool, torchrun: bool
+) -> None:
     """Raise ValueError for what direct hand-over cannot do."""
     from subnetwork.experiments.direct import check_direct
 
@@ -31,6 +33,12 @@ def check_exchange(run: Training, row: "Method", keeping: "Keeping", *, here: bo
         raise ValueError(
             "--from reads a whole model, which no rank holds with --exchange direct. Take round 0 "
             "with --exchange star --rounds 1, then go on: --resume --exchange direct --rounds N."
+        )
+    if run.replicas and (torchrun or run.workers == 1):
+        why = "torchrun ends all ranks when one dies" if torchrun else "one worker has no other"
+        raise ValueError(
+            f"--replicas 1 lets ranks go on without one that died, but {why}. Use --replicas 0, "
+            "and --resume after a death."
         )
     for does, flag in (
         (run.shares != "equal", "--shares equal"),
@@ -55,7 +63,7 @@ def exchange_of(place: "Place") -> str:
 
 
 @contextmanager
-def handing_over(n_workers: int, place: "Place | None") -> Iterator["Rank"]:
+def handing_over(run: Training, place: "Place | None") -> Iterator["Rank"]:
     """Yield rank 0, beside processes of this command or of torchrun."""
     from subnetwork.experiments.rank import MODULE
     from subnetwork.runtime.direct import launched_ranks, stopping
@@ -65,7 +73,8 @@ def handing_over(n_workers: int, place: "Place | None") -> Iterator["Rank"]:
             say_exchange(place, "direct")
             yield replace(_rank_of(place), stop=stop)
         return
-    with launched_ranks(n_workers, MODULE) as rank, stopping() as stop:
+    started = launched_ranks(run.workers, MODULE, replaces=run.replicas > 0)
+    with started as rank, stopping() as stop:
         yield replace(rank, stop=stop)
 
 

@@ -27,6 +27,8 @@ class Link:
     """Entries on the wire: float32, bfloat16 or int8. DDP always sends float32."""
     period: int = 1
     """A unit is dealt anew once in so many rounds (the deal Lazy)."""
+    replicas: int = 0
+    """Of every rank's part in direct hand-over: 1 survives a death, 0 does not."""
     cores: float | None = None
     """Cores that all workers share; by default each worker has one of its own."""
     moments: int = 0
@@ -66,7 +68,9 @@ def plan(
     from subnetwork.runtime.costs import Setting, predict
     from subnetwork.runtime.memory import keep_memory
 
-    setting = Setting(workers, link.steps, link.wire, link.period, link.cores)
+    setting = Setting(
+        workers, link.steps, link.wire, link.period, link.cores, replicas=link.replicas
+    )
     cut = decompose(*model_named(model))
     console = Output()
     say(console, f"{cut}\n\n{cut.table(workers)}")

@@ -82,7 +82,7 @@ def train(
     check_given(run, given)
     t = task(run)
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
-    check_exchange(run, row, keeping, here=here)
+    check_exchange(run, row, keeping, here=here, torchrun=ranks is not None)
     if run.exchange != "direct":  # where ranks hold as little as they can
         keep_memory()
     place = None if ranks is None else place_under_torchrun(host)
@@ -197,7 +197,7 @@ def _workers(
     from subnetwork.cli.handing import handing_over
 
     if run.exchange == "direct":
-        with handing_over(run.workers, place) as rank:
+        with handing_over(run, place) as rank:
             yield rank
     else:
         with _seats(run.workers, place, here=here) as seats:

@@ -4,30 +4,35 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from subnetwork.algorithm import DivergedError, WorkerLostError
+from subnetwork.experiments.leader import Leader
 from subnetwork.experiments.resume import Keeper, Start
 from subnetwork.experiments.shards import read_by_parts, save_with_others
-from subnetwork.experiments.side import Side
+from subnetwork.experiments.side import Side, wire_of
 from subnetwork.experiments.training import earlier, merged
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task, method, task
 from subnetwork.nets import MLP, LocalSteps, ModelState, checkpoint, holders
 from subnetwork.nets.chain import chain_scores, is_chain
+from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.evaluate import Scores
 from subnetwork.nets.pieces import kinds_of
 from subnetwork.nets.tensorfile import in_order, write_passing, write_tensors
 from subnetwork.record import Row, writing
 from subnetwork.runtime.direct import (
+    Company,
     DirectRound,
+    Draws,
     Held,
     Rank,
+    Rebuilt,
     agree,
     carried,
     digest,
@@ -35,15 +40,17 @@ from subnetwork.runtime.direct import (
     draws_of,
     gathered,
     initial_parameters,
+    lasting_rounds,
     passing_parameters,
     taken,
     tell,
     with_moments,
 )
 from subnetwork.runtime.direct.held import PARAMS
+from subnetwork.runtime.direct.sockets import Meter
+from subnetwork.runtime.measured import peak_memory
 
 MODEL = "model.safetensors"
-COORDINATORS = ("usual_norms", "next_weights")  # what a coordinator would go on with
 
 
 @dataclass(frozen=True)
@@ -53,20 +60,22 @@ class Job:
     run: Training
     folder: Path  # of the run, as it is written
     source: Path | None  # the checkpoint to go on from
+    start: int = 0  # its round
 
     def to_json(self) -> str:
         """As text."""
         source = None if self.source is None else str(self.source.resolve())
         folder = str(self.folder.resolve())
-        return json.dumps({"run": self.run.to_json(), "folder": folder, "source": source})
+        run = self.run.to_json()
+        return json.dumps({"run": run, "folder": folder, "source": source, "start": self.start})
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
         """The job that `to_json` wrote down."""
         read = json.loads(text)
-        source = read["source"]
+        source = None if read["source"] is None else Path(read["source"])
         run = Training.from_json(read["run"])
-        return cls(run, Path(read["folder"]), None if source is None else Path(source))
+        return cls(run, Path(read["folder"]), source, read["start"])
 
 
 @dataclass(frozen=True)
@@ -76,53 +85,6 @@ class Tested:
     scores: Scores | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)  # of a chain's normalisations
     module: torch.nn.Module | None = None  # where the network is no chain
-
-
-class Leader:
-    """What rank 0 does besides: rows, checkpoints."""
-
-    def __init__(
-        self, t: Task, row: Method, start: Start, keeper: Keeper, write: Callable[[Row], None]
-    ) -> None:
-        self._t, self._method, self._keeper, self._write = t, row, keeper, write
-        self.row: dict[str, Any] = dict(start.row)
-        self._law = row.sketch.to_json()
-        self._kept = {key: value for key, value in start.row.items() if key in COORDINATORS}
-        self._started = time.perf_counter() - self.row.get("seconds", 0.0)
-        self._stale: list[dict[str, Any]] = []
-
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint, after one more row."""
-        return self._keeper.due()
-
-    def note(self, k: int, said: list[dict[str, Any]], scores: Scores) -> None:
-        """Record a round."""
-        before = self.row.get("steps", 0)
-        steps = min((k + 1) * self._method.steps_a_round, self._t.run.total_steps)
-        samples = self.row.get("samples", 0) + (steps - before) * sum(self._t.samples_a_step)
-        self.row = {
-            "k": k,
-            "steps": steps,
-            "samples": samples,
-            "loss": sum(words["loss"] for words in said) / len(said),
-            "worker_steps": [steps - before] * len(said),
-            "accuracy": scores.accuracy,
-            "test_loss": scores.loss,
-            "bytes_down": [words["received"] for words in said],
-            "bytes_up": [words["sent"] for words in said],
-            "payload": self.row.get("payload", 0) + sum(words["sent"] for words in said),
-            "seconds": time.perf_counter() - self._started,
-            "faults": [],
-            **self._kept,
-        }
-        self._write(self.row | {"faults": self._stale})
-        self._stale = []
-
-    def keep(self, k: int, save: Callable[[Mapping[str, Any]], None]) -> None:
-        """Have the checkpoint before round k written; a full disk costs it, not the run."""
-        stale = self._keeper.keep_by(k, self.row, self._law, save)
-        if stale:
-            self._stale = [{"k": k, "kind": "stale checkpoint", "reason": stale}]
 
 
 def check_direct(name: str, row: Method) -> None:
@@ -148,6 +110,7 @@ def lead(
 
     An interrupt ends the run after the round under way, with a checkpoint.
     """
+    job = replace(job, start=start.k)
     place.give(job.to_json())
     config = asdict(t.run) | {"where": "ranks", "threads": torch.get_num_threads()}
     path = job.folder / f"{t.run.method}.jsonl"
@@ -162,10 +125,11 @@ def lead(
 
         try:
             _take_part(place, t, row, job, Leader(t, row, start, keeper, both))
-        except WorkerLostError:
+        except WorkerLostError as error:
             if place.stop():  # the ranks were ended, since they did not come to an end
                 raise KeyboardInterrupt("interrupted; the round under way was dropped") from None
-            raise
+            fate = place.fate() if t.run.replicas else None
+            raise WorkerLostError(fate or str(error)) from None
 
 
 def follow(place: Rank) -> None:
@@ -176,25 +140,51 @@ def follow(place: Rank) -> None:
 
 
 def _take_part(place: Rank, t: Task, row: Method, job: Job, leader: Leader | None) -> None:
-    found = None if job.source is None else checkpoint.opened(job.source)
-    k = 0 if found is None else found.k
+    k, wired = job.start, Meter()
     draws = draws_of(row.sketch, row.shapes.params, row.seed, moments=row.moments, start=k)
-    side = Side(t, row, draws, place.rank, place.links(), job.folder, found)
-    agree(side.links, side.rank, digest(draws, side.wire))
+    company = _company(place, draws, t, row, leader, wired) if t.run.replicas else None
+    links = company.links if company is not None else wired.opening(place.links)
+    side = Side(t, row, draws, place.rank, links, wired.bytes, job.folder, job.source)
+    if not place.number:
+        agree(side.links, side.rank, digest(draws, side.wire))
     if k == row.n_rounds:
         held = _begun(side)
         _write_model(side, held, _tested(side, held))
-        return
-    for done in _rounds(side, _begun(side)):
-        _after_round(side, done, leader, place.stop)
-        del done  # before the hand-over: old and new part are not both here
+    elif company is not None:
+        after = partial(_after_round, side, leader, place.stop)
+        begun = partial(_begun, side)
+        lasting_rounds(company, _local(row), begun, after, n_rounds=row.n_rounds)
+    else:
+        for done in _rounds(side, _begun(side)):
+            _after_round(side, leader, place.stop, done)
+            del done  # before the hand-over: old and new part are not both here
+
+
+def _company(
+    place: Rank, draws: Draws, t: Task, row: Method, leader: Leader | None, wired: Meter
+) -> Company:
+    """This rank among others of which one may die."""
+
+    def report(rebuilt: Rebuilt) -> None:
+        if leader is not None:
+            leader.rebuilt(rebuilt, place.died[-1])
+
+    return Company(
+        draws,
+        place.rank,
+        lambda number: wired.opening(partial(place.group, number)),
+        moments=tuple(moment for moment in row.moments if moment != COUNTER),
+        wire=wire_of(t.run),
+        number=place.number,
+        report=report,
+    )
 
 
 def _begun(side: Side) -> Held:
     """This rank's part at the start: read from a checkpoint, or made layer by layer."""
     row, architecture, k = side.row, side.row.architecture, side.draws.start
     if side.source is not None:
-        whole = read_by_parts(side.source, side.draws, row.moments)
+        whole = read_by_parts(checkpoint.opened(side.source), side.draws, row.moments)
         return taken(side.draws, side.rank, k, whole)
     parameters: Iterator[tuple[str, Tensor]]
     if isinstance(architecture, MLP):
@@ -206,15 +196,24 @@ def _begun(side: Side) -> Held:
 
 
 def _rounds(side: Side, held: Held) -> Iterator[DirectRound]:
-    assert isinstance(side.row.local, LocalSteps)
-    local = replace(side.row.local, in_place=True)  # nobody needs what was handed over
     return direct_rounds(
-        held, side.draws, side.rank, local, side.links, n_rounds=side.row.n_rounds, wire=side.wire
+        held,
+        side.draws,
+        side.rank,
+        _local(side.row),
+        side.links,
+        n_rounds=side.row.n_rounds,
+        wire=side.wire,
     )
 
 
+def _local(row: Method) -> LocalSteps:
+    assert isinstance(row.local, LocalSteps)
+    return replace(row.local, in_place=True)  # nobody needs what was handed over
+
+
 def _after_round(
-    side: Side, done: DirectRound, leader: Leader | None, stop: Callable[[], bool]
+    side: Side, leader: Leader | None, stop: Callable[[], bool], done: DirectRound
 ) -> None:
     finite = all(bool(torch.isfinite(t).all()) for t in done.held.submodel.tensors())
     words = {
@@ -222,8 +221,12 @@ def _after_round(
         "sent": done.bytes_sent,
         "received": done.bytes_received,
         "finite": finite and math.isfinite(done.loss),
-        "due": leader is not None and leader.due(),
+        "due": leader is not None and leader.due(done.k),
+        "kept": leader is not None and leader.kept(done.k + 1),
         "stop": stop(),
+        "took": [round(seconds, 7) for seconds in astuple(done.took)],
+        "wire": side.wired(),
+        "peak": peak_memory(),
     }
     said = tell(side.links, side.rank, side.n_workers, words)
     if not all(each["finite"] for each in said):
@@ -231,12 +234,13 @@ def _after_round(
             f"{side.t.run.method} diverged: the model or the loss is no number any more after "
             f"round {done.k}. Use a smaller --step-size."
         )
-    tested = _tested(side, done.held)
+    began, tested = time.perf_counter(), _tested(side, done.held)
     if leader is not None:
         assert tested.scores is not None
-        leader.note(done.k, said, tested.scores)
+        leader.note(done.k, said, tested.scores, time.perf_counter() - began)
     last, stopped = done.k + 1 == side.row.n_rounds, any(each["stop"] for each in said)
-    if last or stopped or any(each["due"] for each in said):
+    due = last or stopped or any(each["due"] for each in said)
+    if due and not any(each["kept"] for each in said):
         _keep(side, done.held, done.k + 1, leader)
     if last:
         _write_model(side, done.held, tested)

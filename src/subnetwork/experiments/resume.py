@@ -17,7 +17,7 @@ from subnetwork.record import OUT_OF_SPACE
 
 CHANGEABLE = (
     *("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum"),
-    *("exchange", "wire", "shares", "clip_updates"),
+    *("exchange", "wire", "replicas", "shares", "clip_updates"),
 )
 """What may be another when a run goes on; anything else makes it another run."""
 
@@ -193,8 +193,9 @@ def continued(old: Training, asked: Training, given: Collection[str]) -> Trainin
                 f"The run so far has {name}={getattr(old, name)}, not {value}: with another one it "
                 f"is another run. Leave --{flag} out, or start anew in another folder with --out."
             )
-    if changes.get("exchange") == "star" and "wire" not in said:
-        changes["wire"] = "float32"  # a coordinator sends entries as they are
+    if changes.get("exchange") == "star":
+        own = {"wire": "float32", "replicas": 0}  # a coordinator sends and keeps all as it is
+        changes = {name: value for name, value in own.items() if name not in said} | changes
     return replace(old, **changes)
 
 

@@ -1,12 +1,14 @@
 """One rank's place in a run by direct hand-over."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task
-from subnetwork.nets.checkpoint import Checkpoint
 from subnetwork.runtime.direct import Draws, Wire
 from subnetwork.runtime.direct.links import Links
+from subnetwork.runtime.direct.sockets import Bytes
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,10 @@ class Side:
     draws: Draws
     rank: int
     links: Links
+    wired: Callable[[], Bytes]
+    """What went over the links so far, by the kernel's count."""
     folder: Path  # of the run, as it is written; the same for all ranks
-    source: Checkpoint | None  # what the run goes on from
+    source: Path | None  # the checkpoint that the run goes on from
 
     @property
     def n_workers(self) -> int:
@@ -34,5 +38,10 @@ class Side:
     @property
     def wire(self) -> Wire:
         """How entries travel."""
-        wire: Wire = self.t.run.wire  # type: ignore[assignment]
-        return wire
+        return wire_of(self.t.run)
+
+
+def wire_of(run: Training) -> Wire:
+    """How entries of a run travel."""
+    wire: Wire = run.wire  # type: ignore[assignment]
+    return wire

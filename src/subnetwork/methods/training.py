@@ -113,6 +113,9 @@ class Training:
     direct, from each to the next without anyone who holds it."""
     wire: str = "float32"
     """Direct exchange: entries on their way as they are (float32), or rounded: bfloat16, int8."""
+    replicas: int = 0
+    """Direct exchange: 1 has every rank's part twice, so that a rank that dies is replaced and the
+    round repeated; 0: a death ends the run, and --resume goes on. Costs bytes and memory."""
     seed: int = 0
     """The one seed; partition, data and initialisation have streams of their own."""
     steps: int | None = None
@@ -132,6 +135,7 @@ class Training:
             _one_of(name, getattr(self, name), known)
         self._check_optional()
         self._check_wire()
+        self._check_replicas()
         if self.batch_size < 2:
             raise ValueError("batch_size is 2 or more: batch normalisation wants two rows.")
         if not 0 <= self.seed < 2**64:
@@ -154,6 +158,16 @@ class Training:
             raise ValueError(
                 f"wire={self.wire} rounds what workers hand over directly, but the exchange is "
                 f"{self.exchange}. Add --exchange direct, or leave --wire out."
+            )
+
+    def _check_replicas(self) -> None:
+        if self.replicas not in (0, 1):
+            raise ValueError(f"replicas is 0 or 1, not {self.replicas}: one death is survived.")
+        if self.replicas and self.exchange != "direct":
+            raise ValueError(
+                f"replicas={self.replicas} is of ranks that hand over directly, but the exchange "
+                f"is {self.exchange}, which survives without. Add --exchange direct, or leave "
+                "--replicas out."
             )
 
     @property

@@ -39,6 +39,7 @@ USES: Mapping[str, Where] = {
     "keep": {"method": ("federated_dropout", "masked_relu")},
     "share": {"method": ("narrow",)},
     "wire": {"exchange": ("direct",)},
+    "replicas": {"exchange": ("direct",)},
     "outer_step_size": {"method": ("diloco",)},
     "outer_momentum": {"method": ("diloco",)},
 }

@@ -80,12 +80,15 @@ class Setting:
     period: int | None = 1  # Lazy: a unit is dealt anew once in so many rounds; None: never
     cores: float | None = None  # that the workers share; None: one for each
     reduce: str = "ring"  # how all-reduce works: ring or tree
+    replicas: int = 0  # of every rank's part, in direct hand-over: 0 or 1
 
     def __post_init__(self) -> None:
         if self.wire not in WIRES:
             raise ValueError(f"There is no wire {self.wire!r}. Known are: {', '.join(WIRES)}.")
         if self.reduce not in ("ring", "tree"):
             raise ValueError(f"There is no all-reduce {self.reduce!r}. Known are: ring, tree.")
+        if self.replicas not in (0, 1):
+            raise ValueError(f"Replicas are 0 or 1, not {self.replicas}: one death is survived.")
         if self.n_workers < 2 or self.n_steps < 1:
             raise ValueError(
                 f"A round has two workers or more and one local step or more, not "
@@ -145,7 +148,11 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     handed = sum(moved(n, setting.period, k) * size for k, size in enumerate(cut, 1))
     one_way = wire * handed + FLOAT * 2 * (n - 1) / n * shared
     hops = (1 if handed else 0) + (_hops(setting) if shared else 0)
-    kept = FLOAT * 2 * max(0, sizes.whole - shared) / n  # what nobody holds, with one replica
+    kept = FLOAT * (1 + setting.replicas) * max(0, sizes.whole - shared) / n  # what nobody holds
+    own, idle = _copied(sizes, setting)
+    kept += setting.replicas * (one_way + FLOAT * own)  # what was sent; the rest of a replica
+    one_way += setting.replicas * FLOAT * (own + idle)
+    hops += setting.replicas * 3  # replicas, and a word at the end of each stage
     flat = wire * (sizes.held + handed)
     own = pace.handling / n if pace.direct is None else pace.direct
     return Round(
@@ -156,6 +163,20 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
         bytes_up=one_way,
         memory=_training(sizes.held, sizes) + sizes.activations_part + kept + flat,
     )
+
+
+def _copied(sizes: Sizes, setting: Setting) -> tuple[float, float]:
+    """Entries that a rank sends its neighbour: of its block, and those that become idle.
+
+    Of a block cut along k dims: those that no other worker sent; those that nobody holds next.
+    """
+    n, (shared, *cut) = setting.n_workers, sizes.part
+    own, idle = shared / n, 0.0
+    for k, size in enumerate(cut, 1):
+        dealt = moved(n, setting.period, k)
+        own += size * (1 - dealt)
+        idle += size * dealt * n / (n - 1) * (1 - n ** (1 - k))
+    return own, idle
 
 
 def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:

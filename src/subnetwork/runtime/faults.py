@@ -14,7 +14,7 @@ NetWork: TypeAlias = Work[NetPartition, Submodel]
 LOST, FROZEN, FAILED, REFUSED = "lost", "frozen", "failed", "refused"
 NOT_FINITE, ABSENTEE, EVICTED = "not finite", "absent", "evicted"
 SLOW, CLIPPED, JOINED, WAITING = "slow", "clipped", "joined", "waiting"
-NOT_READY = "not ready"
+NOT_READY, REBUILT = "not ready", "rebuilt"
 DROPS = frozenset({LOST, FROZEN, FAILED, REFUSED, NOT_FINITE, ABSENTEE})
 """The kinds after which the worker's block of that round keeps its value."""
 SAID = {
@@ -29,6 +29,7 @@ SAID = {
     CLIPPED: "returned a huge change, which was clipped",
     JOINED: "is there again",
     WAITING: "is waited for",
+    REBUILT: "died; a new process has its part, and the round is repeated",
     NOT_READY: "left before its first round; another one is sent for",
 }
 STRIKES = 3  # faults of a worker's own making before nobody sits in its seat any more
@@ -42,7 +43,8 @@ class Fault:
     `failed` (an exception), `refused` (a frame that does not fit the plan), `not finite` (NaN or
     Inf), `absent` (nobody sits in the seat). Kinds that do not: `slow` (fewer local steps than
     asked for), `clipped`, `evicted`, `joined`, `waiting` (the round waits for enough workers),
-    `not ready` (it left after it had joined and before its first round).
+    `not ready` (it left after it had joined and before its first round), `rebuilt` (a rank of
+    direct hand-over died; `seconds` is how long the others were without it).
     """
 
     round: int

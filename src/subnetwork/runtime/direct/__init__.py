@@ -5,6 +5,7 @@ each entry that changes hands moves once. No rank ever stores the whole model.
 """
 
 from subnetwork.runtime.direct.draws import Draws
+from subnetwork.runtime.direct.generations import Company, Rebuilt, lasting_rounds
 from subnetwork.runtime.direct.gloo import agree, meet, over, tell
 from subnetwork.runtime.direct.handover import gathered, handed_over, route
 from subnetwork.runtime.direct.held import Held, taken
@@ -23,10 +24,12 @@ from subnetwork.runtime.direct.wire import Wire, check_wire
 
 __all__ = [
     "LOST",
+    "Company",
     "DirectRound",
     "Draws",
     "Held",
     "Rank",
+    "Rebuilt",
     "Wire",
     "agree",
     "carried",
@@ -37,6 +40,7 @@ __all__ = [
     "gathered",
     "handed_over",
     "initial_parameters",
+    "lasting_rounds",
     "launched_ranks",
     "meet",
     "merged",

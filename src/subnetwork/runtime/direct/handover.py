@@ -226,7 +226,7 @@ def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> 
     for name, way in routes.items():
         before = idle_before.pop(name, None)
         idle, values = _no_idle(way), {}
-        for plane, how in _tensors(draws, old, name, wire):
+        for plane, how in travelling(draws, old, name, wire):
             have = old[plane].pop(name, None), None if before is None else before.values[plane]
             moved = _moved(way, draws.like[name].dtype, have, idle, how)
             blocks[plane][name], values[plane] = moved.block, moved.idle
@@ -236,15 +236,15 @@ def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> 
         routes[name] = replace(way, kept=way.kept._replace(idle=no_lines(way.grid)))
     yield parcels.post()
     for (plane, name, how), lines in arrived.items():
-        _settle(routes[name], blocks[plane][name], lines, how)
-    return with_x(draws, rank, Held(k + 1, submodel_of(_shaped(routes, blocks)), shares))
+        settle(routes[name], blocks[plane][name], lines, how)
+    return with_x(draws, rank, Held(k + 1, submodel_of(shaped(routes, blocks)), shares))
 
 
 def _by_plane(submodel: Submodel) -> dict[str, dict[str, Tensor]]:
     return {plane: dict(tensors) for plane, tensors in planes(submodel).items()}
 
 
-def _tensors(
+def travelling(
     draws: Draws, of_planes: Mapping[str, object], name: str, wire: Wire
 ) -> list[tuple[str, Wire]]:
     """The planes that a parameter has, and how they travel: counters have no moments."""
@@ -286,10 +286,10 @@ def _moved(
     coded = encoded(how, leaving, groups, way.leaving.tolist())
     if way.n_echoes:
         block[torch.as_tensor(echoes[1])] = coded.values[torch.as_tensor(echoes[0] // out.shape[1])]
-    return _Moved(block, waiting, coded.parcels, _sizes(way, block, how))
+    return _Moved(block, waiting, coded.parcels, arriving_sizes(way, block, how))
 
 
-def _sizes(way: Route, block: Tensor, how: Wire) -> list[int]:
+def arriving_sizes(way: Route, block: Tensor, how: Wire) -> list[int]:
     """Bytes that each worker sends of one tensor."""
     none = torch.empty(0, dtype=torch.int64)
     return [
@@ -298,11 +298,11 @@ def _sizes(way: Route, block: Tensor, how: Wire) -> list[int]:
     ]
 
 
-def _settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
+def settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
     """Put what the others sent of one tensor, one after another, into the block."""
     values = arrived
     if how != "float32":
-        sizes = _sizes(way, block, how)
+        sizes = arriving_sizes(way, block, how)
         values = torch.cat(
             [
                 decoded(how, parcel, way.groups_from(i)[: int(way.arriving[i])], block)
@@ -319,9 +319,10 @@ def _settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
     take_in(way.keepers, way.kept.me, flat, starts, inside)
 
 
-def _shaped(
+def shaped(
     routes: Mapping[str, Route], blocks: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, dict[str, Tensor]]:
+    """Blocks in the shapes of the parameters, where a rank has them."""
     return {
         plane: {
             name: lines.view(tuple(shape))
@@ -382,12 +383,12 @@ def gathered(
     parcels = Parcels.of(draws.n_workers)
     arrived: dict[tuple[str, Wire], Tensor] = {}
     whole, old = {}, planes(held.submodel)
-    for plane, how in _tensors(draws, old, name, "float32"):
+    for plane, how in travelling(draws, old, name, "float32"):
         have = old[plane].get(name), None if share is None else share.values[plane]
         moved = _moved(way, draws.like[name].dtype, have, idle, how)
         whole[plane] = moved.block
         arrived[plane, how] = parcels.add(moved.parcels, moved.sizes)
     yield parcels.post()
     for (plane, how), lines in arrived.items():
-        _settle(way, whole[plane], lines, how)
+        settle(way, whole[plane], lines, how)
     return {p: block.view(grid.shape) for p, block in whole.items()} if rank in to else {}

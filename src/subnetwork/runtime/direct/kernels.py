@@ -209,6 +209,35 @@ def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, targ
 
 
 @bare
+def left_over(kept: Kept, row: Row, words: Array) -> None:
+    """Set the bits of the lines that a rank keeps and nobody gets next.
+
+    Args:
+        kept: what the rank keeps, and who holds what in the next round.
+        row: space for a row.
+        words: (rows, words) of zeros, is filled.
+    """
+    for u in range(len(kept.goal.rows)):
+        for i in range(kept_row(kept, u, row)):
+            v = row.cols[i]
+            if kept.goal.rows[u] & kept.goal.cols[v] == 0:
+                words[u, v >> 6] |= np.uint64(1) << np.uint64(v & 63)
+
+
+@bare
+def among(words: Array, others: Array, flags: Array) -> None:
+    """For every bit that is set in (rows, words), in order, whether it is set in others too."""
+    p = 0
+    for u in range(len(words)):
+        for w in range(words.shape[1]):
+            left = words[u, w]
+            while left != 0:
+                flags[p] = others[u, w] >> np.uint64(lowest(left)) & np.uint64(1) != 0
+                p += 1
+                left &= left - np.uint64(1)
+
+
+@bare
 def last_keepers(now: Masks, then: Masks, rows: Array, cols: Array, keepers: Array) -> int:
     """Keepers of these lines after a round in which somebody held them; else UNKNOWN.
 

@@ -1,5 +1,6 @@
 """Exchanges as coroutines: what a rank sends and expects, without a word on how it travels."""
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -82,19 +83,22 @@ class Carried(Generic[T]):
     result: T
     bytes_sent: int
     bytes_received: int
+    seconds: float = 0.0  # in the links
 
 
 def carried(exchange: Exchange[T], links: Links) -> Carried[T]:
     """Run one rank's side of an exchange over links."""
-    sent = received = 0
+    sent, received, seconds = 0, 0, 0.0
     try:
         post = next(exchange)
         while True:
             sent, received = sent + post.n_bytes, received + post.n_bytes_in
+            began = time.perf_counter()
             links(post)
+            seconds += time.perf_counter() - began
             post = next(exchange)
     except StopIteration as end:
-        return Carried(end.value, sent, received)
+        return Carried(end.value, sent, received, seconds)
 
 
 def together(exchanges: Sequence[Exchange[T]]) -> list[T]:

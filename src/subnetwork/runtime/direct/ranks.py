@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
@@ -42,6 +43,13 @@ class Rank:
     """What became of a rank that does not answer, where this process knows."""
     stop: Callable[[], bool] = lambda: False
     """Whether this process was asked to end the run."""
+    number: int = 0
+    """The generation that this process came with: a later one where it takes a dead one's seat."""
+    refill: Callable[[int, Callable[[], bool]], str] | None = None
+    """Where rank 0 owns the processes: have all others there for a generation, the dead one's seat
+    filled; says who died. It gives up where the question it is handed is true."""
+    died: list[str] = field(default_factory=list)
+    """On rank 0: who died and was replaced."""
 
     def give(self, job: str) -> None:
         """Rank 0 says what is to be done."""
@@ -51,12 +59,25 @@ class Rank:
         """What rank 0 said; waits for it."""
         return self.store.get(JOB).decode()
 
-    def links(self) -> Links:
-        """Round trips with all others; waits until they are there."""
+    def group(self, number: int) -> Links:
+        """The links of a generation; waits until all are there, on rank 0 with a new process.
+
+        Raises:
+            WorkerLostError: they cannot come.
+        """
         if self.n_workers == 1:
             return lambda _: None
-        store = dist.PrefixStore("links", self.store)
-        links = over(meet(store, self.rank, self.n_workers, host=self.host), self.rank)
+        if number and self.rank:
+            self.store.set(f"here/{number}/{self.rank}", "")
+        elif number:
+            assert self.refill is not None
+            self.died.append(self.refill(number, self.stop))
+        store = dist.PrefixStore(f"links/{number}", self.store)
+        return over(meet(store, self.rank, self.n_workers, host=self.host), self.rank)
+
+    def links(self) -> Links:
+        """Round trips with all others; waits until they are there."""
+        links = self.group(0)
 
         def watched(post: Post) -> None:
             try:
@@ -68,35 +89,37 @@ class Rank:
 
 
 @contextmanager
-def launched_ranks(n_workers: int, module: str) -> Iterator[Rank]:
-    """Start `python -m module FOLDER RANK N` for the ranks from 1 on; yield this process as rank 0.
+def launched_ranks(n_workers: int, module: str, *, replaces: bool = False) -> Iterator[Rank]:
+    """Start `python -m module FOLDER RANK N 0` for the ranks from 1 on; yield this one as rank 0.
 
     They find each other by a file in a folder that only this user can enter, and listen on the
     loopback interface alone. When one of them dies, all end within a second, and the error that
-    rank 0 raises says which one died and how. However the block is left, no process is left behind.
+    rank 0 raises says which one died and how; with `replaces`, only where a second one dies before
+    `Rank.refill` has filled its seat. However the block is left, no process is left behind.
 
     Raises:
         WorkerLostError: where a rank did not come up.
     """
     folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
     store = dist.FileStore(str(folder / "store"), -1)
-    children = _Children(folder, module, n_workers)
+    children = _Children(folder, module, n_workers, replaces=replaces)
     try:
         children.start()
         _await(children, store)
         with _grace(children):
-            yield Rank(0, n_workers, store, LOOPBACK, children.fate)
+            refill = partial(_refill, children, store) if replaces else None
+            yield Rank(0, n_workers, store, LOOPBACK, children.fate, refill=refill)
             children.leave()
     finally:
         children.end()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def rank_here(folder: Path, rank: int, n_workers: int) -> Rank:
-    """The place of a process that `launched_ranks` started."""
+def rank_here(folder: Path, rank: int, n_workers: int, number: int = 0) -> Rank:
+    """The place of a process that `launched_ranks` started, for a generation."""
     store = dist.FileStore(str(folder / "store"), -1)
     store.set(f"here/{rank}", "")
-    return Rank(rank, n_workers, store, LOOPBACK)
+    return Rank(rank, n_workers, store, LOOPBACK, number=number)
 
 
 @contextmanager
@@ -129,9 +152,13 @@ def stopping() -> Iterator[Callable[[], bool]]:
 class _Children:
     """The processes of the other ranks, watched by a thread: when one dies, the others end too."""
 
-    def __init__(self, folder: Path, module: str, n_workers: int) -> None:
+    def __init__(self, folder: Path, module: str, n_workers: int, *, replaces: bool) -> None:
         self._folder, self._module, self._n_workers = folder, module, n_workers
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._replaces = replaces
+        self._replaced: set[int] = set()  # process ids of those that died, which was no end
+        self._vacant: tuple[int, str] | None = None  # a rank, and how it died
+        self._noticed = threading.Event()  # that a seat is vacant, or that all is over
         self._dead: str | None = None
         self._over = threading.Event()
         self._known = threading.Event()  # who died, or that nobody did
@@ -139,16 +166,35 @@ class _Children:
 
     def start(self) -> None:
         for rank in range(1, self._n_workers):
-            command = [sys.executable, "-P", "-m", self._module]  # -P: not what lies around here
-            with self._log(rank).open("wb") as log:
-                self._processes[rank] = subprocess.Popen(
-                    [*command, str(self._folder), str(rank), str(self._n_workers)],
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
+            self._start(rank, 0)
         self._thread.start()
+
+    def replace(self, number: int) -> str:
+        """Start a process in the seat that is vacant, for a generation; says who died and how."""
+        self._noticed.wait(timeout=2.0)
+        if self._dead is not None or self._vacant is None:
+            raise WorkerLostError(
+                self._dead or "A connection between ranks broke, though no rank has died."
+            )
+        rank, words = self._vacant
+        self._start(rank, number)
+        return words
+
+    def filled(self) -> None:
+        """The seat is vacant no more."""
+        self._vacant = None
+        self._noticed.clear()
+
+    def _start(self, rank: int, number: int) -> None:
+        command = [sys.executable, "-P", "-m", self._module]  # -P: not what lies around here
+        with self._log(rank).open("wb") as log:
+            self._processes[rank] = subprocess.Popen(
+                [*command, str(self._folder), str(rank), str(self._n_workers), str(number)],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def fate(self) -> str | None:
         """Who died and how, as soon as that is known; None where nobody did."""
@@ -175,20 +221,39 @@ class _Children:
 
     def _watch(self) -> None:
         while not self._over.wait(POLL):
-            ended = {rank: p.poll() for rank, p in self._processes.items()}
+            ended = self._ended()
             if not any(ended.values()):
                 continue
             causes = [r for r, code in ended.items() if code and code != LOST]
             if not causes:  # those that were left alone may be seen before the one that left
                 self._over.wait(4 * POLL)
-                ended = {rank: p.poll() for rank, p in self._processes.items()}
+                ended = self._ended()
                 causes = [r for r, code in ended.items() if code and code != LOST]
+            if self._may_be_replaced(causes, ended):
+                continue
             causes = causes or [r for r, code in ended.items() if code]
             self._dead = "; ".join(map(self._last_words, causes)) + "."
             self._known.set()
+            self._noticed.set()
             for process in self._processes.values():
                 process.kill()  # whoever waits for it sees a closed connection, and not nothing
             return
+
+    def _ended(self) -> dict[int, int | None]:
+        """Exit statuses by rank, without those that died and are replaced."""
+        return {r: p.poll() for r, p in self._processes.items() if p.pid not in self._replaced}
+
+    def _may_be_replaced(self, causes: list[int], ended: dict[int, int | None]) -> bool:
+        """Whether one rank died that can be replaced; its seat is vacant then."""
+        if not self._replaces or self._vacant is not None or len(causes) != 1:
+            return False
+        (rank,) = causes
+        if [r for r, code in ended.items() if code] != causes:
+            return False
+        self._replaced.add(self._processes[rank].pid)
+        self._vacant = rank, self._last_words(rank)
+        self._noticed.set()
+        return True
 
     def _last_words(self, rank: int) -> str:
         process = self._processes[rank]
@@ -219,6 +284,18 @@ def _await(children: _Children, store: dist.Store) -> None:
                 "workers if the machine is busy."
             )
         time.sleep(0.01)
+
+
+def _refill(children: _Children, store: dist.Store, number: int, stop: Callable[[], bool]) -> str:
+    """Have all ranks there for a generation, a dead one's seat filled; says who died and how."""
+    words = children.replace(number)
+    until = time.monotonic() + START_UP
+    while not store.check([f"here/{number}/{r}" for r in range(1, children._n_workers)]):
+        if children._dead is not None or stop() or time.monotonic() > until:
+            raise WorkerLostError(children._dead or f"{words}, and was not replaced.")
+        time.sleep(0.01)
+    children.filled()
+    return words
 
 
 @contextmanager

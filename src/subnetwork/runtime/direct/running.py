@@ -1,9 +1,10 @@
 """Algorithm 1 on one rank of many: the loop of `rounds` where nobody holds the model."""
 
 import json
+import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from subnetwork.runtime.direct.handover import gathered, handed_over
 from subnetwork.runtime.direct.held import PARAMS, Held
 from subnetwork.runtime.direct.links import Links, carried
 from subnetwork.runtime.direct.merging import merged
+from subnetwork.runtime.direct.timing import Took
 from subnetwork.runtime.direct.wire import Wire, check_wire
 
 
@@ -27,6 +29,7 @@ class DirectRound:
     loss: float
     bytes_sent: int  # payload, of the hand-over into the round and the merge out of it
     bytes_received: int
+    took: Took = field(default_factory=Took)
 
 
 def direct_rounds(
@@ -40,20 +43,27 @@ def direct_rounds(
     """
     check_wire(wire)
     sent = received = 0
+    took = Took()
     for k in range(held.k, n_rounds):
+        began = time.perf_counter()
         trained = packed(local(k, rank, unpacked(held.submodel)))  # lines 4-8
+        computed = time.perf_counter() - began
         loss, held = trained.loss, replace(held, submodel=trained)
         del trained
         after = carried(merged(draws, rank, held, wire), links)  # line 9
-        held = after.result
+        held, since = after.result, time.perf_counter() - began
         sent, received = sent + after.bytes_sent, received + after.bytes_received
+        packing = took.packing + since - computed - after.seconds
+        took = Took(computed, packing, took.hand_over, after.seconds, since)
         del after
-        yield DirectRound(k, held, loss, sent, received)
+        yield DirectRound(k, held, loss, sent, received, took)
         if k + 1 < n_rounds:
-            exchange = handed_over(draws, rank, held, wire)  # line 3
+            began, exchange = time.perf_counter(), handed_over(draws, rank, held, wire)  # line 3
             del held  # what is dealt out is let go of
             over = carried(exchange, links)
             held, sent, received = over.result, over.bytes_sent, over.bytes_received
+            packing = time.perf_counter() - began - over.seconds
+            took = Took(packing=packing, hand_over=over.seconds)
             del over, exchange
 
 

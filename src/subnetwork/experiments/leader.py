@@ -1,0 +1,106 @@
+"""What rank 0 of a run by direct hand-over does besides: rows, faults, checkpoints."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from subnetwork.experiments.resume import Keeper, Start
+from subnetwork.methods.rows import Method, Task
+from subnetwork.nets.evaluate import Scores
+from subnetwork.record import Row
+from subnetwork.runtime import Fault
+from subnetwork.runtime.direct import Rebuilt
+from subnetwork.runtime.direct.sockets import Bytes
+from subnetwork.runtime.direct.timing import Took, parted
+from subnetwork.runtime.faults import REBUILT, telling
+from subnetwork.runtime.measured import by_worker
+
+COORDINATORS = ("usual_norms", "next_weights")  # what a coordinator would go on with
+
+
+class Leader:
+    """What rank 0 does besides: rows, checkpoints."""
+
+    def __init__(
+        self, t: Task, row: Method, start: Start, keeper: Keeper, write: Callable[[Row], None]
+    ) -> None:
+        self._t, self._method, self._keeper, self._write = t, row, keeper, write
+        self.row: dict[str, Any] = dict(start.row)
+        self._law = row.sketch.to_json()
+        self._kept = {key: value for key, value in start.row.items() if key in COORDINATORS}
+        self._started = time.perf_counter() - self.row.get("seconds", 0.0)
+        self._faults: list[dict[str, Any]] = []
+        self._due = -1, False  # a round, and whether a checkpoint was due after it
+        self._wired = [Bytes(0, 0)] * t.run.workers
+        self._testing = 0.0  # seconds of the last test, for which the others wait
+
+    def due(self, k: int) -> bool:
+        """Whether it is time for a checkpoint, after the row of one more round."""
+        if self._due[0] != k:
+            self._due = k, self._keeper.due()
+        return self._due[1]
+
+    def kept(self, k: int) -> bool:
+        """Whether the checkpoint before a round is there."""
+        return self._keeper.kept == k
+
+    def rebuilt(self, what: Rebuilt, how: str) -> None:
+        """Note that a rank died and was replaced."""
+        found: list[Fault] = []
+        telling(found)(Fault(what.k, what.rank, REBUILT, what.seconds, how))
+        self._faults += [fault.to_row() for fault in found]
+
+    def note(self, k: int, said: list[dict[str, Any]], scores: Scores, testing: float) -> None:
+        """Record a round, after a test that took so many seconds; one that is repeated, once."""
+        if self.row.get("k") == k:
+            return
+        before = self.row.get("steps", 0)
+        steps = min((k + 1) * self._method.steps_a_round, self._t.run.total_steps)
+        samples = self.row.get("samples", 0) + (steps - before) * sum(self._t.samples_a_step)
+        self.row = {
+            "k": k,
+            "steps": steps,
+            "samples": samples,
+            "loss": sum(words["loss"] for words in said) / len(said),
+            "worker_steps": [steps - before] * len(said),
+            "accuracy": scores.accuracy,
+            "test_loss": scores.loss,
+            "bytes_down": [words["received"] for words in said],
+            "bytes_up": [words["sent"] for words in said],
+            "payload": self.row.get("payload", 0) + sum(words["sent"] for words in said),
+            **self._measured(k, said),
+            "test_seconds": testing,
+            "seconds": time.perf_counter() - self._started,
+            "faults": [],
+            **self._kept,
+        }
+        self._write(self.row | {"faults": self._faults})
+        self._faults, self._testing = [], testing
+
+    def _measured(self, k: int, said: list[dict[str, Any]]) -> dict[str, list[Any]]:
+        """What the round took, rank by rank."""
+        before, self._wired = self._wired, [Bytes(*words["wire"]) for words in said]
+        found = [
+            replace(of, **_since(now, then), peak=words["peak"])
+            for of, now, then, words in zip(
+                parted(k, [Took(*words["took"]) for words in said], self._testing),
+                self._wired,
+                before,
+                said,
+                strict=True,
+            )
+        ]
+        return by_worker(found, len(said))
+
+    def keep(self, k: int, save: Callable[[Mapping[str, Any]], None]) -> None:
+        """Have the checkpoint before round k written; a full disk costs it, not the run."""
+        stale = self._keeper.keep_by(k, self.row, self._law, save)
+        if stale:
+            self._faults += [{"k": k, "kind": "stale checkpoint", "reason": stale}]
+
+
+def _since(now: Bytes, then: Bytes) -> dict[str, int]:
+    """Bytes between two counts; a new process counts from 0."""
+    before = then if min(now.up - then.up, now.down - then.down) >= 0 else Bytes(0, 0)
+    return {"up": now.up - before.up, "down": now.down - before.down}
