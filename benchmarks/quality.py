@@ -340,6 +340,12 @@ def markdown(where: str, table: list[Line], paper: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def verdict(goal: Line) -> str:
+    """What became of a goal, in words."""
+    words = "no goal" if goal["met"] is None else "met" if goal["met"] else "missed"
+    return f"{goal['value']:.4g} (goal {goal['goal']:.4g}: {words})"
+
+
 def main() -> int:
     """Run what is asked for, within the minutes; write the table of all that is there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -378,8 +384,10 @@ def main() -> int:
         own = dict(zip(section.workers, section.goals, strict=False)).get(n)
         paper = own if split in ("iid", "shared") else None
         note = f"The paper's own figure: {paper} % ({section.source})." if paper else ""
-        pages.append(markdown(where, table, note))
-        results += goals(where, table, paper)
+        judged = goals(where, table, paper)
+        said = [f"- {g['name'].removeprefix(where + ': ')}: {verdict(g)}" for g in judged]
+        pages.append("\n".join([markdown(where, table, note), *said, ""]))
+        results += judged
         data[where] = table
     note = f"{left_out} runs were not started: the minutes were over.\n" if left_out else ""
     (args.out / "quality.md").write_text(f"# Quality\n\n{note}\n" + "\n".join(pages))
