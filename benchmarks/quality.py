@@ -36,6 +36,7 @@ from subnetwork.nets.table import cost
 from subnetwork.nets.trace.tracer import Inputs
 from subnetwork.runtime.direct import draws_of, route
 from subnetwork.runtime.direct.counted import COUNTER
+from subnetwork.runtime.direct.merging import Shared
 
 Line = dict[str, Any]
 
@@ -188,8 +189,8 @@ def course_of(name: str, run: Training) -> Course:
 def handed_over(row: Method) -> tuple[float, ...]:
     """Bytes of the busiest worker, sent and received, up to the end of each round, handed directly.
 
-    The first parts are drawn by everyone from the seed; after each round, for that round's model,
-    everyone gives its share of it once.
+    The first parts are drawn by everyone from the seed; a point holds each worker's share of the
+    model once, as if it were drawn together there.
     """
     n = row.sketch.sample(row.seed, 0).n_workers
     draws = draws_of(row.sketch, row.x.params, row.seed, moments=row.moments)
@@ -200,6 +201,8 @@ def handed_over(row: Method) -> tuple[float, ...]:
         for name, p in draws.like.items():
             each = draws.grids[name].length * p.element_size() * (1 if "::" in name else planes)
             lines = np.array([route(draws, name, k, i).arriving for i in range(n)])
+            shared = [Shared.of(draws, name, k, i) for i in range(n)]  # their changes are merged
+            lines += np.array([[len(of.for_keeper(j)) for of in shared] for j in range(n)])
             total += each * (lines.sum(axis=0) + lines.sum(axis=1))
         course.append(float(total.max()) + share)
     return tuple(course)
@@ -216,7 +219,8 @@ def kept_courses(path: Path) -> dict[str, Course]:
     """Key -> course, of all runs that were computed before."""
     if not path.exists():
         return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    whole = path.read_text().rpartition("\n")[0]  # a run that was cut off may have left half a line
+    lines = [json.loads(line) for line in whole.splitlines()]
     return {line["key"]: Course(*map(tuple, line["course"])) for line in lines}
 
 

@@ -47,6 +47,7 @@ class Leader:
 
     def rebuilt(self, what: Rebuilt, how: str) -> None:
         """Note that a rank died and was replaced."""
+        self._wired[what.rank] = Bytes(0, 0)  # a new process counts from 0
         found: list[Fault] = []
         telling(found)(Fault(what.k, what.rank, REBUILT, what.seconds, how))
         self._faults += [fault.to_row() for fault in found]
@@ -81,10 +82,11 @@ class Leader:
     def _measured(self, k: int, said: list[dict[str, Any]]) -> dict[str, list[Any]]:
         """What the round took, rank by rank."""
         before, self._wired = self._wired, [Bytes(*words["wire"]) for words in said]
+        waited = 0.0 if self._t.run.replicas else self._testing  # with them, before they go on
         found = [
             replace(of, **_since(now, then), peak=words["peak"])
             for of, now, then, words in zip(
-                parted(k, [Took(*words["took"]) for words in said], self._testing),
+                parted(k, [Took(*words["took"]) for words in said], waited),
                 self._wired,
                 before,
                 said,

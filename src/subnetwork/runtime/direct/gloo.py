@@ -67,8 +67,7 @@ def over(group: PointToPoint, rank: int) -> Links:
                 work.wait(PATIENCE)
         except RuntimeError as error:
             raise WorkerLostError(
-                f"rank {lost} did not answer rank {rank}: {str(error).splitlines()[0]}. In direct "
-                "hand-over a lost rank ends the run."
+                f"rank {lost} did not answer rank {rank}: {str(error).splitlines()[0]}."
             ) from None
         for i in peers:
             for pieces, message in zip(arriving[i], memory[i], strict=True):

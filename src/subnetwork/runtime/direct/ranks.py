@@ -48,6 +48,10 @@ class Rank:
     refill: Callable[[int, Callable[[], bool]], str] | None = None
     """Where rank 0 owns the processes: have all others there for a generation, the dead one's seat
     filled; says who died. It gives up where the question it is handed is true."""
+    ready: Callable[[], None] = lambda: None
+    """Where rank 0 owns the processes: wait until all others are about to meet first."""
+    met: Callable[[], None] = lambda: None
+    """Told when all have met: from now on a seat may be filled again."""
     died: list[str] = field(default_factory=list)
     """On rank 0: who died and was replaced."""
 
@@ -67,13 +71,17 @@ class Rank:
         """
         if self.n_workers == 1:
             return lambda _: None
-        if number and self.rank:
+        if self.rank:
             self.store.set(f"here/{number}/{self.rank}", "")
         elif number:
             assert self.refill is not None
             self.died.append(self.refill(number, self.stop))
+        else:
+            self.ready()
         store = dist.PrefixStore(f"links/{number}", self.store)
-        return over(meet(store, self.rank, self.n_workers, host=self.host), self.rank)
+        links = over(meet(store, self.rank, self.n_workers, host=self.host), self.rank)
+        self.met()
+        return links
 
     def links(self) -> Links:
         """Round trips with all others; waits until they are there."""
@@ -102,13 +110,17 @@ def launched_ranks(n_workers: int, module: str, *, replaces: bool = False) -> It
     """
     folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
     store = dist.FileStore(str(folder / "store"), -1)
-    children = _Children(folder, module, n_workers, replaces=replaces)
+    children = _Children(folder, module, n_workers)
     try:
         children.start()
         _await(children, store)
         with _grace(children):
             refill = partial(_refill, children, store) if replaces else None
-            yield Rank(0, n_workers, store, LOOPBACK, children.fate, refill=refill)
+            ready = partial(_await_meeting, children, store)
+            met = partial(children.replacing, replaces)
+            yield Rank(
+                0, n_workers, store, LOOPBACK, children.fate, refill=refill, ready=ready, met=met
+            )
             children.leave()
     finally:
         children.end()
@@ -152,10 +164,10 @@ def stopping() -> Iterator[Callable[[], bool]]:
 class _Children:
     """The processes of the other ranks, watched by a thread: when one dies, the others end too."""
 
-    def __init__(self, folder: Path, module: str, n_workers: int, *, replaces: bool) -> None:
+    def __init__(self, folder: Path, module: str, n_workers: int) -> None:
         self._folder, self._module, self._n_workers = folder, module, n_workers
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._replaces = replaces
+        self._replaces = False
         self._replaced: set[int] = set()  # process ids of those that died, which was no end
         self._vacant: tuple[int, str] | None = None  # a rank, and how it died
         self._noticed = threading.Event()  # that a seat is vacant, or that all is over
@@ -179,6 +191,10 @@ class _Children:
         rank, words = self._vacant
         self._start(rank, number)
         return words
+
+    def replacing(self, replaces: bool) -> None:
+        """Whether from now on a death is no end."""
+        self._replaces = replaces
 
     def filled(self) -> None:
         """The seat is vacant no more."""
@@ -283,6 +299,15 @@ def _await(children: _Children, store: dist.Store) -> None:
                 f"ranks {sorted(waiting)} did not come up in {START_UP:g} s. Run again, with fewer "
                 "workers if the machine is busy."
             )
+        time.sleep(0.01)
+
+
+def _await_meeting(children: _Children, store: dist.Store) -> None:
+    """Until every rank has cut its model and is about to meet: gloo would not see one that died."""
+    others = [f"here/0/{rank}" for rank in range(1, children._n_workers)]
+    while not store.check(others):
+        if children._dead is not None:
+            raise WorkerLostError(f"{children._dead} It had not met the others yet.")
         time.sleep(0.01)
 
 

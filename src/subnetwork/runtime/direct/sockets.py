@@ -71,14 +71,14 @@ def _info(number: int) -> bytes | None:
     with suppress(OSError):
         own = os.dup(number)
         try:
-            with socket.socket(fileno=own) as end:
-                end.getpeername()  # one that listens has none
-                info = end.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 256)
-                return info if len(info) >= SENT[1] + 8 else None
-        except OSError:
-            with suppress(OSError):
-                os.close(own)
+            end = socket.socket(fileno=own)
+        except OSError:  # no socket: nobody else closes it
+            os.close(own)
             raise
+        with end:
+            end.getpeername()  # one that listens has none
+            info = end.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 256)
+            return info if len(info) >= SENT[1] + 8 else None
     return None
 
 
