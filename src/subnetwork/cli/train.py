@@ -83,11 +83,11 @@ def train(
     t = task(run)
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
     check_exchange(run, row, keeping, here=here, torchrun=ranks is not None)
-    if run.exchange != "direct":  # where ranks hold as little as they can
-        keep_memory()
     place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
         return _another_rank(place)
+    if run.exchange != "direct":  # where ranks hold as little as they can
+        keep_memory()
     if place is not None and place.host is not None:
         say(console, TRUSTED)
     told = loggers(keeping)

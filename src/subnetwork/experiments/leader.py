@@ -103,6 +103,5 @@ class Leader:
 
 
 def _since(now: Bytes, then: Bytes) -> dict[str, int]:
-    """Bytes between two counts; a new process counts from 0."""
-    before = then if min(now.up - then.up, now.down - then.down) >= 0 else Bytes(0, 0)
-    return {"up": now.up - before.up, "down": now.down - before.down}
+    """Bytes between two counts."""
+    return {"up": now.up - then.up, "down": now.down - then.down}

@@ -12,8 +12,8 @@ def keep_memory() -> bool:
 
     Left alone, glibc gives large pieces back at once and gets them again, page by page and zeroed,
     at every step: a sixth of the time of a local step of a wide layer goes there. The price is
-    memory, since freed pieces do not always fit again: a third more in that example. For processes
-    that do nothing but train; no number is changed by it.
+    memory, since freed pieces do not always fit again (docs/local-work.md has an example). For
+    processes that do nothing but train; no number is changed by it.
 
     Returns:
         Whether it is so; elsewhere than in glibc it is not, and nothing has changed.

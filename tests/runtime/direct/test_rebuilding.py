@@ -110,7 +110,9 @@ def test_a_rank_that_came_back_has_and_gets_replicas_like_the_others(deal):
         helds, replicas, sent, _ = pass_on_with_replicas(d, after, known, replicas)
         known = [index_of(held) for held in helds]
         lost = (2 * k + 1) % N
-        helds[lost] = brought_back(d, lost, helds, sent, replicas)
+        back = brought_back(d, lost, helds, sent, replicas)
+        same_part(back, helds[lost])
+        helds[lost] = back
         known[lost] = index_of(helds[lost])
         replicas[lost] = unknown(d, k + 1, (lost - 1) % N)
         known[(lost - 1) % N] = {}
