@@ -53,6 +53,47 @@ def test_convolutional_normalisation_pools_over_positions():
     torch.testing.assert_close(model[1].running_var, expected.var(1), rtol=1e-5, atol=1e-5)
 
 
+class Counting(nn.Module):
+    """Counts its calls; a module that is called twice normalises twice by the same statistics."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(6) for _ in range(3))
+        self.order = [0, 1, 2] * times
+        self.passes, self.calls = 0, 0
+
+    def forward(self, x):
+        self.passes += 1
+        for i in self.order:
+            self.calls += 1
+            x = self.norms[i](x).relu() + x
+        return x
+
+
+def test_one_batch_is_read_once_and_several_as_far_as_the_layer_that_is_set():
+    """And once more, to see the order of the layers; with the same statistics."""
+    rows = torch.randn(40, 6)
+    whole, parts = Counting(1), Counting(1)
+    recalibrate(whole, lambda: [rows])
+    recalibrate(parts, lambda: rows.split(20))
+    assert (whole.passes, whole.calls) == (2, 6)
+    assert (parts.passes, parts.calls) == (1 + 3 * 2, 3 + 2 * (1 + 2 + 3))
+    for one, other in zip(whole.norms, parts.norms, strict=True):
+        torch.testing.assert_close(one.running_mean, other.running_mean)
+        torch.testing.assert_close(one.running_var, other.running_var)
+
+
+def test_a_normalisation_that_is_called_twice_pools_over_both_calls():
+    rows = torch.randn(40, 6)
+    whole, parts = Counting(2), Counting(2)
+    recalibrate(whole, lambda: [rows])
+    recalibrate(parts, lambda: rows.split(8))
+    for one, other in zip(whole.norms, parts.norms, strict=True):
+        torch.testing.assert_close(one.running_mean, other.running_mean)
+    assert not torch.allclose(whole.norms[0].running_mean, rows.mean(0))  # the second call counts
+
+
 def test_more_channels_than_are_pooled_at_a_time():
     model, rows = nn.Sequential(nn.BatchNorm1d(CHANNELS + 3)), torch.randn(9, CHANNELS + 3)
     recalibrate(model, lambda: rows.split(4))

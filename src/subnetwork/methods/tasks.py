@@ -28,6 +28,7 @@ from subnetwork.nets.models import Network, Sizes, network
 from subnetwork.splits import Parts
 
 ENOUGH = 4096  # rows give batch statistics to a percent; every layer takes a pass over them
+ENOUGH_PICTURES = 1024  # whose many places count; in one batch, they take one pass
 
 AnyData: TypeAlias = DataSet | GraphSet
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"resist": {"width": (), "depth": True}}
@@ -51,16 +52,23 @@ class Task:
 
     def stream(self) -> Iterator[Inputs]:
         """Training inputs for batch statistics: all, or evenly spaced ones of a large set."""
-        if isinstance(self.batches, Batches):
-            return self.batches.stream(every=max(1, self.batches.n_rows // ENOUGH))
-        return self.batches.stream()
+        if not isinstance(self.batches, Batches):
+            return self.batches.stream()
+        enough = ENOUGH_PICTURES if self._pictures else ENOUGH
+        size = 2 * enough if self._pictures else 1024
+        return self.batches.stream(size, every=max(1, self.batches.n_rows // enough))
 
     def tested(self) -> Iterable[tuple[Inputs, Tensor]]:
         """The test rows (or those that validate) and their targets, in batches."""
         if isinstance(self.batches, GraphBatches):
             return self.batches.test()
         assert isinstance(self.data, DataSet)
-        return self.data.test()
+        return self.data.test(128 if self._pictures else 1024)  # their activations fit caches
+
+    @property
+    def _pictures(self) -> bool:
+        """Whether the network reads rows as pictures, which it normalises place by place."""
+        return isinstance(self.data, DataSet) and self.data.train_inputs.ndim == 4
 
     def scores(self, model: nn.Module) -> Scores:
         """Accuracy and loss of the merged model on the test rows (or those that validate)."""

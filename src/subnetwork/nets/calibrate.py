@@ -1,7 +1,9 @@
 """Batch statistics of a merged model, and its accuracy."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,8 @@ def recalibrate(model: nn.Module, stream: Callable[[], Iterable[object]]) -> nn.
     Merged running statistics are those of no model. Layer by layer, in the order in which the model
     runs them, the inputs of a normalisation are pooled over the whole stream (Chan et al. 1979),
     with every earlier one already set. The result is that of one batch holding all rows, up to
-    rounding, so the model predicts the same at any test batch size. One pass for each layer.
+    rounding, so the model predicts the same at any test batch size. Several batches are read once
+    for each layer, as far as that layer; a single one is read once, but is in memory whole.
 
     Args:
         model: the merged model; left in evaluation mode.
@@ -35,18 +38,21 @@ def recalibrate(model: nn.Module, stream: Callable[[], Iterable[object]]) -> nn.
             f"begins anew, not a {type(stream).__name__}. Pass lambda: (x for x, _ in loader)."
         )
     model.eval()
-    first = next(iter(stream()), None)
+    first, *more = list(islice(stream(), 2)) or [None]
     if first is None:
         raise ValueError("recalibrate was given a stream without a batch: there are no statistics.")
-    for norm in _in_order(model, first):
+    calls = _calls(model, first)
+    once = len(calls) == len(set(calls))  # nothing is pooled over several calls of one module
+    if once and not more:
+        with _reading(calls, _set_at_once), torch.no_grad():
+            _run(model, first)
+        return model
+    for norm in dict.fromkeys(calls):
         pooled = Pooled()
-        hook = norm.register_forward_pre_hook(_reading(pooled), with_kwargs=True)
-        try:
-            with torch.no_grad():
-                for batch in stream():
+        with _reading([norm], _pooling(pooled, stop=once)), torch.no_grad():
+            for batch in stream():
+                with suppress(_Read):
                     _run(model, batch)
-        finally:
-            hook.remove()
         pooled.write_to(norm)
     return model
 
@@ -87,9 +93,41 @@ def _run(model: nn.Module, batch: object) -> None:
         ) from problem
 
 
-def _reading(pooled: "Pooled") -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-    """A hook that pools what a normalisation is given, by position or by name."""
-    return lambda _, args, named: pooled.add(args[0] if args else named["input"])
+Read: TypeAlias = Callable[[_BatchNorm, Tensor], None]
+
+
+@contextmanager
+def _reading(norms: Iterable[_BatchNorm], read: Read) -> Iterator[None]:
+    """While it lasts, `read` is told of what each normalisation is given, before it is used."""
+    hooks = [norm.register_forward_pre_hook(_told(read), with_kwargs=True) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _told(read: Read) -> Callable[[_BatchNorm, tuple[Any, ...], dict[str, Any]], None]:
+    return lambda norm, args, named: read(norm, args[0] if args else named["input"])
+
+
+def _set_at_once(norm: _BatchNorm, inputs: Tensor) -> None:
+    pooled = Pooled()
+    pooled.add(inputs)
+    pooled.write_to(norm)
+
+
+class _Read(BaseException):
+    """The rest of a forward pass is not wanted."""
+
+
+def _pooling(pooled: "Pooled", *, stop: bool) -> Read:
+    def read(_: _BatchNorm, inputs: Tensor) -> None:
+        pooled.add(inputs)
+        if stop:
+            raise _Read
+
+    return read
 
 
 CHANNELS = 256
@@ -129,14 +167,10 @@ def _moments(inputs: Tensor) -> tuple[int, Tensor, Tensor]:
     return rows.shape[1], mean, (rows - mean[:, None]).square_().sum(dim=1)
 
 
-def _in_order(model: nn.Module, batch: object) -> list[_BatchNorm]:
-    order: list[_BatchNorm] = []
+def _calls(model: nn.Module, batch: object) -> list[_BatchNorm]:
+    """The normalisations in the order in which the model runs them, as often as it does."""
+    calls: list[_BatchNorm] = []
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    hooks = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
-    try:
-        with torch.no_grad():
-            _run(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return list(dict.fromkeys(order))
+    with _reading(norms, lambda norm, _: calls.append(norm)), torch.no_grad():
+        _run(model, batch)
+    return calls
