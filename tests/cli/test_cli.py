@@ -75,6 +75,11 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     command("train", "--config", "run.toml", *flags, cwd=tmp_path)  # it says how long the run is
     header, *_ = (tmp_path / "runs" / "train" / "ist.jsonl").read_text().splitlines()
     assert json.loads(header)["config"]["steps"] == 4
+    (tmp_path / "run.toml").write_text('hidden = [12]\nfrom = "weights.safetensors"\n')
+    for denied in ("--no-resume", "--no-restart"):  # says nothing about where to begin
+        line = mistake(command("train", "--config", "run.toml", denied, "--here", cwd=tmp_path))
+        assert "weights.safetensors" in line
+    (tmp_path / "run.toml").write_text("rounds = 3\nhidden = [12]\nbatch-size = 8\nresume = true\n")
     both = ("--steps", "4", "--rounds", "3")  # typed: the file has no part in it
     line = mistake(command("train", "--config", "run.toml", *both, cwd=tmp_path))
     assert line.endswith("Leave one of them out.")

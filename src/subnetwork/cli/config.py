@@ -41,9 +41,10 @@ def winning(filed: set[str]) -> Reading:
         del app, commands
         given = {argument.name: argument.tokens for argument in arguments if argument.tokens}
         typed = {name for name, tokens in given.items() if tokens[0].source == "cli"}
+        said = {name for name in typed if given[name][0].implicit_value is not False}  # not --no-..
         for pair in INSTEAD:
             for one, other in (pair, pair[::-1]):
-                if one in typed and other not in typed and other in given:
+                if one in said and other not in typed and other in given:
                     given.pop(other).clear()
         filed.update(set(given) - typed)
 
