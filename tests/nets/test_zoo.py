@@ -22,6 +22,7 @@ AXES = {
     "layers.2.heads(4) layers.2.hidden(40)",
     "mixer": "stream(16) t1.hidden(14) c1.hidden(20)",
     "lstm": "emb.hidden(10) rnn.hidden(16)",
+    "bags": "mean.hidden(10)",
     "encoder": "e.layers.0.self_attn.heads(4) e.layers.0.hidden(32) "
     "e.layers.1.self_attn.heads(4) e.layers.1.hidden(32)",
     "tied": "w.hidden(16)",

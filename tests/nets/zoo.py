@@ -16,7 +16,7 @@ from zoo_pictures import (
     resnext,
     vgg,
 )
-from zoo_sequences import LSTM, Encoder, Llama, Mixer, MultiHead, NanoGPT, SwiGLU, ViT
+from zoo_sequences import LSTM, Bags, Encoder, Llama, Mixer, MultiHead, NanoGPT, SwiGLU, ViT
 
 
 def x(*shape):
@@ -49,6 +49,7 @@ ZOO = {
     "llama": lambda: (Llama(), tokens(2, 7)),
     "mixer": lambda: (Mixer(), x(2, 9, 6)),
     "lstm": lambda: (LSTM(), tokens(2, 6)),
+    "bags": lambda: (Bags(), (tokens(2, 6), x(2, 6))),
     "multi_head": lambda: (MultiHead(), x(2, 6, 10)),
     "encoder": lambda: (Encoder(), x(2, 6, 10)),
     "tied": lambda: (Tied(), x(7, 10)),

@@ -157,6 +157,18 @@ class LSTM(nn.Module):
         return self.o(self.rnn(self.emb(x))[0][:, -1])
 
 
+class Bags(nn.Module):
+    """Bags of words, once by their mean and once by weights of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.sum = nn.EmbeddingBag(30, 10), nn.EmbeddingBag(30, 10, mode="sum")
+        self.o = nn.Linear(10, 5)
+
+    def forward(self, words, weights):
+        return self.o(F.relu(self.mean(words) + self.sum(words, per_sample_weights=weights)))
+
+
 class MultiHead(nn.Module):
     def __init__(self):
         super().__init__()

@@ -11,29 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from subnetwork.nets.models.mlp import between
+from subnetwork.nets.models.sparse import Matrix
 
 
-def times(x: Tensor, layer: nn.Module) -> Tensor:
+def times(x: Tensor | Matrix, layer: nn.Module) -> Tensor:
     """The linear layer on sparse or dense rows."""
     assert isinstance(layer, nn.Linear)
-    y = (
-        torch.sparse.mm(x, layer.weight.t().contiguous())
-        if x.is_sparse
-        else F.linear(x, layer.weight)
-    )
+    w = layer.weight
+    y = F.linear(x, w) if isinstance(x, Tensor) else x.times(w.t())
     return y if layer.bias is None else y + layer.bias
 
 
-def dropped(x: Tensor, share: float, training: bool) -> Tensor:
+def dropped(x: Tensor, share: float, training: bool) -> Tensor | Matrix:
     """Dropout on sparse or dense rows: of what is not zero."""
-    if not (training and share):
-        return x
     if not x.is_sparse:
         return F.dropout(x, share, training)
-    values = F.dropout(x.values(), share, training)
-    return torch.sparse_coo_tensor(
-        x.indices(), values, x.shape, is_coalesced=True, check_invariants=False
-    )
+    return Matrix.of(x).dropped(share, training)
 
 
 class GCN(nn.Module):
@@ -47,9 +40,9 @@ class GCN(nn.Module):
 
     def forward(self, x: Tensor, a: Tensor) -> Tensor:
         """Logits (N, C) of features (N, F) under the matrix (N, N)."""
+        sums = Matrix.of(a)
         for i, layer in enumerate(self.layers):
-            x = dropped(x, self.dropout, self.training)
-            x = torch.sparse.mm(a, times(x, layer))
+            x = sums.times(times(dropped(x, self.dropout, self.training), layer))
             if i < len(self.norms):
                 x = F.relu(self.norms[i](x))
         return x
@@ -69,9 +62,10 @@ class SAGE(nn.Module):
 
     def forward(self, x: Tensor, a: Tensor) -> Tensor:
         """Logits (N, C) of features (N, F) under the matrix (N, N)."""
+        mean = Matrix.of(a)
         for i, (own, near) in enumerate(zip(self.own, self.near, strict=True)):
-            x = dropped(x, self.dropout, self.training)
-            x = times(x, own) + torch.sparse.mm(a, times(x, near))
+            rows = dropped(x, self.dropout, self.training)
+            x = times(rows, own) + mean.times(times(rows, near))
             if i < len(self.norms):
                 x = F.relu(self.norms[i](x))
         return x
@@ -117,7 +111,7 @@ class GATLayer(nn.Module):
         nn.init.xavier_uniform_(self.source)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Matrix, edges: Tensor) -> Tensor:
         """(N, heads * width) of (N, F), along edges (2, E) from row 1 to row 0."""
         h = times(x, self.up).view(x.shape[0], -1, self.width)  # (N, heads, width)
         to, of = (h * self.target).sum(-1), (h * self.source).sum(-1)  # (N, heads)

@@ -18,6 +18,19 @@ def embedding(call: Call) -> Sequence[Dims]:
     return [[*call.of("indices"), weight[1]]]
 
 
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def bags(call: Call) -> Sequence[Dims]:
+    """Rows are looked up and put together bag by bag, every unit of a row for itself."""
+    rows, width = call.of("weight")
+    weights = call.arguments.get("per_sample_weights")
+    others = [call.of("indices"), call.of("offsets")]
+    others += [call.dims(weights)] if isinstance(weights, Tensor) else []
+    for term in [rows, *(term for dims in others for term in dims)]:
+        freeze(term, "looked up by index")
+    first, *rest = (fresh(shape, "bag by bag") for shape in call.shapes)
+    return [[first[0], width], *rest]
+
+
 @rule(
     "index_select", "cumsum", "cumprod", "flip", "roll", "sort", "topk", "index_fill",
     "segment_reduce", "logcumsumexp",
@@ -102,7 +115,7 @@ def gated(call: Call) -> Sequence[Dims]:
 
 @rule(
     "nonzero", "unique", "_unique2", "unique_dim", "bincount", "histc", "searchsorted",
-    "bucketize", "nll_loss_forward", "nll_loss2d_forward", "nll_loss",
+    "bucketize", "nll_loss_forward", "nll_loss2d_forward", "nll_loss", "indices", "values",
 )  # fmt: skip
 def counted(call: Call) -> Sequence[Dims]:
     """What comes out depends on the values and on where they stand."""
@@ -113,4 +126,4 @@ def counted(call: Call) -> Sequence[Dims]:
     return [fresh(shape, f"comes out of {call.name}") for shape in call.shapes]
 
 
-RULES = (embedding, along, scattered, indexed, put, gated, counted)
+RULES = (embedding, bags, along, scattered, indexed, put, gated, counted)
