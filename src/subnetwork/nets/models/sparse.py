@@ -1,5 +1,6 @@
 """Sparse matrices by dense ones, with a gradient for the dense one: `torch.sparse.mm`, faster."""
 
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,14 +10,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 
+@dataclass(frozen=True, eq=False)
 class Matrix:
     """The entries of a sparse matrix, row after row; what products need of it is found once."""
 
-    def __init__(
-        self, shape: tuple[int, int], rows: Tensor, columns: Tensor, values: Tensor
-    ) -> None:
-        """Of each entry the row (ascending), the column and the value, which gets no gradient."""
-        self.shape, self.rows, self.columns, self.values = shape, rows, columns, values
+    shape: tuple[int, int]
+    rows: Tensor  # of each entry, ascending
+    columns: Tensor
+    values: Tensor  # without a gradient
 
     @classmethod
     def of(cls, a: Tensor) -> "Matrix":
@@ -36,8 +37,7 @@ class Matrix:
 
     def dropped(self, share: float, training: bool) -> "Matrix":
         """The same places after dropout of the values."""
-        values = F.dropout(self.values, share, training)
-        return Matrix(self.shape, self.rows, self.columns, values)
+        return replace(self, values=F.dropout(self.values, share, training))
 
     def times(self, dense: Tensor) -> Tensor:
         """The product with (columns, C): (rows, C), in the type of the values under autocast."""
