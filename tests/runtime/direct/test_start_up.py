@@ -1,9 +1,13 @@
 """A rank that dies before all have met is named at once, whether the dead are replaced or not."""
 
+import errno
+import subprocess
+
 import pytest
 
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.runtime.direct import launched_ranks
+from subnetwork.runtime.direct.ranks import _Children
 
 DIES = """
 import sys
@@ -26,3 +30,21 @@ def test_a_rank_that_dies_before_the_others_meet_it_is_named(
         launched_ranks(2, "dies", replaces=replaces) as rank,
     ):
         rank.links()
+
+
+def test_a_seat_that_no_process_can_be_started_in_ends_the_run_by_name(tmp_path, monkeypatch):
+    (tmp_path / "dies.py").write_text(DIES.format(comes=False))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    children = _Children(tmp_path, "dies", 2)
+    children.replacing(True)
+    children.start()
+    assert children._noticed.wait(60)
+
+    def refuses(*_args, **_named):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuses)
+    named = r"rank 1 died .*no such data.* no process could be started in its seat: Resource temp"
+    with pytest.raises(WorkerLostError, match=named):
+        children.replace(1)
+    children.end()

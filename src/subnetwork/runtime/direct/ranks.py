@@ -189,7 +189,12 @@ class _Children:
                 self._dead or "A connection between ranks broke, though no rank has died."
             )
         rank, words = self._vacant
-        self._start(rank, number)
+        try:
+            self._start(rank, number)
+        except OSError as reason:
+            raise WorkerLostError(
+                f"{words}, and no process could be started in its seat: {reason.strerror}."
+            ) from None
         return words
 
     def replacing(self, replaces: bool) -> None:
