@@ -194,9 +194,9 @@ def step_over(others: Any, offsets: Array, step: int) -> None:  # noqa: ANN401
 @inlined
 def rows_before(masks: Masks, me: int, u: int) -> int:
     """How many rows before row u a worker has."""
-    found = 0
+    bit, found = np.uint64(1) << np.uint64(me), 0
     for i in range(u):
-        found += np.int64(masks.rows[i] >> np.uint64(me) & np.uint64(1))
+        found += masks.rows[i] & bit != 0
     return found
 
 
