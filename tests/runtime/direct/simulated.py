@@ -1,5 +1,7 @@
 """n ranks in one process: a model with every kind of cut, and the exchange in lockstep."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -100,9 +102,10 @@ def train(d, helds, wire="float32"):
 
 
 def pass_on(d, helds, wire="float32"):
-    """Every hand-over twice: into memory of its own, and over what was merged."""
+    """Every hand-over twice: into memory of its own, and over a copy of what was merged."""
+    spare = copy.deepcopy(helds)
     anew = together([handed_over(d, i, held, wire) for i, held in enumerate(helds)])
-    exchanges = [handed_over(d, i, held, wire, in_place=True) for i, held in enumerate(helds)]
+    exchanges = [handed_over(d, i, held, wire, in_place=True) for i, held in enumerate(spare)]
     over = together(exchanges)
     for one, other in zip(over, anew, strict=True):
         same_part(one, other)
