@@ -160,7 +160,7 @@ def one_round(case, rank, draws, box, batches, links):  # noqa: ANN001, ANN201
     del module  # its parameters are those of the part, trained in place
     after = [carried(merged(draws, rank, held), links).result]
     del held, own
-    return carried(handed_over(draws, rank, after.pop()), links).result, seconds
+    return carried(handed_over(draws, rank, after.pop(), in_place=True), links).result, seconds
 
 
 def owners(module: nn.Module) -> list[nn.Module]:

@@ -225,7 +225,8 @@ class DirectIst:
         """Hand over what the last round left, train, merge."""
         run, draws, wire = self.run, self.draws, self.run.spec.wire
         if self.merged:
-            self.held = self._carried(handed_over(draws, run.rank, self._let_go(), wire))
+            exchange = handed_over(draws, run.rank, self._let_go(), wire, in_place=True)
+            self.held = self._carried(exchange)
         w = self.held.submodel
         z = run.clock.timed("compute", lambda: self.local(k, run.rank, w))
         held = replace(self._let_go(), submodel=z)

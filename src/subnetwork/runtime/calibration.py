@@ -234,7 +234,7 @@ def _direct(plan: Plan, sketch: NetSketch, wire: Wire) -> Callable[[], object]:
 
     def handle() -> None:
         after = [_alone(merged(draws, 0, box.pop(), wire))]
-        box.append(_alone(handed_over(draws, 0, after.pop(), wire)))
+        box.append(_alone(handed_over(draws, 0, after.pop(), wire, in_place=True)))
 
     return handle
 

@@ -1,5 +1,7 @@
 """n ranks in one process: a model with every kind of cut, and the exchange in lockstep."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -10,6 +12,8 @@ from subnetwork.nets.state import Submodel
 from subnetwork.nets.terms import Cat, Prod
 from subnetwork.runtime.direct import Draws, handed_over, merged, taken, together
 from subnetwork.runtime.direct.handover import keepers_of
+from subnetwork.runtime.direct.held import planes
+from subnetwork.runtime.direct.wire import raw
 
 N = 3
 DEALS = [
@@ -98,7 +102,36 @@ def train(d, helds, wire="float32"):
 
 
 def pass_on(d, helds, wire="float32"):
-    return together([handed_over(d, i, held, wire) for i, held in enumerate(helds)])
+    """Every hand-over twice: into memory of its own, and over a copy of what was merged."""
+    spare = copy.deepcopy(helds)
+    anew = together([handed_over(d, i, held, wire) for i, held in enumerate(helds)])
+    exchanges = [handed_over(d, i, held, wire, in_place=True) for i, held in enumerate(spare)]
+    over = together(exchanges)
+    for one, other in zip(over, anew, strict=True):
+        same_part(one, other)
+    return over
+
+
+def same_tensors(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in other.items():
+        assert one[name].dtype == tensor.dtype
+        assert one[name].shape == tensor.shape
+        assert torch.equal(raw(one[name]), raw(tensor)), name
+
+
+def same_part(one, other):
+    assert one.k == other.k
+    for plane, tensors in planes(other.submodel).items():
+        same_tensors(planes(one.submodel)[plane], tensors)
+    assert one.x.keys() == other.x.keys()
+    for plane, tensors in other.x.items():
+        same_tensors(one.x[plane], tensors)
+    assert one.shares.keys() == other.shares.keys()
+    for name, share in other.shares.items():
+        np.testing.assert_array_equal(one.shares[name].lines.words, share.lines.words)
+        np.testing.assert_array_equal(one.shares[name].lines.starts, share.lines.starts)
+        same_tensors(one.shares[name].values, share.values)
 
 
 def assembled(d, helds):

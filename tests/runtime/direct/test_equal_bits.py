@@ -1,5 +1,7 @@
 """n ranks in one process, against `rounds`: the same model, to the bit, round for round."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -22,9 +24,10 @@ from simulated import (
 from subnetwork import rounds
 from subnetwork.deals import Bernoulli, Lazy, Perm, RandQ
 from subnetwork.nets import Layout, ModelState, NetSketch, holders
-from subnetwork.runtime.direct import Draws, handed_over, merged, route
+from subnetwork.runtime.direct import Draws, handed_over, merged, route, together
 from subnetwork.runtime.direct.handover import keepers_of, senders_of
 from subnetwork.runtime.direct.held import held_rows
+from subnetwork.runtime.direct.memory import LARGE, room
 from subnetwork.runtime.direct.rows import sets_of
 
 CASES = [(deal, torch.float32) for deal in DEALS]
@@ -48,6 +51,41 @@ def test_every_deal_equals_the_reference_bit_for_bit(deal, dtype):
         after = train(d, helds)
         same(assembled(d, after), done.x)
         helds = pass_on(d, after)
+
+
+def test_blocks_are_written_over_only_where_that_is_asked_for():
+    """By rows, by lines of several entries, and beside idle lines; 8 units for 2 workers."""
+    shapes = {"w": (8, 8), "v": (8, 3), "b": (8,)}
+    layout = Layout({"a": 8, "b": 8}, {"w": ("a", "b"), "v": ("a", None), "b": ("a",)})
+    x = ModelState({name: torch.randn(shape) for name, shape in shapes.items()})
+    d = draws(NetSketch(layout, Perm(2)), x)
+    helds = parts(d, x)
+    for _ in range(6):
+        before = [{n: t.clone() for n, t in held.submodel.params.items()} for held in helds]
+        anew = together([handed_over(d, i, held) for i, held in enumerate(helds)])
+        for held, was, other in zip(helds, before, anew, strict=True):
+            for name, t in held.submodel.params.items():
+                assert torch.equal(t, was[name])
+                assert t.data_ptr() != other.submodel.params[name].data_ptr()
+        after = together([handed_over(d, i, h, in_place=True) for i, h in enumerate(helds)])
+        for held, other, over in zip(helds, anew, after, strict=True):
+            same(over.submodel, other.submodel)
+            for name, t in held.submodel.params.items():
+                assert t.data_ptr() == over.submodel.params[name].data_ptr()
+        helds = after
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says what is mapped")
+def test_large_pieces_are_memory_that_large_pages_are_for():
+    """Shared mappings have none, as most systems are set up."""
+    piece = room((1, LARGE), torch.uint8)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights = line.split()[:2]
+        first, last = (int(end, 16) for end in span.split("-"))
+        if first <= piece.data_ptr() < last:
+            assert rights == "rw-p"
+            return
+    pytest.fail("not mapped")
 
 
 def holders_by_hand(sketch, name, k):

@@ -2,13 +2,21 @@
 
 import numpy as np
 import pytest
-import torch
-from simulated import DEALS, LAYOUT, N, draws, model, parts, train
+from simulated import (
+    DEALS,
+    LAYOUT,
+    N,
+    draws,
+    model,
+    parts,
+    same_part,
+    train,
+)
 
 from subnetwork.deals import Full, Lazy, Perm, RandQ
 from subnetwork.nets import NetSketch
 from subnetwork.runtime.direct import handed_over, together
-from subnetwork.runtime.direct.held import PARAMS, planes
+from subnetwork.runtime.direct.held import PARAMS
 from subnetwork.runtime.direct.links import Post
 from subnetwork.runtime.direct.rebuilding import given_back, rebuilt
 from subnetwork.runtime.direct.replicas import idle_lines, neighbour, replicated, unknown
@@ -47,28 +55,6 @@ def index_of(held):
 def nothing_known(d, k):
     n = d.n_workers
     return [{} for _ in range(n)], [unknown(d, k, (i - 1) % n) for i in range(n)]
-
-
-def same_tensors(one, other):
-    assert one.keys() == other.keys()
-    for key, tensor in other.items():
-        assert one[key].dtype == tensor.dtype
-        assert one[key].shape == tensor.shape
-        assert torch.equal(one[key], tensor), key
-
-
-def same_part(one, other):
-    assert one.k == other.k
-    for plane, tensors in planes(other.submodel).items():
-        same_tensors(planes(one.submodel)[plane], tensors)
-    assert one.x.keys() == other.x.keys()
-    for plane, tensors in other.x.items():
-        same_tensors(one.x[plane], tensors)
-    assert one.shares.keys() == other.shares.keys()
-    for name, share in other.shares.items():
-        np.testing.assert_array_equal(one.shares[name].lines.words, share.lines.words)
-        np.testing.assert_array_equal(one.shares[name].lines.starts, share.lines.starts)
-        same_tensors(one.shares[name].values, share.values)
 
 
 def brought_back(d, lost, helds, sent, replicas, wire="float32"):

@@ -31,7 +31,7 @@ from subnetwork.runtime.direct.links import Exchange, Links, Post, carried, whol
 from subnetwork.runtime.direct.merging import merged
 from subnetwork.runtime.direct.rebuilding import given_back, rebuilt
 from subnetwork.runtime.direct.replicas import Replica, neighbour, replicated, unknown
-from subnetwork.runtime.direct.running import DirectRound
+from subnetwork.runtime.direct.running import DirectRound, overwrites
 from subnetwork.runtime.direct.timing import Took
 from subnetwork.runtime.direct.wire import Wire
 
@@ -266,7 +266,7 @@ def lasting_rounds(
         WorkerLostError: a rank died, and nobody came in its place.
         RunFailedError: more ranks died in a round than are survived.
     """
-    held, took = company.entered(begun), Took()
+    held, took, in_place = company.entered(begun), Took(), overwrites(local)
     while held.k < n_rounds:
         k, began = held.k, time.perf_counter()
         trained = packed(local(k, company.rank, unpacked(held.submodel)))  # lines 4-8
@@ -281,7 +281,7 @@ def lasting_rounds(
         del told
         if last:
             return
-        held, took = _passed_on(company, merging, again=again)  # line 3
+        held, took = _passed_on(company, merging, again=again, in_place=in_place)  # line 3
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,9 @@ class _Telling:
         return DirectRound(k, self.merging.result, loss, sent, received, took)
 
 
-def _passed_on(company: Company, merging: Repeatable[Held], *, again: bool) -> tuple[Held, Took]:
+def _passed_on(
+    company: Company, merging: Repeatable[Held], *, again: bool, in_place: bool
+) -> tuple[Held, Took]:
     """The second stage of a round: the hand-over, and replicas."""
     began, company.linked, company.paused = time.perf_counter(), 0.0, 0.0
     found: list[Repeatable[Held]] = []
@@ -321,7 +323,8 @@ def _passed_on(company: Company, merging: Repeatable[Held], *, again: bool) -> t
         if again or repeated:
             merging.carry(company)  # for the process that is new
         if not found:
-            exchange = handed_over(company.draws, company.rank, merging.taken(), company.wire)
+            draws, rank, wire = company.draws, company.rank, company.wire
+            exchange = handed_over(draws, rank, merging.taken(), wire, in_place=in_place)
             found.append(Repeatable(exchange))
         found[0].carry(company)
         assert found[0].post is not None

@@ -94,6 +94,12 @@ class Route:
         rows, cols = held_rows(self.kept.goal, self.kept.me)
         return len(rows) * len(cols)
 
+    @property
+    def same_shape(self) -> bool:
+        """Whether the next block has as many rows and columns as the one of this round."""
+        now, goal = (held_rows(masks, self.kept.me) for masks in (self.kept.now, self.kept.goal))
+        return [len(lines) for lines in now] == [len(lines) for lines in goal]
+
     def groups_from(self, worker: int) -> Tensor:
         """Which of the lines that a worker sends share a scale."""
         rows, cols = held_rows(self.kept.goal, self.kept.me)
@@ -204,7 +210,9 @@ def keepers_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Arr
     return keepers
 
 
-def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Exchange[Held]:
+def handed_over(
+    draws: Draws, rank: int, held: Held, wire: Wire = "float32", *, in_place: bool = False
+) -> Exchange[Held]:
     """The part at the start of the next round, from the merged one: one exchange.
 
     Tensors are let go of as soon as they are dealt out: where the caller keeps no reference to
@@ -215,6 +223,8 @@ def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> 
         rank: whose part.
         held: what `merged` returned.
         wire: how lines travel.
+        in_place: write the next blocks over those of `held`, where they have the same shape; nobody
+            may need these any more.
     """
     k, old, idle_before = held.k, _by_plane(held.submodel), dict(held.shares)
     del held
@@ -228,7 +238,8 @@ def handed_over(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> 
         idle, values = _no_idle(way), {}
         for plane, how in travelling(draws, old, name, wire):
             have = old[plane].pop(name, None), None if before is None else before.values[plane]
-            moved = _moved(way, draws.like[name].dtype, have, idle, how)
+            moved = _moved(way, draws.like[name].dtype, have, idle, how, in_place=in_place)
+            del have
             blocks[plane][name], values[plane] = moved.block, moved.idle
             arrived[plane, name, how] = parcels.add(moved.parcels, moved.sizes)
         if way.starts[-1]:
@@ -266,9 +277,14 @@ def _moved(
     have: tuple[Tensor | None, Tensor | None],
     idle: Idle,
     how: Wire,
+    *,
+    in_place: bool = False,
 ) -> _Moved:
     """One tensor dealt out: the next block, the next idle values, and bytes for each worker."""
-    block = room((way.lines_held, way.grid.length), dtype)
+    if in_place and have[0] is not None and way.same_shape:
+        block = as_lines(have[0], way.grid)
+    else:
+        block = room((way.lines_held, way.grid.length), dtype)
     waiting = room((int(way.starts[-1]), way.grid.length), dtype)
     leaving = torch.empty((way.lines_sent, way.grid.length), dtype=dtype)  # where gradients were
     rows = np.empty(way.lines_sent if how == "int8" else 0, np.int64)
@@ -276,12 +292,12 @@ def _moved(
     out = bits(leaving)
     sent = Sent(out.reshape(-1), rows, *echoes)
     source = Lines(*(bits(leaving[:0] if t is None else as_lines(t, way.grid)) for t in have))
-    target = Next(Lines(bits(block), bits(waiting)), idle.words, _places(way))
-    offsets = (np.cumsum(way.leaving) - way.leaving) * out.shape[1]
+    target = Next(Lines(bits(block), bits(waiting)), idle, _places(way))
+    ends = np.cumsum(way.leaving) * out.shape[1]
     if out.shape[1] == 1 and apart(way.kept.now) and apart(way.kept.goal):
-        deal_out_rows(way.kept, _dense(way, out.dtype), source, sent, offsets, target)
+        deal_out_rows(way.kept, _dense(way, out.dtype), source, sent, ends, target)
     else:
-        deal_out(way.kept, _space(way.grid), source, sent, offsets, target)
+        deal_out(way.kept, _space(way.grid), source, sent, ends, target)
     groups = scale_groups(torch.as_tensor(rows), way.grid)
     coded = encoded(how, leaving, groups, way.leaving.tolist())
     if way.n_echoes:

@@ -77,7 +77,7 @@ class Next(NamedTuple):
     """Where a rank puts what it goes on keeping."""
 
     lines: Lines  # the values of the next round
-    words: Array  # of the next idle lines; zeros
+    idle: Idle  # the index of the next idle lines; its words are zeros
     places: Array  # column -> its place among those of the next block; last, how many these are
 
 
@@ -165,47 +165,92 @@ def tally(kept: Kept, row: Row, counts: Array, starts: Array) -> int:
     return echoes
 
 
+@inlined
+def send_line(
+    others: Any,  # noqa: ANN401 - a word
+    u: int,
+    source: Array,
+    s: int,
+    sent: Sent,
+    offsets: Array,
+) -> None:
+    """Line s of a table, of row u, goes to all these workers."""
+    while others != 0:
+        t = offsets[lowest(others)]
+        lay_out(sent.values, t, source, s)
+        if len(sent.rows):
+            sent.rows[t // source.shape[1]] = u
+        others &= others - np.uint64(1)
+
+
+@inlined
+def step_over(others: Any, offsets: Array, step: int) -> None:  # noqa: ANN401
+    """Move the offsets of these workers."""
+    while others != 0:
+        offsets[lowest(others)] += step
+        others &= others - np.uint64(1)
+
+
+@inlined
+def rows_before(masks: Masks, me: int, u: int) -> int:
+    """How many rows before row u a worker has."""
+    bit, found = np.uint64(1) << np.uint64(me), 0
+    for i in range(u):
+        found += masks.rows[i] & bit != 0
+    return found
+
+
 @bare
 def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, target: Next) -> None:
     """Move every line to where it is needed next: another worker, the own block, the idle lines.
+
+    The next block may be the memory of the block. Lines that stay keep their order; one that moves
+    down, or was idle, comes to where one before it was, or none that stays. Those are dealt out
+    last, ascending, and all others first, descending: none is written over before it is dealt out.
 
     Args:
         kept: what this rank keeps, and who holds what in the next round.
         row: space for a row.
         have: the values of this round.
         sent: is filled.
-        offsets: where the entries for each worker start in `sent`; moved to their ends.
+        offsets: where the entries for each worker end in `sent`.
         target: is filled, but for the lines of the block that others send.
     """
-    then = kept.goal
-    bit, n_cols = np.uint64(1) << np.uint64(kept.me), kept.width
-    width = target.places[-1]
-    base, next_base, w, echo = 0, 0, 0, 0
-    for u in range(len(then.rows)):
-        for i in range(kept_row(kept, u, row)):
-            v, place = row.cols[i], row.places[i]
+    then, length, n_rows = kept.goal, have.block.shape[1], len(kept.goal.rows)
+    bit = np.uint64(1) << np.uint64(kept.me)
+    base = rows_before(kept.now, kept.me, n_rows) * kept.width
+    next_base = rows_before(then, kept.me, n_rows) * target.places[-1]
+    w, echo = target.idle.starts[-1], 0
+    for i in range(2 * n_rows):
+        first = i < n_rows
+        u = n_rows - 1 - i if first else i - n_rows
+        back, on = np.int64(first), np.int64(not first)
+        held, coming = kept.now.rows[u] & bit != 0, then.rows[u] & bit != 0
+        base -= back * held * kept.width
+        next_base -= back * coming * target.places[-1]
+        n_kept = kept_row(kept, u, row)
+        for q in range(n_kept):
+            at = n_kept - 1 - q if first else q
+            v, place = row.cols[at], row.places[at]
             source, s = (have.block, base + place) if place >= 0 else (have.idle, -1 - place)
-            holders = then.rows[u] & then.cols[v]
-            if holders == 0:
-                target.words[u, v >> 6] |= np.uint64(1) << np.uint64(v & 63)
-                copy_line(target.lines.idle, w, source, s)
-                w += 1
-            elif holders & bit != 0:
-                copy_line(target.lines.block, next_base + target.places[v], source, s)
-                if holders != bit:
-                    sent.echo_to[echo] = next_base + target.places[v]
-                    sent.echo_from[echo] = offsets[lowest(holders & ~bit)]
-                    echo += 1
-            others = holders & ~bit
-            while others != 0:
-                t = offsets[lowest(others)]
-                lay_out(sent.values, t, source, s)
-                if len(sent.rows):
-                    sent.rows[t // source.shape[1]] = u
-                offsets[lowest(others)] = t + source.shape[1]
-                others &= others - np.uint64(1)
-        base += n_cols if kept.now.rows[u] & bit != 0 else 0
-        next_base += width if then.rows[u] & bit != 0 else 0
+            holders, t = then.rows[u] & then.cols[v], next_base + target.places[v]
+            last = holders & bit != 0 and (place < 0 or t < base + place)
+            step_over(holders & ~bit, offsets, -back * length)
+            if last != first:
+                send_line(holders & ~bit, u, source, s, sent, offsets)
+                if holders == 0:
+                    w -= 1
+                    target.idle.words[u, v >> 6] |= np.uint64(1) << np.uint64(v & 63)
+                    copy_line(target.lines.idle, w, source, s)
+                elif holders & bit != 0:
+                    copy_line(target.lines.block, t, source, s)
+                    if holders != bit:
+                        sent.echo_to[echo] = t
+                        sent.echo_from[echo] = offsets[lowest(holders & ~bit)]
+                        echo += 1
+            step_over(holders & ~bit, offsets, on * length)
+        base += on * held * kept.width
+        next_base += on * coming * target.places[-1]
 
 
 @bare

@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from subnetwork.runtime.direct.kernels import Array, Kept, Lines, Masks, Next, Sent, lowest
+from subnetwork.runtime.direct.kernels import (
+    Array,
+    Kept,
+    Lines,
+    Masks,
+    Next,
+    Sent,
+    lowest,
+    rows_before,
+)
 from subnetwork.theory.kernels.streams import bare, inlined
 
 
@@ -84,8 +93,8 @@ def spread_row(kept: Kept, u: int, base: int, have: Lines, dense: Dense) -> None
 
 
 @inlined
-def pick(dense: Dense, goal: Array, values: Array, t: int) -> int:
-    """Take the row's entries at these columns, in order, to t and on; returns where they end."""
+def pick(dense: Dense, goal: Array, values: Array, t: int) -> None:
+    """Take the row's entries at these columns, in order, to t and on."""
     for w in range(len(dense.words)):
         left = dense.words[w] & goal[w]
         dense.words[w] ^= left
@@ -93,7 +102,6 @@ def pick(dense: Dense, goal: Array, values: Array, t: int) -> int:
             values[t] = dense.values[64 * w + lowest(left)]
             t += 1
             left &= left - np.uint64(1)
-    return t
 
 
 @inlined
@@ -108,30 +116,63 @@ def pick_into(dense: Dense, goal: Array, block: Array, base: int, places: Array)
             left &= left - np.uint64(1)
 
 
+@inlined
+def leave(kept: Kept, u: int, goal: Array, sent: Sent, offsets: Array, sign: int) -> None:
+    """Move the offsets by what leaves of row u; on the way back (-1) note whose row it is."""
+    held = kept.now.rows[u] >> np.uint64(kept.me) & np.uint64(1) != 0
+    others = kept.goal.rows[u] & ~(np.uint64(1) << np.uint64(kept.me))
+    while others != 0:
+        j, found = lowest(others), 0
+        others &= others - np.uint64(1)
+        for w in range(len(kept.mine)):
+            word = kept.idle.words[u, w] | kept.mine[w] if held else kept.idle.words[u, w]
+            found += count_bits(word & goal[j, w])
+        offsets[j] += sign * found
+        if sign < 0 and len(sent.rows):
+            sent.rows[offsets[j] : offsets[j] + found] = u
+
+
+@inlined
+def deal_out_row(
+    kept: Kept, u: int, next_base: int, dense: Dense, sent: Sent, offsets: Array, target: Next
+) -> None:
+    """Move the entries of row u, which are spread, to where they are needed next."""
+    others = kept.goal.rows[u]
+    while others != 0:
+        j = lowest(others)
+        others &= others - np.uint64(1)
+        if j == kept.me:
+            pick_into(dense, dense.goal[j], target.lines.block, next_base, target.places)
+        else:
+            pick(dense, dense.goal[j], sent.values, offsets[j])
+    for w in range(len(dense.words)):
+        target.idle.words[u, w] = dense.words[w]
+    pick(dense, dense.words, target.lines.idle.reshape(-1), target.idle.starts[u])
+
+
 @bare
 def deal_out_rows(
     kept: Kept, dense: Dense, have: Lines, sent: Sent, offsets: Array, target: Next
 ) -> None:
-    """`kernels.deal_out` for lines of one entry of which none has two holders, now or next."""
-    bit, base, next_base, idle = np.uint64(1) << np.uint64(kept.me), 0, 0, 0
-    waiting = target.lines.idle.reshape(-1)
-    for u in range(len(kept.goal.rows)):
-        spread_row(kept, u, base, have, dense)
-        others = kept.goal.rows[u]
-        while others != 0:
-            j = lowest(others)
-            others &= others - np.uint64(1)
-            if j == kept.me:
-                pick_into(dense, dense.goal[j], target.lines.block, next_base, target.places)
-                continue
-            start, offsets[j] = offsets[j], pick(dense, dense.goal[j], sent.values, offsets[j])
-            if len(sent.rows):
-                sent.rows[start : offsets[j]] = u
-        for w in range(len(dense.words)):
-            target.words[u, w] = dense.words[w]
-        idle = pick(dense, dense.words, waiting, idle)
-        base += kept.width if kept.now.rows[u] & bit != 0 else 0
-        next_base += target.places[-1] if kept.goal.rows[u] & bit != 0 else 0
+    """`kernels.deal_out` for lines of one entry of which none has two holders, now or next.
+
+    Here whole rows take the place of lines: a row is read before any of it is written.
+    """
+    bit, n_rows, width = np.uint64(1) << np.uint64(kept.me), len(kept.goal.rows), target.places[-1]
+    now, then = rows_before(kept.now, kept.me, n_rows), rows_before(kept.goal, kept.me, n_rows)
+    for i in range(2 * n_rows):
+        first = i < n_rows
+        u = n_rows - 1 - i if first else i - n_rows
+        held, coming = kept.now.rows[u] & bit != 0, kept.goal.rows[u] & bit != 0
+        if first:
+            now, then = now - held, then - coming
+            leave(kept, u, dense.goal, sent, offsets, -1)
+        if (coming and (not held or then < now)) != first:
+            spread_row(kept, u, now * kept.width, have, dense)
+            deal_out_row(kept, u, then * width, dense, sent, offsets, target)
+        if not first:
+            now, then = now + held, then + coming
+            leave(kept, u, dense.goal, sent, offsets, 1)
 
 
 @bare

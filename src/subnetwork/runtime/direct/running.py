@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from subnetwork.nets.local import Local
+from subnetwork.nets.local import Local, LocalSteps
 from subnetwork.nets.state import Submodel
 from subnetwork.runtime.direct.counted import is_counter, packed, unpacked
 from subnetwork.runtime.direct.draws import Draws
@@ -39,7 +39,8 @@ def direct_rounds(
     """This rank's side of the rounds held.k, ..., `n_rounds` - 1; the same on every rank.
 
     With wire "float32" all ranks together hold what `rounds` holds with the merge `holders`, to
-    the bit, parameters and moments alike.
+    the bit, parameters and moments alike. Where `local` works in place, so does the hand-over: what
+    a round yields is good until the next one is asked for.
     """
     check_wire(wire)
     sent = received = 0
@@ -58,13 +59,19 @@ def direct_rounds(
         del after
         yield DirectRound(k, held, loss, sent, received, took)
         if k + 1 < n_rounds:
-            began, exchange = time.perf_counter(), handed_over(draws, rank, held, wire)  # line 3
+            began, over_old = time.perf_counter(), overwrites(local)
+            exchange = handed_over(draws, rank, held, wire, in_place=over_old)  # line 3
             del held  # what is dealt out is let go of
             over = carried(exchange, links)
             held, sent, received = over.result, over.bytes_sent, over.bytes_received
             packing = time.perf_counter() - began - over.seconds
             took = Took(packing=packing, hand_over=over.seconds)
             del over, exchange
+
+
+def overwrites(local: Local) -> bool:
+    """Whether local work is done in the memory of what it is given: nobody needs that any more."""
+    return isinstance(local, LocalSteps) and local.in_place
 
 
 def whole_parameters(
