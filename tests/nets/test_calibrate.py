@@ -84,6 +84,26 @@ def test_one_batch_is_read_once_and_several_as_far_as_the_layer_that_is_set():
         torch.testing.assert_close(one.running_var, other.running_var)
 
 
+def test_instance_normalisation_gathers_means_over_instances():
+    """What torch itself gathers of one batch with momentum 1."""
+    torch.manual_seed(0)
+    pictures = torch.randn(7, 3, 5, 5) * 2 + 1
+    norm = {"affine": True, "track_running_stats": True}
+    for first, rows in (
+        (nn.Conv2d(3, 4, 3), pictures),
+        (nn.Flatten(2), pictures),
+        (nn.Identity(), pictures.flatten(2)[0]),  # one instance, without a batch
+    ):
+        kind = nn.InstanceNorm2d if isinstance(first, nn.Conv2d) else nn.InstanceNorm1d
+        norms = [kind(4 if kind is nn.InstanceNorm2d else 3, momentum=1, **norm) for _ in range(2)]
+        ours, theirs = (nn.Sequential(first, one) for one in norms)
+        theirs.train()(rows)
+        for size in (7, 3):  # channels of the single instance stay together
+            recalibrate(ours, lambda rows=rows, size=size: rows.split(size))
+            torch.testing.assert_close(norms[0].running_mean, norms[1].running_mean)
+            torch.testing.assert_close(norms[0].running_var, norms[1].running_var)
+
+
 def test_a_normalisation_that_is_called_twice_pools_over_both_calls():
     rows = torch.randn(40, 6)
     whole, parts = Counting(2), Counting(2)

@@ -182,6 +182,11 @@ def test_a_damaged_one_is_replaced_and_an_intact_one_is_not_touched(tmp_path):
     stamp = path.stat().st_ino
     cp.save(tmp_path, 2, {}, some(2))
     assert path.stat().st_ino == stamp
+    cp.save(tmp_path, 2, {"run": "another course"}, some(2))
+    assert cp.opened(path).header["run"] == "another course"
+    cp.save(tmp_path, 2, {"run": "another course"}, some(3))
+    assert all(torch.equal(t, some(3)[name]) for name, t in cp.opened(path).tensors().items())
+    stamp = path.stat().st_ino
     (path / "header.json").write_text("{}")
     cp.save(tmp_path, 2, {}, some(2))
     assert cp.newest(tmp_path)[0].k == 2

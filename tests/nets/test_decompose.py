@@ -288,6 +288,8 @@ def test_the_layout_is_plain_data_and_can_be_written_by_hand():
         if name.startswith("blocks.1.attn"):
             by_hand["dims"][name] = [None] * len(dims)
     edited = Layout.from_json(json.dumps(by_hand))
+    with pytest.raises(ValueError, match=r"lacks dims\. It says the size"):
+        Layout.from_json('{"sizes": {"h": 3}}')
     assert plan_from(edited, model, x).layout == edited
 
 

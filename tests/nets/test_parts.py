@@ -1,5 +1,7 @@
 """The patched layers of a part by themselves: attention with masks, groups, evaluation."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -94,3 +96,25 @@ def test_what_does_not_fit_is_not_loaded():
     with pytest.raises(ValueError, match=r"torch\.float32 .*torch\.float64"):
         reload(part, {n: t.double() for n, t in given.items()})
     assert all(torch.equal(p, before[n]) for n, p in part.named_parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # of torch.compile
+def test_parts_of_another_type_and_compiled_ones_are_merged_as_they_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    plan = decompose(model, torch.randn(4, 6))
+    parts = plan.cut(model, deal=Perm(2))
+    with torch.no_grad():
+        for part in parts:
+            for p in part.parameters():
+                p.copy_(p.bfloat16() + 1)
+    expected = plan.merge(deepcopy(model), parts)
+    for changed in ([p.bfloat16() for p in deepcopy(parts)], [torch.compile(p) for p in parts]):
+        found = plan.merge(deepcopy(model), changed)
+        for name, p in found.named_parameters():
+            torch.testing.assert_close(
+                p, dict(expected.named_parameters())[name], rtol=0.01, atol=0
+            )
+    del parts[1][0].weight
+    with pytest.raises(ValueError, match=r"a part without 0\.weight, which it holds"):
+        plan.merge(model, parts)

@@ -220,10 +220,27 @@ def test_batch_statistics_are_named():
     with join(decompose(model, inputs), deal=Perm(1)) as session:
         for sub in session.rounds(1):
             sub(inputs)
-        with pytest.warns(UserWarning, match="1 batch normalisations.*stream="):
+        with pytest.warns(UserWarning, match="1 normalisations.*stream="):
             session.model()
         whole = session.model(stream=lambda: [inputs])
     torch.testing.assert_close(whole[1].running_mean, model[0](inputs).mean(0))
+
+
+def test_a_subnetwork_may_be_trained_in_another_type():
+    """What comes back is rounded as it was trained; the state of the optimizer travels."""
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(6, 4)
+    with join(decompose(model, inputs), deal=Perm(1)) as session:
+        for sub in session.rounds(3):
+            sub.to(torch.bfloat16)
+            optimizer = torch.optim.AdamW(sub.parameters(), 0.1)
+            session.carry(optimizer)
+            sub(inputs.bfloat16()).square().mean().backward()
+            optimizer.step()
+            trained = {name: p.detach().float() for name, p in sub.named_parameters()}
+        whole = session.model()
+    assert all(torch.equal(p, trained[name]) for name, p in whole.named_parameters())
+    assert not torch.equal(whole[0].weight, model[0].weight)
 
 
 def test_ranks_that_disagree_are_told_before_anything_moves():

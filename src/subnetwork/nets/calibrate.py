@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from subnetwork.nets.evaluate import called
 from subnetwork.nets.losses import right
@@ -15,13 +16,14 @@ from subnetwork.nets.trace.tracer import first_line
 
 
 def recalibrate(model: nn.Module, stream: Callable[[], Iterable[object]]) -> nn.Module:
-    """Set the running mean and variance of every batch normalisation from data; return the model.
+    """Set the running mean and variance of every normalisation from data; return the model.
 
     Merged running statistics are those of no model. Layer by layer, in the order in which the model
     runs them, the inputs of a normalisation are pooled over the whole stream (Chan et al. 1979),
     with every earlier one already set. The result is that of one batch holding all rows, up to
     rounding, so the model predicts the same at any test batch size. Several batches are read once
-    for each layer, as far as that layer; a single one is read once, but is in memory whole.
+    for each layer, as far as that layer; a single one is read once, but is in memory whole. The
+    statistics of an instance normalisation that gathers any are the means over all instances.
 
     Args:
         model: the merged model; left in evaluation mode.
@@ -48,7 +50,7 @@ def recalibrate(model: nn.Module, stream: Callable[[], Iterable[object]]) -> nn.
             _run(model, first)
         return model
     for norm in dict.fromkeys(calls):
-        pooled = Pooled()
+        pooled = _pool(norm)
         with _reading([norm], _pooling(pooled, stop=once)), torch.no_grad():
             for batch in stream():
                 with suppress(_Read):
@@ -93,11 +95,11 @@ def _run(model: nn.Module, batch: object) -> None:
         ) from problem
 
 
-Read: TypeAlias = Callable[[_BatchNorm, Tensor], None]
+Read: TypeAlias = Callable[[_NormBase, Tensor], None]
 
 
 @contextmanager
-def _reading(norms: Iterable[_BatchNorm], read: Read) -> Iterator[None]:
+def _reading(norms: Iterable[_NormBase], read: Read) -> Iterator[None]:
     """While it lasts, `read` is told of what each normalisation is given, before it is used."""
     hooks = [norm.register_forward_pre_hook(_told(read), with_kwargs=True) for norm in norms]
     try:
@@ -107,12 +109,12 @@ def _reading(norms: Iterable[_BatchNorm], read: Read) -> Iterator[None]:
             hook.remove()
 
 
-def _told(read: Read) -> Callable[[_BatchNorm, tuple[Any, ...], dict[str, Any]], None]:
+def _told(read: Read) -> Callable[[_NormBase, tuple[Any, ...], dict[str, Any]], None]:
     return lambda norm, args, named: read(norm, args[0] if args else named["input"])
 
 
-def _set_at_once(norm: _BatchNorm, inputs: Tensor) -> None:
-    pooled = Pooled()
+def _set_at_once(norm: _NormBase, inputs: Tensor) -> None:
+    pooled = _pool(norm)
     pooled.add(inputs)
     pooled.write_to(norm)
 
@@ -121,8 +123,8 @@ class _Read(BaseException):
     """The rest of a forward pass is not wanted."""
 
 
-def _pooling(pooled: "Pooled", *, stop: bool) -> Read:
-    def read(_: _BatchNorm, inputs: Tensor) -> None:
+def _pooling(pooled: "Pooled | PooledInstances", *, stop: bool) -> Read:
+    def read(_: _NormBase, inputs: Tensor) -> None:
         pooled.add(inputs)
         if stop:
             raise _Read
@@ -152,12 +154,49 @@ class Pooled:
         self.deviations = self.deviations + deviations + gap.square() * self.count * count / total
         self.count = total
 
-    def write_to(self, norm: _BatchNorm) -> None:
+    def write_to(self, norm: _NormBase) -> None:
         """Set the running statistics of a normalisation."""
-        if norm.running_mean is None or norm.running_var is None:
-            return  # it normalises by the batch at hand, always: there is nothing to set
-        norm.running_mean.copy_(self.mean)
-        norm.running_var.copy_(self.deviations / max(self.count - 1, 1))
+        _write(norm, self.mean, self.deviations / max(self.count - 1, 1))
+
+
+class PooledInstances:
+    """The sums over all instances so far of each one's mean and variance, per channel."""
+
+    def __init__(self, n_dims: int) -> None:
+        """`n_dims` of an instance, of which the channels are the first."""
+        self.n_dims, self.count = n_dims, 0
+        self.means = self.variances = torch.zeros(())
+
+    def add(self, inputs: Tensor) -> None:
+        """One more batch, or a single instance."""
+        rows = inputs.detach().double().flatten(2 if inputs.dim() > self.n_dims else 1)
+        rows = rows if inputs.dim() > self.n_dims else rows[None]  # (instances, channels, places)
+        self.count += len(rows)
+        self.means = self.means + rows.mean(dim=2).sum(dim=0)
+        self.variances = self.variances + rows.var(dim=2).sum(dim=0)
+
+    def write_to(self, norm: _NormBase) -> None:
+        """Set the running statistics of a normalisation."""
+        _write(norm, self.means / self.count, self.variances / self.count)
+
+
+def gathers(module: nn.Module) -> TypeGuard[_NormBase]:
+    """Whether a module normalises by statistics that it gathers in training."""
+    return isinstance(module, _NormBase) and module.running_mean is not None
+
+
+def _pool(norm: _NormBase) -> Pooled | PooledInstances:
+    """What its statistics are made of."""
+    if isinstance(norm, _InstanceNorm):
+        return PooledInstances(norm._get_no_batch_dim())  # type: ignore[no-untyped-call]
+    return Pooled()
+
+
+def _write(norm: _NormBase, mean: Tensor, variance: Tensor) -> None:
+    assert norm.running_mean is not None, "it gathers statistics"
+    assert norm.running_var is not None
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
 
 
 def _moments(inputs: Tensor) -> tuple[int, Tensor, Tensor]:
@@ -167,10 +206,10 @@ def _moments(inputs: Tensor) -> tuple[int, Tensor, Tensor]:
     return rows.shape[1], mean, (rows - mean[:, None]).square_().sum(dim=1)
 
 
-def _calls(model: nn.Module, batch: object) -> list[_BatchNorm]:
+def _calls(model: nn.Module, batch: object) -> list[_NormBase]:
     """The normalisations in the order in which the model runs them, as often as it does."""
-    calls: list[_BatchNorm] = []
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    calls: list[_NormBase] = []
+    norms = [module for module in model.modules() if gathers(module)]
     with _reading(norms, lambda norm, _: calls.append(norm)), torch.no_grad():
         _run(model, batch)
     return calls

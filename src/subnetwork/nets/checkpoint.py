@@ -234,8 +234,6 @@ def commit(
         shards: what every rank's `write_shard` returned.
     """
     target = folder / _name(k)
-    if _intact(target):
-        return target  # of the same round, so its equal: it is not touched
     tensors = {
         name: {"dtype": str(dtype).removeprefix("torch."), "shape": list(shape)}
         for name, (dtype, shape) in kinds.items()
@@ -246,8 +244,11 @@ def commit(
     _force(stage)
     _write_text(stage / COMMITTED, manifest.sha256)
     _force(stage)
+    if _intact(target) and (target / COMMITTED).read_text() == manifest.sha256:
+        shutil.rmtree(stage, ignore_errors=True)
+        return target  # its equal: it is not touched
     if target.exists():
-        target.rename(folder / f".{target.name}.damaged")  # goes with what is outdated
+        target.rename(folder / f".{target.name}.replaced")  # goes with what is outdated
     stage.rename(target)
     _force(folder)
     _prune(folder, k)

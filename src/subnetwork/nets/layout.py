@@ -189,6 +189,12 @@ class Layout:
     def from_json(cls, text: str) -> "Layout":
         """The layout that `to_json` or a person wrote; raises ValueError where it contradicts."""
         data = json.loads(text)
+        lacking = [key for key in ("sizes", "dims") if key not in data]
+        if lacking:
+            raise ValueError(
+                f"The layout lacks {' and '.join(lacking)}. It says the size of each axis and the "
+                "dims of each parameter: see what plan.layout.to_json() writes."
+            )
 
         def read(tensors: Mapping[str, list[object]]) -> Dims:
             return {name: tuple(map(from_data, dims)) for name, dims in tensors.items()}

@@ -111,8 +111,11 @@ class Plan:
         An entry that one part holds takes its value, one that nobody holds keeps its own. Buffers
         are left alone: recalibrate batch statistics (`subnetwork.nets.recalibrate`).
 
+        Parts of another type, or on another device, are brought back to the model's; a compiled
+        part is the part.
+
         Raises:
-            ValueError: where a part does not say which units it holds.
+            ValueError: where a part does not say which units it holds, or has not their parameters.
         """
         if not all(hasattr(sub, HELD) for sub in subs):
             raise ValueError(
@@ -124,8 +127,9 @@ class Plan:
             for axis in self.layout.sizes
         }
         whole = {name: p.detach() for name, p in model.named_parameters()}
-        parts = [{name: p.detach() for name, p in sub.named_parameters()} for sub in subs]
-        merged = NetPartition(self.layout, hands).merge(whole, parts)
+        partition = NetPartition(self.layout, hands)
+        parts = [_brought_back(sub, whole, partition, i) for i, sub in enumerate(subs)]
+        merged = partition.merge(whole, parts)
         for name, p in whole.items():
             p.copy_(merged[name])
         return model
@@ -160,6 +164,20 @@ class Plan:
         return text(self)
 
     __repr__ = __str__
+
+
+def _brought_back(
+    sub: nn.Module, whole: Mapping[str, Tensor], partition: NetPartition, i: int
+) -> dict[str, Tensor]:
+    """The parameters of part i, in the types of the whole ones and where these are."""
+    named = dict(getattr(sub, "_orig_mod", sub).named_parameters())  # of torch.compile
+    lacking = [name for name in whole if partition.holds(name, i) and name not in named]
+    if lacking:
+        raise ValueError(
+            f"plan.merge was given a part without {lacking[0]}, which it holds. Give it the "
+            "modules that plan.cut returned, without a wrapper."
+        )
+    return {name: named[name].detach().to(p) for name, p in whole.items() if name in named}
 
 
 def _is_statistic(model: nn.Module, name: str) -> bool:

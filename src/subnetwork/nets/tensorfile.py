@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -21,6 +22,11 @@ from torch import Tensor, nn
 
 from subnetwork.nets.pieces import Kind, kinds_of
 
+_UNREADABLE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError),
+    *(AttributeError, ImportError, struct.error),
+)
+"""What torch.load raises at a damaged file of the old format, beside what says so."""
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -73,6 +79,12 @@ def write_passing(
         dtype, shape = kinds[name]
         start, end = end, end + prod(shape) * dtype.itemsize
         offsets = [start, end]
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"{name} is {dtype}, which the file format cannot hold. Save torch.view_as_real of "
+                "complex numbers, and other types as one of these: "
+                f"{', '.join(str(known).removeprefix('torch.') for known in _DTYPES)}."
+            )
         header[name] = {"dtype": _DTYPES[dtype], "shape": [*shape], "data_offsets": offsets}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -110,7 +122,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, KeyError) as error:
+    except (SafetensorError, *_UNREADABLE) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(
             f"{path} is no state_dict that can be read safely: {reason}. Save "

@@ -50,7 +50,7 @@ def put(optimizer: Optimizer, named: Mapping[str, Tensor], state: State) -> None
 def _state_of(
     p: Tensor, moments: Tensors, counter: Tensor | None, group: Mapping[str, Any]
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {m: t.to(p.device, copy=True) for m, t in moments.items()}
+    found: dict[str, Any] = {m: t.to(p, copy=True) for m, t in moments.items()}
     if counter is None:
         return found
     least = float(counter.min()) if counter.numel() else 0.0
@@ -91,8 +91,8 @@ def read(optimizers: Iterable[Optimizer], named: Mapping[str, Tensor], before: S
     names = {p: name for name, p in named.items()}
     kept = {names[p]: of for optimizer in optimizers for p, of in optimizer.state.items()}
     moments = {
-        m: {name: _moment(kept.get(name, {}).get(m), p) for name, p in named.items()}
-        for m in before.moments
+        m: {name: _moment(kept.get(name, {}).get(m), t) for name, t in tensors.items()}
+        for m, tensors in before.moments.items()
     }
     counters = {name: _count(kept.get(name, {}), c) for name, c in before.counters.items()}
     return State(moments, counters)
@@ -108,8 +108,9 @@ def _check(kind: str, p: Tensor, of: Mapping[str, Any]) -> None:
             )
 
 
-def _moment(value: Tensor | None, p: Tensor) -> Tensor:
-    return torch.zeros_like(p, device="cpu") if value is None else value.detach().cpu()
+def _moment(value: Tensor | None, before: Tensor) -> Tensor:
+    """In the type in which it travels, whatever the optimizer keeps it in."""
+    return torch.zeros_like(before) if value is None else value.detach().to(before)
 
 
 def _count(of: Mapping[str, Any], before: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from subnetwork.deals import Deal
 from subnetwork.nets.architecture import load_params
-from subnetwork.nets.calibrate import recalibrate
+from subnetwork.nets.calibrate import gathers, recalibrate
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.state import Submodel
@@ -154,10 +154,10 @@ class Session:
         load_params(model, whole)
         if stream is not None:
             return recalibrate(model, stream)
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if any(norm.running_mean is not None for norm in norms):
+        norms = [m for m in model.modules() if gathers(m)]
+        if norms:
             warnings.warn(
-                f"The model has {len(norms)} batch normalisations, whose statistics are those it "
+                f"The model has {len(norms)} normalisations whose statistics are those that it "
                 "started with. Pass stream= to session.model, or call subnetwork.nets.recalibrate.",
                 stacklevel=2,
             )
@@ -173,7 +173,7 @@ class Session:
         _check_whole(named)
         self._make_room(kinds(self._carried))
         own = unpacked(self._held.submodel)
-        params = {name: named[name].detach().cpu() for name in own.params}
+        params = {name: named[name].detach().to(p) for name, p in own.params.items()}
         moments = own.moments
         if self._carried:
             after = read(self._carried, named, self._state())
