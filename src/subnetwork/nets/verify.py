@@ -72,7 +72,12 @@ def measured(bench: Bench, builder: Builder, *, gradients: bool = False) -> Evid
 
 
 def _measured(bench: Bench, builder: Builder, gradients: bool) -> Evidence:
-    evidence = Evidence(bench.dtype, max(permutation_gap(bench, b) for b in bench.batches))
+    evidence = Evidence(bench.dtype)
+    try:
+        permuted = max(permutation_gap(bench, batch) for batch in bench.batches)
+    except Exception as error:  # as above
+        return replace(evidence, problem=f"it does not run in another order: {first_line(error)}")
+    evidence = replace(evidence, permuted=permuted)
     if evidence.permuted > bench.tolerance:
         return replace(evidence, problem="permuting its units changes the model")
     tried = [(batch, units) for batch in bench.batches for units in cuts(bench.layout)]
