@@ -8,6 +8,7 @@ from typing import TypeAlias
 from torch import nn
 
 from subnetwork.nets.axes import NOT_NAMED, Axis, Found, chosen, found, restricted
+from subnetwork.nets.bench import Bench
 from subnetwork.nets.builders import Builder, CannotBuildError
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.builders.copy import Copy
@@ -18,7 +19,7 @@ from subnetwork.nets.plan import Plan
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.rule import Rule
 from subnetwork.nets.trace.tracer import Inputs, trace
-from subnetwork.nets.verify import Bench, Evidence, measured, problem_running
+from subnetwork.nets.verify import Evidence, measured, problem_running
 
 Make: TypeAlias = Callable[[nn.Module, Inputs, Layout, Mapping[str, Block]], Builder]
 BUILDERS: dict[str, Make] = {

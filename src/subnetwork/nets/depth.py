@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from subnetwork.nets.bench import Bench, outputs
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.trace.tracer import first_line
-from subnetwork.nets.verify import Bench, outputs
 
 BLOCKS = "blocks"
 """The name of the axis whose units are blocks."""

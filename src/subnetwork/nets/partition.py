@@ -305,7 +305,12 @@ def _are_disjoint(hands: Hands) -> bool:
 
 
 def _mean_over_all(entry: Tensor, values: Sequence[Tensor]) -> None:
-    """What `_mean_over_holders` does where several workers hold every entry, in fewer passes."""
+    """What `_mean_over_holders` does where several workers hold every entry, in fewer passes.
+
+    A tensor that nobody changed is left: it may be infinite, or of whole numbers.
+    """
+    if all(torch.equal(value, entry) for value in values):
+        return
     change = values[0] - entry
     for value in values[1:]:
         change += value - entry

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from subnetwork.deals import Deal, Hands
 from subnetwork.nets.axes import Axis
+from subnetwork.nets.bench import Bench
 from subnetwork.nets.builders import Builder
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.counters import no_moments
@@ -15,7 +16,7 @@ from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.state import ModelState
 from subnetwork.nets.table import table, text
 from subnetwork.nets.trace.tracer import Inputs
-from subnetwork.nets.verify import Bench, Evidence, measured
+from subnetwork.nets.verify import Evidence, measured
 
 HELD = "held_units"
 """Attribute of a cut module: the units that it holds on each axis."""

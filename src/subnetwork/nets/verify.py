@@ -1,34 +1,32 @@
 """Proof by computation that a subnetwork is f(C x), the model at masked parameters."""
 
-import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from subnetwork.deals import AtLeast, Perm, RandQ
+from subnetwork.nets.bench import Batch, Bench, new_nan, outputs
 from subnetwork.nets.builders import Builder
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, block_of
 from subnetwork.nets.state import ModelState, Tensors
 from subnetwork.nets.trace.tracer import Inputs, first_line
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative to the largest entry
-
 
 @dataclass(frozen=True)
 class Evidence:
-    """Largest differences that were measured, relative to the largest entry.
+    """Largest differences that were measured, relative to each entry and its output's scale.
+
+    The scale of an output is how far its entries move with the parameters, so that neither entries
+    that a mask sets to -1e9 nor outputs that are tiny hide a difference.
 
     Attributes:
-        dtype: that they were measured in: float64 wherever the model runs in it.
+        dtype: that they were measured in: float64 wherever the model computes in it.
         permuted: outputs of the model with every axis's units in another order.
         masked: outputs of a subnetwork and of the model at masked parameters.
         gradients: their gradients, where asked for.
@@ -40,58 +38,6 @@ class Evidence:
     masked: float = math.nan
     gradients: float | None = None
     problem: str | None = None
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A model to measure on: in training mode, its values kept aside.
-
-    The values are the model's with noise, since a scale or a layer that starts at zero would hide
-    whatever is wrong behind it. float64, or float32 where the model does not run in that.
-    """
-
-    model: nn.Module
-    inputs: Inputs
-    layout: Layout
-    values: Tensors
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, model: nn.Module, inputs: Inputs, layout: Layout) -> "Bench":
-        """A copy of the model; the model itself is left alone."""
-        bench = cls._in(torch.float64, model, inputs, layout)
-        try:
-            outputs(bench.model, bench.inputs)
-        except RuntimeError:  # an operation that float64 has no kernel for
-            return cls._in(torch.float32, model, inputs, layout)
-        return bench
-
-    @classmethod
-    def _in(cls, dtype: torch.dtype, model: nn.Module, inputs: Inputs, layout: Layout) -> "Bench":
-        twin = copy.deepcopy(model).to(dtype).train()
-        cast = inputs.each(lambda x: x.to(dtype) if x.is_floating_point() else x.clone())
-        values = {name: tensor.detach().clone() for name, tensor in _tensors(twin)}
-        generator = torch.Generator().manual_seed(0)
-        for name, p in twin.named_parameters():
-            noise = torch.randn(p.shape, generator=generator, dtype=dtype).to(p.device)
-            spread = float(p.detach().std()) if p.numel() > 1 else 0.0
-            values[name] += noise * max(0.5 * spread, 0.02)
-        _write(twin, values)
-        return cls(twin, cast, layout, values, dtype)
-
-    @property
-    def tolerance(self) -> float:
-        """The largest relative difference that rounding explains."""
-        return TOLERANCE[self.dtype]
-
-    @contextmanager
-    def holding(self, values: Tensors) -> Iterator[nn.Module]:
-        """The model with these values inside the block, with its own again after it."""
-        _write(self.model, values)
-        try:
-            yield self.model
-        finally:
-            _write(self.model, self.values)
 
 
 def problem_running(
@@ -109,16 +55,34 @@ def problem_running(
 def measured(bench: Bench, builder: Builder, *, gradients: bool = False) -> Evidence:
     """Prove a plan by running it: permutation, masks on several cuts, merge, gradients.
 
+    What forward itself rounds to float32 is judged by the rounding of float32.
+
     Args:
         bench: the model.
         builder: makes its subnetworks.
         gradients: whether to compare gradients as well.
     """
-    evidence = Evidence(bench.dtype, permutation_gap(bench))
+    if not bench.tells:
+        problem = "no output changes with the parameters on the example batch: nothing is proved"
+        return Evidence(bench.dtype, problem=problem)
+    evidence = _measured(bench, builder, gradients)
+    if evidence.problem and bench.rounds:
+        return _measured(replace(bench, dtype=torch.float32), builder, gradients)
+    return evidence
+
+
+def _measured(bench: Bench, builder: Builder, gradients: bool) -> Evidence:
+    evidence = Evidence(bench.dtype)
+    try:
+        permuted = max(permutation_gap(bench, batch) for batch in bench.batches)
+    except Exception as error:  # as above
+        return replace(evidence, problem=f"it does not run in another order: {first_line(error)}")
+    evidence = replace(evidence, permuted=permuted)
     if evidence.permuted > bench.tolerance:
         return replace(evidence, problem="permuting its units changes the model")
+    tried = [(batch, units) for batch in bench.batches for units in cuts(bench.layout)]
     try:
-        gaps = [mask_gap(bench, builder, units, gradients) for units in cuts(bench.layout)]
+        gaps = [mask_gap(bench, batch, builder, units, gradients) for batch, units in tried]
     except Exception as error:  # as above
         return replace(evidence, problem=f"a subnetwork does not run: {first_line(error)}")
     masked, slopes = max(gap[0] for gap in gaps), max(gap[1] for gap in gaps)
@@ -144,35 +108,39 @@ def cuts(layout: Layout) -> list[dict[str, Tensor]]:
     return [*halves, third]
 
 
-def permutation_gap(bench: Bench) -> float:
+def permutation_gap(bench: Bench, batch: Batch) -> float:
     """How far the outputs move when the units of every axis are put in another order."""
     generator = torch.Generator().manual_seed(0)
     orders = {a: torch.randperm(n, generator=generator) for a, n in bench.layout.sizes.items()}
     moved = {
-        name: value[block_of(bench.layout, dims, value, orders)]
+        name: value[block_of(bench.layout, dims, value, orders)] if dims else value
         for name, value in bench.values.items()
-        if (dims := _dims(bench.layout, name))
+        for dims in (_dims(bench.layout, name),)
     }
-    expected = outputs(bench.model, bench.inputs)
     with bench.holding(moved) as model:
-        return _gap(outputs(model, bench.inputs), expected)
+        return _gap(outputs(model, batch.inputs), batch.whole, batch.scales, bench.least)
 
 
 def mask_gap(
-    bench: Bench, builder: Builder, units: Mapping[str, Tensor], gradients: bool = False
+    bench: Bench, batch: Batch, builder: Builder, units: Mapping[str, Tensor], gradients: bool
 ) -> tuple[float, float]:
     """How far outputs and gradients of a subnetwork are from those of the masked model."""
     small = builder.build(bench.model, units).train()
-    found = outputs(small, bench.inputs, gradients)
+    found = outputs(small, batch.inputs, gradients)
     slopes = _gradients(small, found) if gradients else {}
-    with bench.holding(masked(bench.layout, bench.values, units)) as model:
-        expected = outputs(model, bench.inputs, gradients)
+    with bench.holding({**bench.values, **masked(bench.layout, bench.values, units)}) as model:
+        expected = outputs(model, batch.inputs, gradients)
         whole = _gradients(model, expected) if gradients else {}
+    if new_nan(expected, batch.whole):
+        return math.inf, 0.0  # there is nothing to compare with
     blocks = [
         whole[name][block_of(bench.layout, _dims(bench.layout, name), whole[name], units)]
         for name in slopes
     ]
-    return _gap(found, expected), _gap(list(slopes.values()), blocks)
+    return (
+        _gap(found, expected, batch.scales, bench.least),
+        _gap(list(slopes.values()), blocks, _largest(blocks), bench.least),
+    )
 
 
 def masked(layout: Layout, values: Tensors, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -186,15 +154,6 @@ def masked(layout: Layout, values: Tensors, units: Mapping[str, Tensor]) -> dict
     return zeroed
 
 
-def outputs(model: nn.Module, inputs: Inputs, gradients: bool = False) -> list[Tensor]:
-    """The floating-point tensors that one forward pass returns, with dropout off."""
-    grad = torch.set_grad_enabled(gradients)
-    with torch.random.fork_rng(devices=[]), grad, _Quiet():  # type: ignore[no-untyped-call]
-        torch.manual_seed(0)
-        out = model(*inputs.args, **inputs.kwargs)
-    return [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.is_floating_point()]
-
-
 def _gradients(model: nn.Module, out: Sequence[Tensor]) -> dict[str, Tensor]:
     """Of a fixed random combination of the outputs; zero where a parameter plays no part."""
     generator = torch.Generator().manual_seed(0)
@@ -203,7 +162,7 @@ def _gradients(model: nn.Module, out: Sequence[Tensor]) -> dict[str, Tensor]:
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     slopes = torch.autograd.grad(total, list(named.values()), allow_unused=True)
     return {
-        name: torch.zeros_like(p) if slope is None else slope
+        name: torch.zeros_like(p) if slope is None else slope.to_dense()
         for (name, p), slope in zip(named.items(), slopes, strict=True)
     }
 
@@ -219,47 +178,36 @@ def _lost_in_merge(bench: Bench) -> str | None:
     return f"merging the parts does not give back {lost[0]}" if lost else None
 
 
-def _gap(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def _gap(
+    found: Sequence[Tensor], expected: Sequence[Tensor], scales: Sequence[float], least: float
+) -> float:
+    """The largest difference, each relative to its entry's size, its tensor's scale and the least.
+
+    Entries that are not finite have to be the same; with them out of the way, infinite scores of a
+    masked softmax can be compared.
+    """
     if [x.shape for x in found] != [x.shape for x in expected]:
         return math.inf
-    gaps = [
-        float((a - b).detach().abs().max() / (1 + b.detach().abs().max()))
-        for a, b in zip(found, expected, strict=True)
-        if a.numel()
-    ]
-    return math.inf if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
+    gaps = [0.0]
+    for a, b, scale in zip(found, expected, scales, strict=True):
+        finite = a.isfinite() & b.isfinite()
+        if not (finite | (a == b) | (a.isnan() & b.isnan())).all():
+            return math.inf
+        near, far = b.detach()[finite], a.detach()[finite]
+        if near.numel():
+            gaps.append(float(((far - near).abs() / (near.abs() + max(scale, least))).max()))
+    return max(gaps)
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+def _largest(slopes: Sequence[Tensor]) -> list[float]:
+    """Scales of gradients: the largest entry of each, or of the median one if that is larger.
 
-
-def _write(model: nn.Module, values: Tensors) -> None:
-    with torch.no_grad():
-        for name, tensor in _tensors(model):
-            if name in values and not tensor.is_sparse:
-                tensor.copy_(values[name])
+    The gradient of a bias before a normalisation is zero but for rounding.
+    """
+    largest = [float(x.abs().max()) if x.numel() else 0.0 for x in slopes]
+    typical = statistics.median(largest) if largest else 0.0
+    return [max(x, typical) for x in largest]
 
 
 def _dims(layout: Layout, name: str) -> tuple[Any, ...]:
     return layout.dims.get(name, layout.buffers.get(name, ()))
-
-
-class _Quiet(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Dropout keeps everything: a part and the whole would draw different masks."""
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: object,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> object:
-        """Run the operation, unless it is one that draws what is kept."""
-        name = func._schema.name
-        if name == "aten::bernoulli_" and not isinstance(args[1] if args[1:] else 0.5, Tensor):
-            return args[0].fill_(args[1] if args[1:] else 0.5)
-        if name == "aten::native_dropout":
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        return func(*args, **(kwargs or {}))

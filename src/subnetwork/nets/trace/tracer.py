@@ -1,11 +1,13 @@
 """One forward pass under a dispatch mode: every tensor that the model touches gets its terms."""
 
 import copy
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
@@ -160,14 +162,32 @@ def without_mkldnn() -> Iterator[None]:
         torch._C._set_mkldnn_enabled(before)
 
 
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Random numbers of torch, numpy and Python start alike inside the block, and go on after it.
+
+    So every pass takes the same path where layers are dropped at random.
+    """
+    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 (what models draw from)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)  # noqa: NPY002
+
+
 def watch(seen: Seen, run: Callable[..., object], inputs: Inputs) -> None:
     """Call the model under the watch; freeze what comes in and what goes out."""
     for x in inputs.tensors():
         seen.put(x, fresh(x.shape, "the model's input"))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), without_mkldnn(), Watch(seen):
+    with seeded(), torch.enable_grad(), without_mkldnn(), Watch(seen):
         out = run(*inputs.args, **inputs.kwargs)
     outs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-    if not any(x.is_floating_point() for x in outs):
+    if not any(x.is_floating_point() or x.is_complex() for x in outs):
         raise ValueError(
             f"forward returned a {type(out).__name__} in which no floating-point tensor is found, "
             "which could be compared; return a tensor, a tuple or a dict"
