@@ -8,7 +8,7 @@ mixes rows.
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from torch import SymInt, Tensor, fx
+from torch import Tensor, fx
 
 Sizes: TypeAlias = tuple[int | str, ...]  # of a tensor; equal words stand for equal sizes
 
@@ -16,7 +16,7 @@ Sizes: TypeAlias = tuple[int | str, ...]  # of a tensor; equal words stand for e
 def sizes_of_inputs(graph: fx.GraphModule) -> dict[str, Sizes]:
     """The sizes of the tensors that go into a graph as exported, by the names of its nodes."""
     return {
-        node.name: tuple(str(n) if isinstance(n, SymInt) else n for n in value.shape)
+        node.name: tuple(n if type(n) is int else str(n) for n in value.shape)
         for node in graph.graph.nodes
         if node.op == "placeholder" and isinstance(value := node.meta.get("val"), Tensor)
     }
