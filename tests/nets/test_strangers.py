@@ -112,3 +112,91 @@ def test_so_they_do_where_only_the_export_asks():
     plan = plan_from(layout, model, x, builder="export")
     assert type(scale(16)) is torch.Tensor
     assert model(x).shape == plan.cut(model, deal=Perm(2))[0](x).shape
+
+
+def test_parameters_that_are_views_of_one_memory_are_refused():
+    class Untied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enc, self.dec = nn.Linear(6, 8), nn.Linear(8, 6)
+            self.dec.weight = nn.Parameter(self.enc.weight.t())
+
+        def forward(self, x):
+            return self.dec(F.relu(self.enc(x)))
+
+    with pytest.raises(ValueError, match=r"dec.weight and enc.weight are views of one memory"):
+        decompose(Untied(), torch.randn(4, 6))
+
+
+def test_a_view_kept_beside_its_parameter_is_refused():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))
+    model.turned = model[0].weight.t()
+    with pytest.raises(ValueError, match="0.weight and turned are views of one memory"):
+        decompose(model, torch.randn(4, 6))
+
+
+def test_parameters_that_lie_apart_in_one_memory_are_taken():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 6))
+    both = torch.randn(8, 14)  # its columns: stretches that overlap, entries that do not
+    model[0].weight, model[2].weight = nn.Parameter(both[:, :6]), nn.Parameter(both[:, 6:])
+    plan = decompose(model, torch.randn(4, 6))
+    flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    torch.nn.utils.vector_to_parameters(flat, model.parameters())  # views of one vector
+    assert decompose(model, torch.randn(4, 6)).layout == plan.layout
+
+
+class Keeping(nn.Module):
+    """Keeps what it computed for a loss outside, as mixtures of experts do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.kept = nn.Linear(6, 8), nn.Linear(8, 6), []
+
+    def forward(self, x):
+        out = self.b(F.relu(self.a(x)))
+        self.aux = out.square().mean()
+        self.kept = [self.aux]
+        return out
+
+
+def test_a_model_that_keeps_a_tensor_is_cut_after_a_backward_pass():
+    model, x = Keeping(), torch.randn(4, 6)
+    plan = decompose(model, x)
+    model(x).sum().backward()
+    part = plan.cut(model, deal=Perm(2))[0]
+    assert part.aux.grad_fn is None
+    assert model.aux.grad_fn is not None
+    part(x).sum().backward()
+    assert part.aux is part.kept[0]
+
+
+def test_heads_of_an_encoder_are_evaluated_with_a_padding_mask():
+    layer = nn.TransformerEncoderLayer(8, 4, 16, batch_first=True, dropout=0.0)
+    model = nn.TransformerEncoder(layer, 2)
+    x, padding = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    plan = decompose(model, (x, None, padding), width=["*.heads"])
+    part = plan.cut(model, deal=Perm(2))[0].eval()
+    trained = part(x, src_key_padding_mask=padding)
+    with torch.no_grad():
+        evaluated = part(x, src_key_padding_mask=padding)
+    torch.testing.assert_close(evaluated, trained)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_lstm_with_a_projection_is_cut(layers):
+    class Projected(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(5, 8, layers, proj_size=4, batch_first=True)
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.out(self.rnn(x)[0])
+
+    model, x = Projected(), torch.randn(2, 6, 5)
+    plan = decompose(model, x, builder="copy")
+    part = plan.cut(model, deal=Perm(2))[0]
+    assert (part.rnn.hidden_size, part.rnn.proj_size) == part.rnn.weight_hr_l0.shape[::-1]
+    assert part(x).shape == (2, 6, 3)
+    assert part.rnn.hidden_size == 4

@@ -35,7 +35,9 @@ def buffers_of(model: nn.Module, layout: Layout, units: Mapping[str, Tensor]) ->
         if name.startswith(gone):
             continue
         dims = layout.buffers.get(name, ())
-        found[name] = b.detach()[block_of(layout, dims, b, units)].clone() if dims else b.clone()
+        found[name] = (
+            b.detach()[block_of(layout, dims, b, units)].clone() if dims else b.detach().clone()
+        )
     return found
 
 

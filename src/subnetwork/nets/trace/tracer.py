@@ -95,7 +95,7 @@ def rehearse(model: nn.Module, inputs: Inputs) -> None:
     if any(x.is_meta for x in tensors):
         return
     devices = sorted({x.get_device() for x in tensors if x.is_cuda})
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), without_mkldnn():
         given = inputs.each(torch.clone)
         _copied(model, None).train()(*given.args, **given.kwargs)
 
