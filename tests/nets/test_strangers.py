@@ -200,3 +200,46 @@ def test_an_lstm_with_a_projection_is_cut(layers):
     assert (part.rnn.hidden_size, part.rnn.proj_size) == part.rnn.weight_hr_l0.shape[::-1]
     assert part(x).shape == (2, 6, 3)
     assert part.rnn.hidden_size == 4
+
+
+class Ending(nn.Module):
+    """The identity at zero only where no entry is negative."""
+
+    def __init__(self, last=F.relu):
+        super().__init__()
+        self.f, self.g, self.last = nn.Linear(6, 8), nn.Linear(8, 6), last
+
+    def forward(self, x):
+        return self.last(x + self.g(F.relu(self.f(x))))
+
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) / 255
+
+
+def open_end(x):
+    return x
+
+
+@pytest.mark.parametrize("before", [(), (Scaled(),), (Ending(open_end),)])
+def test_a_block_is_not_the_identity_because_the_example_has_no_negative_entries(before):
+    torch.manual_seed(0)
+    blocks = (*before, Ending(), Ending())
+    model = nn.Sequential(*blocks, nn.Linear(6, 3))
+    if before and isinstance(before[0], Ending):
+        before[0].g.weight.data.mul_(1e-3)
+        before[0].g.bias.data.fill_(1.0)
+    plan = decompose(model, torch.rand(8, 6) + 0.5, depth=True)
+    left_out = [block.path for block in plan.blocks]
+    first = len(before)
+    assert str(first) not in left_out
+    assert "multiplied by -8" in plan.kept[str(first)]
+    assert str(first + 1) in left_out  # behind a ReLU it is
+    assert ("0" in left_out) == (bool(before) and isinstance(before[0], Ending))
+
+
+def test_nor_because_the_example_is_small():
+    model = nn.Sequential(Ending(F.hardtanh), Ending(F.relu6), nn.Linear(6, 3))
+    plan = decompose(model, torch.rand(8, 6) - 0.5, depth=True)
+    assert "0" not in [block.path for block in plan.blocks]

@@ -143,9 +143,9 @@ def _encoder(module: nn.TransformerEncoder, groups: _Groups) -> None:
     """Nested tensors are for the fast path, which takes all heads."""
     del groups
     for inside in module.modules():
-        rows = inside.in_proj_weight if isinstance(inside, nn.MultiheadAttention) else None
-        if rows is not None and rows.shape[0] != 3 * inside.embed_dim:
-            module.use_nested_tensor = False
+        if isinstance(inside, nn.MultiheadAttention) and inside.in_proj_weight is not None:
+            all_heads = inside.in_proj_weight.shape[0] == 3 * inside.embed_dim
+            module.use_nested_tensor = module.use_nested_tensor and all_heads
 
 
 _PATCHES: tuple[tuple[type[nn.Module], Callable[..., None]], ...] = (
