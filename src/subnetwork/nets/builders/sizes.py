@@ -48,6 +48,6 @@ def check_sizes(given: Sequence[object], sizes: Sequence[Sizes]) -> None:
             if x.shape[d] != expected:
                 raise ValueError(
                     f"A part that was built by export takes input {i} with size {expected} at dim "
-                    f"{d}, not {x.shape[d]}: its example batch had one size there. Decompose with "
-                    "an example batch of two rows or more, and sizes that differ where calls do."
+                    f"{d}, not {x.shape[d]}: its graph was made with the example batch, where that "
+                    "could not be left open. Decompose with a batch of two rows or more."
                 )
