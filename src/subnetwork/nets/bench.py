@@ -1,6 +1,5 @@
 """A model to measure on: a copy in float64, its values with noise."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from subnetwork.nets.copying import copied
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import Tensors
 from subnetwork.nets.trace.tracer import Inputs, first_line, seeded
@@ -81,7 +81,7 @@ class Bench:
     @classmethod
     def _in(cls, dtype: torch.dtype, model: nn.Module, inputs: Inputs, layout: Layout) -> "Bench":
         cast = partial(_cast, dtype=dtype)
-        twin = copy.deepcopy(model)._apply(cast).train()  # type: ignore[no-untyped-call]
+        twin = copied(model)._apply(cast).train()  # type: ignore[no-untyped-call]
         own = {name: tensor.detach().clone() for name, tensor in _tensors(twin)}
         given = inputs.each(cast)
         with _holding(twin, own, own), _Rounding() as rounding:  # type: ignore[no-untyped-call]

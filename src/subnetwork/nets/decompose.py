@@ -15,6 +15,7 @@ from subnetwork.nets.builders.copy import Copy
 from subnetwork.nets.builders.export import NOT_EXPORTED, exported
 from subnetwork.nets.depth import chosen_blocks, skippable, with_blocks
 from subnetwork.nets.layout import Layout
+from subnetwork.nets.overlaps import check_memory
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.rule import Rule
@@ -63,9 +64,10 @@ def decompose(  # noqa: PLR0913 (each has a name and a default)
         rules: what operations or layers that the tracer does not know do with their dims.
 
     Raises:
-        ValueError: where nothing can be cut, a pattern names no axis, or the model does not run
-            on the batch.
+        ValueError: where nothing can be cut, a pattern names no axis, the model does not run on
+            the batch, or two of its parameters are views of one memory.
     """
+    check_memory(model)
     inputs = Inputs.of(example_batch)
     everything = found(trace(model, inputs, rules))
     search = _Search(model, inputs, everything, _makes(builder), verify)
@@ -110,6 +112,7 @@ def plan_from(
         ValueError: where the layout does not fit the model, or its parts are not the model at
             masked parameters.
     """
+    check_memory(model)
     layout.check(dict(model.named_parameters()))
     places = {
         axis: tuple(

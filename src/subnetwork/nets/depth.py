@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subnetwork.nets.bench import Bench, outputs
 from subnetwork.nets.builders.block import Block
+from subnetwork.nets.inward import Inward
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.trace.tracer import first_line
 
@@ -19,6 +20,7 @@ BLOCKS = "blocks"
 """The name of the axis whose units are blocks."""
 
 NOT_IDENTITY = "not the identity when its parameters are zero"
+FACTORS = (-8.0, 8.0)  # by which a block's input is multiplied where it is the model's own
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ def skippable(bench: Bench) -> Skippable:
     """Run the model once; wherever a submodule runs, run it a second time with zero parameters.
 
     A block is skippable exactly when that returns its input, bit for bit, and it runs once in a
-    forward pass, shares no parameter with the rest of the model and returns no other tensor.
+    forward pass, shares no parameter with the rest of the model and returns no other tensor. Where
+    its input is the model's own, it has to return that at the other sign and at a larger size too.
     """
     watched = {
         p: m for p, m in bench.model.named_modules() if p and any(True for _ in m.parameters())
     }
     found = _Found()
-    with bench.holding(bench.values) as model, _watching(watched, found):
+    inward = Inward(bench.inputs.tensors())
+    with bench.holding(bench.values) as model, _watching(watched, found, inward), inward:
         outputs(model, bench.inputs)
     shared = _sharing(bench.model, found.blocks)
     blocks = {
@@ -116,11 +120,11 @@ class _Found:
 
 
 @contextmanager
-def _watching(modules: Mapping[str, nn.Module], found: _Found) -> Iterator[None]:
+def _watching(modules: Mapping[str, nn.Module], found: _Found, inward: Inward) -> Iterator[None]:
     """Each of the modules tests itself when it is called inside the block."""
     patched = {path: vars(m)["forward"] for path, m in modules.items() if "forward" in vars(m)}
     for path, module in modules.items():
-        module.forward = _tested(path, module, module.forward, found)
+        module.forward = _tested(path, module, module.forward, found, inward)
     try:
         yield
     finally:
@@ -130,7 +134,7 @@ def _watching(modules: Mapping[str, nn.Module], found: _Found) -> Iterator[None]
 
 
 def _tested(
-    path: str, module: nn.Module, forward: Callable[..., Any], found: _Found
+    path: str, module: nn.Module, forward: Callable[..., Any], found: _Found, inward: Inward
 ) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         if found.testing:
@@ -141,6 +145,8 @@ def _tested(
         found.testing = True
         try:
             tested = _at_zero(path, module, forward, before, out)
+            if isinstance(tested, Block) and inward.holds(_argument(tested, before)):
+                tested = _at_other_signs(tested, module, forward, before)
         finally:
             found.testing = False
         if isinstance(tested, Block):
@@ -175,17 +181,56 @@ def _at_zero(
         return "its output has another shape than its input"
     if any(x.shape == returned[0].shape and torch.equal(x, returned[0]) for x in places.values()):
         return "it does nothing on the example batch"
+    try:
+        with _zeroed(module):
+            zeroed = forward(*args, **kwargs)
+    except Exception as problem:  # whatever the user's forward raises; the plan says it
+        return f"it does not run when its parameters are zero: {first_line(problem)}"
+    return _passing(path, places, zeroed) or NOT_IDENTITY
+
+
+def _at_other_signs(
+    block: Block,
+    module: nn.Module,
+    forward: Callable[..., Any],
+    given: tuple[tuple[Any, ...], dict[str, Any]],
+) -> Block | str:
+    """The block, or at which multiple of its input it is none."""
+    for factor in FACTORS:
+        args, kwargs = tree_map_only(Tensor, torch.clone, given)
+        x = _argument(block, given) * factor
+        if isinstance(block.place, str):
+            kwargs = {**kwargs, block.place: x.clone()}
+        else:
+            args = (*args[: block.place], x.clone(), *args[block.place + 1 :])
+        try:
+            with _zeroed(module):
+                zeroed = forward(*args, **kwargs)
+        except Exception as problem:  # as above
+            return f"it does not run on its input times {factor:g}: {first_line(problem)}"
+        if _passing(block.path, {block.place: x}, zeroed) is None:
+            return f"{NOT_IDENTITY} and its input, the model's own, is multiplied by {factor:g}"
+    return block
+
+
+def _argument(block: Block, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
+    """What the block hands on."""
+    x = given[1][block.place] if isinstance(block.place, str) else given[0][block.place]
+    assert isinstance(x, Tensor)
+    return x
+
+
+@contextmanager
+def _zeroed(module: nn.Module) -> Iterator[None]:
+    """Its parameters are zero inside the block."""
     values = [p.detach().clone() for p in module.parameters()]
     try:
         for p in module.parameters():
             p.data.zero_()
-        zeroed = forward(*args, **kwargs)
-    except Exception as problem:  # whatever the user's forward raises; the plan says it
-        return f"it does not run when its parameters are zero: {first_line(problem)}"
+        yield
     finally:
         for p, value in zip(module.parameters(), values, strict=True):
             p.data.copy_(value)
-    return _passing(path, places, zeroed) or NOT_IDENTITY
 
 
 def _passing(path: str, places: Mapping[int | str, Tensor], zeroed: object) -> Block | None:

@@ -1,6 +1,5 @@
 """`join`: independent subnetwork training inside the user's own loop, one process a worker."""
 
-import copy
 import os
 import warnings
 import zlib
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from subnetwork.deals import Deal
 from subnetwork.nets.architecture import load_params
 from subnetwork.nets.calibrate import gathers, recalibrate
+from subnetwork.nets.copying import copied
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.state import Submodel
@@ -150,7 +150,7 @@ class Session:
         }
         if self.rank not in to:
             return None
-        model = copy.deepcopy(self._plan.model)
+        model = copied(self._plan.model)
         load_params(model, whole)
         if stream is not None:
             return recalibrate(model, stream)

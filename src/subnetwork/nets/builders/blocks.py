@@ -35,7 +35,8 @@ def buffers_of(model: nn.Module, layout: Layout, units: Mapping[str, Tensor]) ->
         if name.startswith(gone):
             continue
         dims = layout.buffers.get(name, ())
-        found[name] = b.detach()[block_of(layout, dims, b, units)].clone() if dims else b.clone()
+        kept = b.detach()[block_of(layout, dims, b, units)] if dims else b.detach()
+        found[name] = kept.clone()
     return found
 
 

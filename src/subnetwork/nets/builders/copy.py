@@ -5,7 +5,6 @@ runs wherever `forward` takes its sizes from tensors; one that reads them from a
 own is what `subnetwork.nets.builders.export` is for.
 """
 
-import copy
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from subnetwork.nets.builders.attention import forward_of_some_heads
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.builders.blocks import blocks
+from subnetwork.nets.copying import copied
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.terms import Dim, extent, outermost
 from subnetwork.nets.trace.tracer import Inputs
@@ -33,8 +33,7 @@ class Copy:
 
     def build(self, model: nn.Module, units: Mapping[str, Tensor], /) -> nn.Module:
         """The module that holds these units, of the model's own class."""
-        memo: dict[int, object] = dict(blocks(model, self.layout, units))
-        small = copy.deepcopy(model, memo)
+        small = copied(model, blocks(model, self.layout, units))
         sizes = {axis: len(kept) for axis, kept in units.items()}
         gone = self.layout.left_out(units)
         for path in gone:
@@ -124,6 +123,10 @@ def _recurrent(module: nn.RNNBase, groups: _Groups) -> None:
     assert isinstance(inputs, Tensor)
     assert isinstance(hidden, Tensor)
     module.input_size, module.hidden_size = inputs.shape[1], hidden.shape[1]
+    if module.proj_size:
+        projection = module.weight_hr_l0
+        assert isinstance(projection, Tensor)
+        module.proj_size, module.hidden_size = projection.shape
 
 
 def _attention(module: nn.MultiheadAttention, groups: _Groups) -> None:
@@ -136,6 +139,15 @@ def _attention(module: nn.MultiheadAttention, groups: _Groups) -> None:
         module.forward = types.MethodType(forward_of_some_heads, module)  # type: ignore[method-assign]
 
 
+def _encoder(module: nn.TransformerEncoder, groups: _Groups) -> None:
+    """Nested tensors are for the fast path, which takes all heads."""
+    del groups
+    for inside in module.modules():
+        if isinstance(inside, nn.MultiheadAttention) and inside.in_proj_weight is not None:
+            all_heads = inside.in_proj_weight.shape[0] == 3 * inside.embed_dim
+            module.use_nested_tensor = module.use_nested_tensor and all_heads
+
+
 _PATCHES: tuple[tuple[type[nn.Module], Callable[..., None]], ...] = (
     (nn.Linear, _linear),
     (_ConvNd, _convolution),
@@ -146,4 +158,5 @@ _PATCHES: tuple[tuple[type[nn.Module], Callable[..., None]], ...] = (
     (nn.Embedding, _embedding),
     (nn.RNNBase, _recurrent),
     (nn.MultiheadAttention, _attention),
+    (nn.TransformerEncoder, _encoder),
 )

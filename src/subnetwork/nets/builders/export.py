@@ -12,7 +12,7 @@ import logging
 import types
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,10 +27,12 @@ from subnetwork.nets.builders import CannotBuildError
 from subnetwork.nets.builders.blocks import blocks
 from subnetwork.nets.builders.detour import Detour, detours, take
 from subnetwork.nets.builders.rewrite import NodeDims, Sizes, rewrite
+from subnetwork.nets.builders.sizes import insert_check, sizes_of_inputs
+from subnetwork.nets.copying import copied
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.trace.seen import Seen, readings
 from subnetwork.nets.trace.terms import Atom, Cat, Dims, Prod, Term, resolved
-from subnetwork.nets.trace.tracer import Inputs, first_line, watch
+from subnetwork.nets.trace.tracer import Inputs, first_line, rehearse, watch
 
 NOT_EXPORTED = "torch.export refuses it"
 
@@ -84,7 +86,7 @@ def exported(model: nn.Module, inputs: Inputs, layout: Layout) -> Export:
         CannotBuildError: where it cannot be exported, or its graph cuts across the layout's axes.
     """
     inputs = _in_order(model, inputs)
-    graph = _graph(model, inputs)
+    graph, inputs = _general(model, inputs)
     names, whole = ([name for name, _ in m.named_parameters()] for m in (graph, model))
     if set(names) != set(whole):
         raise CannotBuildError(f"the graph has other parameters: {set(names) ^ set(whole)}")
@@ -97,6 +99,21 @@ def exported(model: nn.Module, inputs: Inputs, layout: Layout) -> Export:
     return Export(layout, graph, dims, around)
 
 
+def _general(model: nn.Module, inputs: Inputs) -> tuple[fx.GraphModule, Inputs]:
+    """The graph, and the inputs that it was exported with: two rows where the batch has one.
+
+    A size of 1 would become a constant of the graph.
+    """
+    tensors = [x for x in inputs.tensors() if x.dim()]
+    if tensors and all(len(x) == 1 for x in tensors):
+        twice = inputs.each(lambda x: torch.cat([x, x]) if x.dim() else x)
+        with suppress(Exception):  # whatever the user's forward raises at two rows
+            graph = _graph(model, twice)
+            if all(sizes[0] != 2 for sizes in sizes_of_inputs(graph).values() if sizes):
+                return graph, twice
+    return _graph(model, inputs), inputs
+
+
 def _in_order(model: nn.Module, inputs: Inputs) -> Inputs:
     """Keyword arguments in the order of forward's signature, as a graph takes them."""
     order = list(inspect.signature(model.forward).parameters)
@@ -107,7 +124,7 @@ def _in_order(model: nn.Module, inputs: Inputs) -> Inputs:
 
 def _graph(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
     shared: dict[int, object] = {id(tensor): tensor for _, tensor in _all_tensors(model)}
-    twin = copy.deepcopy(model, shared).train()  # another mode, the same tensors
+    twin = copied(model, shared).train()  # another mode, the same tensors
     free = inputs.each(lambda x: dict.fromkeys(range(x.dim()), torch.export.Dim.AUTO))  # type: ignore[arg-type, return-value]
     shapes = tree_map(
         lambda x: x if isinstance(x, dict) else None,
@@ -115,6 +132,8 @@ def _graph(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
         is_leaf=lambda x: isinstance(x, dict) and all(isinstance(d, int) for d in x),
     )
     try:
+        with _silent():
+            rehearse(model, inputs)
         with _silent(), torch.enable_grad():
             program = torch.export.export(
                 twin, inputs.args, dict(inputs.kwargs), dynamic_shapes=shapes, strict=False
@@ -124,6 +143,7 @@ def _graph(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
     except Exception as problem:  # torch.export raises many kinds
         raise CannotBuildError(f"{NOT_EXPORTED}: {first_line(problem)}") from problem
     assert isinstance(graph, fx.GraphModule)
+    insert_check(graph)
     return graph
 
 

@@ -1,6 +1,5 @@
 """One forward pass under a dispatch mode: every tensor that the model touches gets its terms."""
 
-import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from subnetwork.nets.copying import copied, plain_tensors
 from subnetwork.nets.trace.rule import Call, Reading, Rule
 from subnetwork.nets.trace.seen import Seen, Watch, readings
 from subnetwork.nets.trace.terms import Dims, freeze, fresh
@@ -59,23 +59,47 @@ def trace(model: nn.Module, inputs: Inputs, rules: Sequence[Rule] = ()) -> Trace
 
     The copy is on the meta device, which takes no memory and no time, and on real tensors where
     the model does not run there. Training mode, gradients enabled: what is read is what trains.
+    Before that it is run once as it is, since forward may fill caches that outlive this pass.
 
     Raises:
         ValueError: where the model does not run on the inputs at all.
     """
     try:
-        with torch.device("meta"):  # for what forward makes
-            return _traced(_copied(model, "meta"), inputs.each(lambda x: x.to("meta")), rules, None)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError) as problem:
-        note = f"traced on real tensors, since on meta: {first_line(problem)}"
-    try:
-        return _traced(_copied(model, None), inputs.each(torch.clone), rules, note)
+        rehearse(model, inputs)
+        traced = _traced_on_meta(model, inputs, rules)
+        if isinstance(traced, Traced):
+            return traced
+        return _traced(_copied(model, None), inputs.each(torch.clone), rules, traced)
     except Exception as problem:
         raise ValueError(
             f"The model cannot be traced on the example batch: {first_line(problem)}. "
             "Give a batch on which model(batch) runs in training mode; a tuple is taken as "
             "positional and a dict as keyword arguments."
         ) from problem
+
+
+def _traced_on_meta(model: nn.Module, inputs: Inputs, rules: Sequence[Rule]) -> Traced | str:
+    """What the pass showed, or why it could not run there."""
+    try:
+        with torch.device("meta"):  # for what forward makes
+            return _traced(_copied(model, "meta"), inputs.each(lambda x: x.to("meta")), rules, None)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError) as problem:
+        return f"traced on real tensors, since on meta: {first_line(problem)}"
+
+
+def rehearse(model: nn.Module, inputs: Inputs) -> None:
+    """Run a copy of the model in training mode, before passes on tensors that hold no values.
+
+    A cache outside the model (`functools.lru_cache`) that forward fills so holds real tensors: one
+    that such a pass filled would be of no use to the model afterwards.
+    """
+    tensors = [*model.parameters(), *model.buffers(), *inputs.tensors()]
+    if any(x.is_meta for x in tensors):
+        return
+    devices = sorted({x.get_device() for x in tensors if x.is_cuda})
+    with torch.random.fork_rng(devices=devices), seeded(), torch.no_grad(), without_mkldnn():
+        given = inputs.each(torch.clone)
+        _copied(model, None).train()(*given.args, **given.kwargs)
 
 
 def first_line(problem: Exception) -> str:
@@ -92,23 +116,11 @@ def _copied(model: nn.Module, device: str | None) -> nn.Module:
         memo[id(p)] = nn.Parameter(moved, p.requires_grad)
     for b in model.buffers():
         memo[id(b)] = b.detach().to(device) if device else b.detach().clone()
-    return copy.deepcopy(model, memo)
-
-
-def plain_tensors(model: nn.Module) -> dict[int, str]:
-    """Id -> name of the tensors that are attributes but neither parameters nor buffers."""
-    return {
-        id(value): f"{path}.{name}".lstrip(".")
-        for path, module in model.named_modules()
-        for name, held in vars(module).items()
-        if name not in ("_parameters", "_buffers", "_modules", "_flat_weights")
-        for value in tree_leaves(held)
-        if isinstance(value, Tensor)
-    }
+    return copied(model, memo)
 
 
 def _traced(model: nn.Module, inputs: Inputs, rules: Sequence[Rule], note: str | None) -> Traced:
-    seen = Seen(readings(rules), plain_tensors(model))
+    seen = Seen(readings(rules), {id(x): name for name, x in plain_tensors(model)})
     params = announced(seen, model.named_parameters())
     buffers = announced(seen, model.named_buffers())
     layers = {name: r.read for r in rules for name in r.names}

@@ -1,0 +1,36 @@
+"""Copies of a model, also of one whose forward keeps a tensor that it computed."""
+
+import copy
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+def copied(model: nn.Module, memo: Mapping[int, object] | None = None) -> nn.Module:
+    """A deep copy; tensors that forward left on the model become constants of the copy.
+
+    Args:
+        model: any module, also right after a forward pass.
+        memo: id of an object -> what stands for it in the copy.
+    """
+    return copy.deepcopy(model, {**kept_tensors(model), **(memo or {})})
+
+
+def kept_tensors(model: nn.Module) -> dict[int, object]:
+    """Id -> detached copy of the attributes and buffers that belong to a backward pass.
+
+    `copy.deepcopy` refuses such tensors; given this as its memo, it takes the copies.
+    """
+    held = (*(x for _, x in plain_tensors(model)), *model.buffers())
+    return {id(x): x.detach().clone() for x in held if x.grad_fn is not None}
+
+
+def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that are attributes but neither parameters nor buffers, with their names."""
+    for path, module in model.named_modules():
+        for name, held in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules", "_flat_weights"):
+                for value in tree_leaves(held):
+                    if isinstance(value, Tensor):
+                        yield f"{path}.{name}".lstrip("."), value
