@@ -307,9 +307,10 @@ def _are_disjoint(hands: Hands) -> bool:
 def _mean_over_all(entry: Tensor, values: Sequence[Tensor]) -> None:
     """What `_mean_over_holders` does where several workers hold every entry, in fewer passes.
 
-    A tensor that nobody changed is left: it may be infinite, or of whole numbers.
+    Whole numbers and infinite entries have no mean: where nobody changed the tensor it is left.
     """
-    if all(torch.equal(value, entry) for value in values):
+    real = entry.is_floating_point() or entry.is_complex()
+    if not (real and entry.isfinite().all()) and all(torch.equal(v, entry) for v in values):
         return
     change = values[0] - entry
     for value in values[1:]:
