@@ -1,6 +1,6 @@
 """Random faults over running trainings: what is lost, and for how long the run stands still.
 
-    python benchmarks/chaos.py --faults 500 --seed 0 --minutes 15
+    SUBNETWORK_DATA=/data python benchmarks/chaos.py --faults 500 --seed 0 --minutes 15
 
 Each method trains under `subnetwork train` with its own processes while faults of the rows of
 docs/faults.md are put in at random times: real signals, real files, workers that do wrong. A fault
@@ -32,12 +32,13 @@ from typing import Any
 
 MODULE = "chaos_worker"
 WORKERS = 4
-COMMON = "--batch-size 8 --step-size 0.05 --checkpoint-every 1 --clip-updates 10"
+COMMON = "--batch-size 8 --checkpoint-every 1 --clip-updates 10"
 METHODS = {
-    "ist": "--hidden 32 16 --momentum 0.5",
-    "resist": "--data tinyshakespeare --model gpt --width 16 --blocks 3 --local-steps 2",
+    "ist": "--hidden 32 16 --momentum 0.5 --step-size 0.05",
+    "resist": "--data tinyshakespeare --model gpt --width 16 --blocks 3 --local-steps 2"
+    " --step-size 0.05",
     "local_sgd": "--hidden 32 16 --optimizer adam --step-size 0.001",
-    "diloco": "--hidden 32 16",
+    "diloco": "--hidden 32 16 --step-size 0.05",
 }
 OWN = {"nan": 6, "inf": 6, "error": 16, "out of memory": 16}  # three of them evict a worker
 ORDERS = {**OWN, "huge": 8, "slow": 3, "frame": 7, "short": 7}
@@ -117,6 +118,9 @@ class Run:
         self.strikes = [0] * self.n
         self.file, self.inode, self.rest = 0, 0, b""
         if not self.await_(lambda: len(self.times) > 1, START_UP):
+            if self.process.poll() is not None and "--resume" not in flags:
+                last = self.said().strip().splitlines()[-1:]
+                sys.exit(f"chaos: {self.method} does not train: {' '.join(last)}")
             self.wrong("aborts", f"it did not start in {START_UP:g} s: {self.said()[-300:]}")
 
     def look(self) -> None:

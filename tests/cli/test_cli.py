@@ -39,6 +39,7 @@ def mistake(result, status=2):
         (["train", "--batch-size", "999"], "Use a batch size from 1 to 359"),
         (["train", "--rounds", "many"], 'unable to convert "many" into int'),
         (["train", "--round", "3"], "Unknown option"),
+        (["train", "--clip-updates", "inf"], "clip_updates is a multiple above 1"),
         (["train", "--config", "none.toml"], "cannot read flags from --config none.toml"),
         (["train", "--out", "/proc/run"], "cannot write to /proc/run"),
         (["train", "--seed", "1.9"], "--seed is a whole number, not 1.9"),

@@ -131,6 +131,8 @@ def test_the_link_of_one_machine_is_measured(command):
         (["mlp", "--bandwidth", "1gbit", "--wire", "int4"], "no wire 'int4'"),
         (["mlp", "--bandwidth", "1gbit", "--workers", "1"], "two workers or more"),
         (["mlp", "--bandwidth", "1gbit", "--calibration", "0"], "--calibration is a positive"),
+        (["mlp", "--bandwidth", "1gbit", "--calibration", "inf"], "--calibration is a positive"),
+        (["mlp", "--bandwidth", "1gbit", "--moments", "-3"], "--moments is 0 (SGD), 1"),
         (["mine.py:build", "--workers", "49"], "48 units for n_workers=49"),
         (["mine.py:build", "--workers", "0"], "workers"),
         ([], "requires an argument"),

@@ -1,5 +1,6 @@
 """`subnetwork plan`: what of a model can be cut, and whether that pays on a network."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,8 +95,12 @@ def _network(link: Link, given: tuple[str, ...]) -> "Network | None":
                 f"--{idle[0]} without --bandwidth predicts nothing. Add one: --bandwidth 100mbit."
             )
         return None
-    if not link.calibration > 0:
+    if not 0 < link.calibration < math.inf:
         raise ValueError(f"--calibration is a positive number of seconds, not {link.calibration}.")
+    if link.moments not in (0, 1, 2):
+        raise ValueError(
+            f"--moments is 0 (SGD), 1 (with momentum) or 2 (Adam), not {link.moments}."
+        )
     latency = seconds(link.latency) if link.latency else 0.0
     if link.bandwidth == "loopback":
         if link.latency:

@@ -142,7 +142,7 @@ class Training:
             raise ValueError(f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}.")
 
     def _check_optional(self) -> None:
-        if self.clip_updates is not None and not self.clip_updates > 1:
+        if self.clip_updates is not None and not 1 < self.clip_updates < math.inf:
             raise ValueError(
                 f"clip_updates is a multiple above 1 of what is usual, not {self.clip_updates}. "
                 "Try 10."
