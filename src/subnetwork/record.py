@@ -55,9 +55,10 @@ def writing(
 ) -> Iterator[Callable[[Row], None]]:
     """Open a record and yield the function that adds a row.
 
-    Every line is in the file when `write` returns; where the disk is full it waits in memory and is
-    written with the next one. Leaving the block ends the record: with "done", or, when an
-    exception passes through, with its message. An earlier record takes its leave as a whole.
+    An earlier record is there until the new one has its header and the rows that it goes on from;
+    it takes its leave as a whole. Every line is in the file when `write` returns; where the disk is
+    full it waits in memory and is written with the next one. Leaving the block ends the record:
+    with "done", or, when an exception passes through, with its message.
 
     Args:
         path: the file.
@@ -68,7 +69,7 @@ def writing(
         rows: rows of a run that goes on.
 
     Raises:
-        OSError: the file cannot be written; a full disk only when the record ends.
+        OSError: the file cannot be written; a full disk only when the record begins or ends.
     """
     header = {
         "schema": SCHEMA,
@@ -84,6 +85,10 @@ def writing(
         lines = _Lines(file)
         for row in (header, *rows):
             lines.add(row)
+        if lines.waiting:
+            beside.unlink()
+        lines.all_written(path)
+        os.fsync(file.fileno())
         beside.replace(path)
         try:
             yield lines.add
@@ -91,8 +96,7 @@ def writing(
             lines.add({"end": str(reason) or type(reason).__name__})
             raise
         lines.add({"end": "done"})
-        if lines.waiting:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        lines.all_written(path)
 
 
 class _Lines:
@@ -102,6 +106,7 @@ class _Lines:
         self.file = file
         self.whole = 0  # bytes of lines that are in the file
         self.waiting: list[bytes] = []
+        self.reason = 0  # why they wait: an errno
 
     def add(self, row: Row) -> None:
         """Write what waits, then this row."""
@@ -117,9 +122,15 @@ class _Lines:
             if error.errno not in OUT_OF_SPACE:
                 raise
             self.file.truncate(self.whole)
+            self.reason = error.errno or errno.ENOSPC
             return
         self.whole += len(data)
         self.waiting.clear()
+
+    def all_written(self, path: Path) -> None:
+        """Raise OSError where lines wait."""
+        if self.waiting:
+            raise OSError(self.reason, os.strerror(self.reason), str(path))
 
 
 def read(path: Path) -> Record:

@@ -130,7 +130,7 @@ def test_what_makes_it_another_run_is_refused(tmp_path):
     train(*SMALL, "--rounds", 2, cwd=tmp_path)
     for flags, message in [
         ([], "is complete. Ask for more"),
-        (["--rounds", 1], "has done 2 rounds already"),
+        (["--rounds", 1], "has done 20 steps in 2 rounds already"),
         (["--rounds", 4, "--seed", 1], "seed=0, not 1"),
         (["--rounds", 4, "--hidden", 256], r"hidden=\(12,\), not \(256,\)"),  # the default, said
         (["--restart"], "--resume and --restart begin a run in two ways"),
@@ -139,6 +139,79 @@ def test_what_makes_it_another_run_is_refused(tmp_path):
         assert result.returncode == 2
         assert re.search(message, result.stderr), result.stderr
     assert (tmp_path / "runs/train/model.safetensors").exists()
+
+
+def test_fewer_steps_than_were_done_are_refused(tmp_path):
+    train(*SMALL, "--rounds", 2, "--local-steps", 10, cwd=tmp_path)
+    result = train("--resume", "--steps", 15, "--here", cwd=tmp_path)  # two rounds as well
+    assert result.returncode == 2
+    assert "done 20 steps in 2 rounds already, more than the 15" in " ".join(result.stderr.split())
+
+
+def test_a_run_that_goes_on_as_another_is_that_one_when_it_is_killed_at_once(tmp_path, monkeypatch):
+    """Before its first checkpoint; and the headers tell of each time that it went on."""
+    from subnetwork.experiments import training
+
+    def killed(*_):
+        raise KeyboardInterrupt
+        yield
+
+    flags = ["--rounds", 4, "--step-size", 0.01, "--here"]
+    for folder, stopped in (("whole", False), ("killed", True)):
+        train(*SMALL, "--rounds", 2, "--out", folder, cwd=tmp_path)
+        if stopped:
+            monkeypatch.setattr(training, "train", killed)
+            result = train("--resume", *flags, "--out", folder, cwd=tmp_path)
+            assert result.returncode == 130
+            monkeypatch.undo()
+        again = ["--here"] if stopped else flags
+        assert train("--resume", *again, "--out", folder, cwd=tmp_path).returncode == 0
+    whole, killed_once = tmp_path / "whole", tmp_path / "killed"
+    assert rows(whole) == rows(killed_once)
+    model = "model.safetensors"
+    assert (whole / model).read_bytes() == (killed_once / model).read_bytes()
+    header = json.loads((killed_once / "ist.jsonl").read_text().splitlines()[0])
+    assert (header["config"]["rounds"], header["config"]["step_size"]) == (4, 0.01)
+    changed = {"rounds": [2, 4], "step_size": [0.2, 0.01]}
+    assert header["resumed"] == [{"k": 2, "changed": changed}, {"k": 2, "changed": {}}]
+
+
+def test_where_nothing_can_be_written_the_record_stays(tmp_path):
+    train(*SMALL, "--rounds", 2, cwd=tmp_path)
+    kept = (tmp_path / "runs/train/ist.jsonl").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for _ in range(2):  # the second time, it goes on with what the first has left
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+        try:
+            result = train("--resume", "--rounds", 4, "--here", cwd=tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert result.returncode == 3, result.stderr
+        assert "File too large; 2 rounds are kept; go on with" in result.stderr
+    assert (tmp_path / "runs/train.unfinished/ist.jsonl").read_bytes() == kept
+    assert train("--resume", "--rounds", 4, "--here", cwd=tmp_path).returncode == 0
+    assert len(rows(tmp_path / "runs/train")) == 4
+
+
+def test_a_test_loss_that_is_no_number_is_divergence(tmp_path, monkeypatch):
+    from subnetwork.methods.rows import Task
+    from subnetwork.nets.evaluate import Scores
+
+    monkeypatch.setattr(Task, "scores", lambda *_: Scores(0.1, float("inf"), 9))
+    result = train(*SMALL, "--rounds", 1, cwd=tmp_path)
+    assert result.returncode == 3
+    assert "test loss is no number any more after round 0" in " ".join(result.stderr.split())
+
+
+def test_other_workers_come_with_other_capacities(tmp_path):
+    small = ["--hidden", "12", "--batch-size", "8", "--here"]
+    flags = ["--method", "heterofl", "--workers", 2, "--capacities", 1, 0.5, "--rounds", 1]
+    assert train(*small, *flags, cwd=tmp_path).returncode == 0
+    more = ["--workers", 3, "--capacities", 1, 0.5, 0.25, "--rounds", 2]
+    result = train("--resume", "--here", *more, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    header = json.loads((tmp_path / "runs/train/heterofl.jsonl").read_text().splitlines()[0])
+    assert header["config"]["capacities"] == [1, 0.5, 0.25]
 
 
 def test_the_law_of_the_cut_is_kept_and_another_one_is_refused(tmp_path, monkeypatch):
@@ -229,3 +302,20 @@ def test_pretrained_weights_are_reported_at_round_0(tmp_path):
     assert "0.weight has shape (12, 64) there, (16, 64) here" in other.stderr
     (tmp_path / "bad.pt").write_bytes(b"not a pickle")
     assert "is no state_dict" in train(*SMALL, "--from", "bad.pt", cwd=tmp_path).stderr
+
+
+def test_a_record_that_cannot_be_begun_leaves_the_earlier_one(tmp_path):
+    from subnetwork.record import read, writing
+
+    path, said = tmp_path / "ist.jsonl", {"kind": "train", "name": "ist", "config": {}}
+    with writing(path, **said, rows=[{"k": 0}]) as write:
+        write({"k": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"), writing(path, **said):
+            pytest.fail("there is no record to write to")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [row["k"] for row in read(path).rows] == [0, 1]
+    assert list(tmp_path.iterdir()) == [path]

@@ -58,7 +58,7 @@ def direct(run, folder, old=None):
     folder.mkdir(exist_ok=True)
     start = Start(lambda: pytest.fail("rank 0 made the whole model"))
     start = start if old is None else going_on(t, old)
-    keeper = Keeper(folder / "checkpoints", t, every=10**6, kept=start.k or None)
+    keeper = Keeper(folder / "checkpoints", t, start, every=10**6)
     job = Job(run, folder, None if old is None else old.path)
 
     def side(place):
@@ -75,8 +75,10 @@ def through_a_coordinator(run, folder):
     torch.set_num_threads(1)
     t = task(run)
     folder.mkdir()
-    keeper = Keeper(folder / "checkpoints", t, every=10**6)
-    x = record(folder, t, method(t), None, silent, None, keeper)
+    row = method(t)
+    start = Start(lambda: row.x)
+    keeper = Keeper(folder / "checkpoints", t, start, every=10**6)
+    x = record(folder, t, row, None, silent, start, keeper)
     write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
 
 

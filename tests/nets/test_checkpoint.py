@@ -177,21 +177,38 @@ def test_a_missing_or_shortened_file_is_found(file, tmp_path):
     assert file in line
 
 
-def test_a_damaged_one_is_replaced_and_an_intact_one_is_not_touched(tmp_path):
+def test_another_one_of_a_round_stands_beside_it_and_an_equal_one_is_not_written(tmp_path):
     path = cp.save(tmp_path, 2, {}, some(2))
-    stamp = path.stat().st_ino
-    cp.save(tmp_path, 2, {}, some(2))
-    assert path.stat().st_ino == stamp
-    cp.save(tmp_path, 2, {"run": "another course"}, some(2))
-    assert cp.opened(path).header["run"] == "another course"
-    cp.save(tmp_path, 2, {"run": "another course"}, some(3))
-    assert all(torch.equal(t, some(3)[name]) for name, t in cp.opened(path).tensors().items())
-    stamp = path.stat().st_ino
-    (path / "header.json").write_text("{}")
-    cp.save(tmp_path, 2, {}, some(2))
-    assert cp.newest(tmp_path)[0].k == 2
-    assert path.stat().st_ino != stamp
-    assert len(list(tmp_path.iterdir())) == 1
+    assert cp.save(tmp_path, 2, {}, some(2)) == path
+    course = {"run": "another course"}
+    beside = cp.save(tmp_path, 2, course, some(2))
+    assert beside.name == "round-00000002.1"
+    assert cp.newest(tmp_path)[0].header["run"] == "another course"
+    third = cp.save(tmp_path, 2, course, some(3))
+    assert all(torch.equal(t, some(3)[name]) for name, t in cp.opened(third).tensors().items())
+    assert cp.newest(tmp_path)[0].path == third
+    (third / "header.json").write_text("{}")
+    cp.save(tmp_path, 2, course, some(3))
+    assert cp.newest(tmp_path) == (cp.opened(tmp_path / "round-00000002.3"), [])
+    assert cp.opened(path).header.keys() == {"format", "k", "tensors"}  # as it was
+    cp.save(tmp_path, 3, {}, some(2))
+    cp.save(tmp_path, 4, {}, some(2))
+    assert [path.name for path in cp.checkpoints(tmp_path)] == ["round-00000003", "round-00000004"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_checkpoint_is_told_again_under_another_header(links, tmp_path, monkeypatch):
+    if not links:
+        monkeypatch.setattr(os, "link", failing_after(0, os.link))
+    old = cp.opened(cp.save(tmp_path / "old", 2, {"run": 1}, some(2), shards=3))
+    new = cp.opened(cp.retell(old, tmp_path / "new", {"run": 2}))
+    assert (new.k, new.header["run"]) == (2, 2)
+    assert all(torch.equal(t, some(2)[name]) for name, t in new.tensors().items())
+    assert cp.opened(old.path).header["run"] == 1
+    same = cp.retell(old, tmp_path / "old", {"run": 3})
+    assert cp.newest(tmp_path / "old")[0].path == same != old.path
+    assert all(torch.equal(t, some(2)[name]) for name, t in old.tensors().items())
 
 
 ORIGINAL = Path.open
@@ -335,7 +352,7 @@ def test_a_writer_killed_at_random_moments_loses_nothing(tmp_path):
     lost, in_writing, k = kills(12, tmp_path)
     assert lost == 0
     assert in_writing >= 3  # it was hit where it hurts
-    assert k > 2
+    assert k > 1  # and it went on
 
 
 @pytest.mark.slow

@@ -164,8 +164,8 @@ def kept(
     keeper = Keeper(
         unfinished(keeping.out) / CHECKPOINTS,
         t,
+        start,
         every=keeping.checkpoint_every,
-        kept=start.k or None,
         say=lambda line: say(console, f"{line}; training goes on"),
     )
     begun = False  # until then, what is refused is said as it is

@@ -16,7 +16,7 @@ from subnetwork.experiments.leader import Leader
 from subnetwork.experiments.resume import Keeper, Start
 from subnetwork.experiments.shards import read_by_parts, save_with_others
 from subnetwork.experiments.side import Side, wire_of
-from subnetwork.experiments.training import earlier, merged
+from subnetwork.experiments.training import check_test_loss, earlier, merged
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task, method, task
 from subnetwork.nets import MLP, LocalSteps, ModelState, checkpoint, holders
@@ -111,12 +111,13 @@ def lead(
     An interrupt ends the run after the round under way, with a checkpoint.
     """
     job = replace(job, start=start.k)
+    keeper.begin(row.sketch.to_json())
     place.give(job.to_json())
     config = asdict(t.run) | {"where": "ranks", "threads": torch.get_num_threads()}
     path = job.folder / f"{t.run.method}.jsonl"
-    rows, notes = earlier(path, start)
+    more, rows = start.notes, earlier(path, start)
     with writing(
-        path, kind="train", name=t.run.method, config=config, more=notes, rows=rows
+        path, kind="train", name=t.run.method, config=config, more=more, rows=rows
     ) as write:
 
         def both(row: Row) -> None:
@@ -237,6 +238,7 @@ def _after_round(
     began, tested = time.perf_counter(), _tested(side, done.held)
     if leader is not None:
         assert tested.scores is not None
+        check_test_loss(side.t.run.method, done.k, tested.scores)
         leader.note(done.k, said, tested.scores, time.perf_counter() - began)
     last, stopped = done.k + 1 == side.row.n_rounds, any(each["stop"] for each in said)
     due = last or stopped or any(each["due"] for each in said)

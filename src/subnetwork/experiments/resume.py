@@ -13,11 +13,12 @@ from torch import Tensor
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ModelState, NetSketch, checkpoint
+from subnetwork.nets.checkpoint import Checkpoint
 from subnetwork.record import OUT_OF_SPACE
 
 CHANGEABLE = (
     *("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum"),
-    *("exchange", "wire", "replicas", "shares", "clip_updates"),
+    *("exchange", "wire", "replicas", "shares", "clip_updates", "capacities"),
 )
 """What may be another when a run goes on; anything else makes it another run."""
 
@@ -32,7 +33,8 @@ class Start:
     make: Callable[[], ModelState]
     k: int = 0
     row: Mapping[str, Any] = field(default_factory=dict)  # the last row of what came before
-    notes: Mapping[str, Any] = field(default_factory=dict)  # for the record's header
+    notes: Mapping[str, Any] = field(default_factory=dict)  # for the headers of what is written
+    source: Checkpoint | None = None  # where the run goes on
 
     @cached_property
     def x(self) -> ModelState:
@@ -47,7 +49,7 @@ class Saved:
     run: Training
     start: Start
     path: Path
-    law: str | None = None  # of the cut, as `NetSketch.to_json` wrote it; None in older ones
+    law: str  # of the cut, as `NetSketch.to_json` wrote it
 
 
 class Keeper:
@@ -57,23 +59,23 @@ class Keeper:
         self,
         folder: Path,
         t: Task,
+        start: Start,
         *,
         every: int | None = None,
-        kept: int | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Checkpoints go to `folder`, `every` so many rows, or else about once a minute.
 
-        `kept` is the round of the newest one that is there, `say` is told when one was not written.
+        `start` is where the run begins, `say` is told when a checkpoint was not written.
         """
         if every is not None and every < 1:
             raise ValueError(
                 f"checkpoint_every is a whole number of rounds from 1 on, not {every}."
             )
-        self._folder, self._task, self._every = folder, t, every
+        self._folder, self._task, self._start, self._every = folder, t, start, every
         self._rows, self._cost = 0, 0.0
         self._last = time.monotonic()
-        self.kept = kept  # the newest checkpoint is the one before this round
+        self.kept = start.k or None  # the newest checkpoint is the one before this round
         self._say = say
 
     def due(self) -> bool:
@@ -82,6 +84,18 @@ class Keeper:
         if self._every is not None:
             return self._rows % self._every == 0
         return time.monotonic() - self._last >= max(SECONDS, SHARE * self._cost)
+
+    def begin(self, law: str) -> None:
+        """Where the run goes on as another one, have its checkpoint say so from now on.
+
+        Killed at any moment, it is then resumed as what it is.
+
+        Raises:
+            OSError: the disk is full; the checkpoint is as it was.
+        """
+        source = self._start.source
+        if source is not None and source.header["run"] != _plain(self._task.run):
+            checkpoint.retell(source, self._folder, self._header(self._start.row, law))
 
     def keep(self, k: int, x: ModelState, row: Mapping[str, Any], law: str) -> str | None:
         """Write the checkpoint before round k; says why where the disk is full, else None.
@@ -99,14 +113,8 @@ class Keeper:
         if self.kept == k:
             return None
         started = time.monotonic()
-        header = {
-            "run": asdict(self._task.run),
-            "layout": json.loads(self._task.architecture.layout.to_json()),
-            "row": dict(row),
-            "sketch": json.loads(law),
-        }
         try:
-            write(header)
+            write(self._header(row, law))
         except OSError as error:
             if error.errno not in OUT_OF_SPACE:
                 raise
@@ -119,6 +127,15 @@ class Keeper:
             self._cost = self._last - started
         self.kept = k
         return None
+
+    def _header(self, row: Mapping[str, Any], law: str) -> dict[str, Any]:
+        return {
+            "run": asdict(self._task.run),
+            "layout": json.loads(self._task.architecture.layout.to_json()),
+            "row": dict(row),
+            "sketch": json.loads(law),
+            "notes": dict(self._start.notes),
+        }
 
 
 def tensors_of(x: ModelState) -> dict[str, Tensor]:
@@ -158,10 +175,15 @@ def saved(folder: Path) -> tuple[Saved | None, list[str]]:
 
 def read(found: checkpoint.Checkpoint) -> Saved:
     """The run, the model and the last row of a checkpoint."""
-    run = training_of(found.header["run"])
-    start = Start(lambda: state_of(found.tensors()), found.k, found.header["row"])
-    law = found.header.get("sketch")
-    return Saved(run, start, found.path, None if law is None else json.dumps(law))
+    run, of = training_of(found.header["run"]), found.header
+    start = Start(lambda: state_of(found.tensors()), found.k, of["row"], of["notes"], found)
+    return Saved(run, start, found.path, json.dumps(of["sketch"]))
+
+
+def _plain(run: Training) -> dict[str, Any]:
+    """A run as it is read from JSON."""
+    fields_of: dict[str, Any] = json.loads(json.dumps(asdict(run)))
+    return fields_of
 
 
 def training_of(config: Mapping[str, Any]) -> Training:
@@ -200,26 +222,29 @@ def continued(old: Training, asked: Training, given: Collection[str]) -> Trainin
 
 
 def going_on(t: Task, old: Saved) -> Start:
-    """The start of the rounds after a checkpoint; the record's header gets a line on it."""
-    before = asdict(old.run)
+    """The start of the rounds after a checkpoint, with a line on it for the headers."""
+    before, notes = asdict(old.run), old.start.notes
     changed = {name: [before[name], v] for name, v in asdict(t.run).items() if v != before[name]}
-    return replace(old.start, notes={"resumed": [{"k": old.start.k, "changed": changed}]})
+    resumed = [*notes.get("resumed", ()), {"k": old.start.k, "changed": changed}]
+    return replace(old.start, notes={**notes, "resumed": resumed})
 
 
 def check_progress(t: Task, method: Method, saved: Saved) -> None:
     """Raise ValueError unless the rounds so far are rounds of the run that is asked for."""
     old, k = saved.run, saved.start.k
-    if saved.law is not None and old.workers == t.run.workers:
+    if (old.workers, old.capacities) == (t.run.workers, t.run.capacities):
         before = NetSketch.from_json(method.sketch.layout, saved.law)
         if (before.deals, before.width) != (method.sketch.deals, method.sketch.width):
             raise ValueError(
                 f"The checkpoint {saved.path} is of a run that was cut by another law: "
                 f"{saved.law}. Go on from Python with NetSketch.from_json, or start anew."
             )
-    if k > method.n_rounds:
+    done = saved.start.row["steps"]
+    if done > t.run.total_steps:
         raise ValueError(
-            f"The run has done {k} rounds already, more than the {method.n_rounds} that are asked "
-            "for. Ask for more, or leave --rounds and --steps out."
+            f"The run has done {done} steps in {k} rounds already, more than the "
+            f"{t.run.total_steps} steps that are asked for. Ask for more, or leave --rounds and "
+            "--steps out."
         )
     if k * method.steps_a_round > old.total_steps and t.run.total_steps != old.total_steps:
         raise ValueError(

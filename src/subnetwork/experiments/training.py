@@ -16,6 +16,7 @@ from subnetwork.experiments.resume import Keeper, Start
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ABSENT, Gradients, ModelState, NetPartition, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
+from subnetwork.nets.evaluate import Scores
 from subnetwork.record import Row, read, writing
 from subnetwork.runtime import Fault, Seat, clipping, here, seated
 from subnetwork.runtime.clipping import REMEMBERED
@@ -64,6 +65,7 @@ def train(
         last, row = done[-1], _progress(t, method, done, before)
         tested, found = time.perf_counter(), t.scores(merged(t, last.x))
         seconds["test_seconds"] = time.perf_counter() - tested
+        check_test_loss(t.run.method, last.k, found)
         row |= {"accuracy": found.accuracy, "test_loss": found.loss}
         row |= meter.read(len(last.trained)) | seconds
         if shares is not None:
@@ -190,10 +192,12 @@ def record(
     where = "this process" if seats is None else "processes"
     config = asdict(t.run) | {"where": where, "threads": torch.get_num_threads()}
     path = folder / f"{t.run.method}.jsonl"
-    rows, notes = earlier(path, start)
     x, k, row = start.x, start.k, dict(start.row)
+    if keeper is not None:
+        keeper.begin(law)
+    more, rows = start.notes, earlier(path, start)
     with writing(
-        path, kind="train", name=t.run.method, config=config, more=notes, rows=rows
+        path, kind="train", name=t.run.method, config=config, more=more, rows=rows
     ) as write:
         stale: list[dict[str, Any]] = []
         try:
@@ -213,14 +217,11 @@ def record(
     return x
 
 
-def earlier(path: Path, start: Start) -> tuple[list[Row], dict[str, Any]]:
-    """What a record holds of the rounds before the start, and what its header says of the run."""
-    if not start.k or not path.exists():
-        return [], dict(start.notes)
-    old = read(path)
-    notes = {key: old.header[key] for key in ("from",) if key in old.header}
-    resumed = [*old.header.get("resumed", []), *start.notes.get("resumed", [])]
-    return [row for row in old.rows if row["k"] < start.k], notes | {"resumed": resumed}
+def earlier(path: Path, start: Start) -> list[Row]:
+    """What a record holds of the rounds before the start: nothing where it was lost."""
+    if not (start.k and path.exists() and path.stat().st_size):
+        return []
+    return [row for row in read(path).rows if row["k"] < start.k]
 
 
 def _kept(
@@ -247,6 +248,15 @@ def _check_finite(name: str, last: NetRound, losses: list[float]) -> None:
     if not (finite and all(map(math.isfinite, losses))):
         raise DivergedError(
             f"{name} diverged: the model or the loss is no number any more after round {last.k}. "
+            "Use a smaller --step-size."
+        )
+
+
+def check_test_loss(name: str, k: int, found: Scores) -> None:
+    """Raise DivergedError where the merged model's loss on the test rows is no number."""
+    if not math.isfinite(found.loss):
+        raise DivergedError(
+            f"{name} diverged: the merged model's test loss is no number any more after round {k}. "
             "Use a smaller --step-size."
         )
 

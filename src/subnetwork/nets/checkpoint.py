@@ -9,7 +9,8 @@ A checkpoint is a folder ``round-00000012`` (the round that comes next) that hol
 
 It is written beside its place, every file and the folder forced to disk, then renamed into it, so
 a writer that dies at any moment leaves the earlier ones as they were. Nothing is ever overwritten
-in place, and nothing is pickled.
+in place, and nothing is pickled. Another checkpoint of a round that has one stands beside it, as
+``round-00000012.1``, and is the newer one.
 """
 
 import hashlib
@@ -44,7 +45,7 @@ from subnetwork.nets.tensorfile import in_order, write_passing, write_tensors
 FORMAT = 1
 KEPT = 2
 HEADER, MANIFEST, COMMITTED = "header.json", "manifest.json", "COMMITTED"
-_NAME = re.compile(r"round-(\d{8,})")
+_NAME = re.compile(r"round-(\d{8,})(?:\.(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,13 @@ class Checkpoint:
         return found
 
     def _shards(self) -> Iterator[Path]:
-        manifest = json.loads((self.path / MANIFEST).read_text())
-        return (self.path / file for file in manifest["files"] if file != HEADER)
+        return (self.path / written.file for written in self._written)
+
+    @property
+    def _written(self) -> list[Written]:
+        """Its shards, as the manifest has them."""
+        files = json.loads((self.path / MANIFEST).read_text())["files"]
+        return [Written(file, **sums) for file, sums in files.items() if file != HEADER]
 
     def _pieces(self) -> Iterator[Piece]:
         for name, held_pieces in self._held.items():
@@ -156,6 +162,23 @@ def save(
             for rank, share in enumerate(shares)
         ]
         return commit(stage, folder, k, header, kinds_of(tensors), written)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def retell(found: Checkpoint, folder: Path, header: Mapping[str, Any]) -> Path:
+    """Write a checkpoint again under another header, beside the old one; returns its folder.
+
+    The tensors are not read: their files get a second name.
+
+    Raises:
+        OSError: the disk is full or not writable; the earlier checkpoints are as they were.
+    """
+    stage, shards = staging(folder, found.k), found._written
+    try:
+        for shard in shards:
+            _second_name(found.path / shard.file, stage / shard.file)
+        return commit(stage, folder, found.k, header, found.kinds, shards)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -244,11 +267,12 @@ def commit(
     _force(stage)
     _write_text(stage / COMMITTED, manifest.sha256)
     _force(stage)
-    if _intact(target) and (target / COMMITTED).read_text() == manifest.sha256:
+    there = [path for path in checkpoints(folder) if _numbers(path)[0] == k]
+    if there and _intact(there[-1]) and _says(there[-1]) == manifest.sha256:
         shutil.rmtree(stage, ignore_errors=True)
-        return target  # its equal: it is not touched
-    if target.exists():
-        target.rename(folder / f".{target.name}.replaced")  # goes with what is outdated
+        return there[-1]  # its equal: it is not touched
+    if there:
+        target = folder / f"{_name(k)}.{_numbers(there[-1])[1] + 1}"
     stage.rename(target)
     _force(folder)
     _prune(folder, k)
@@ -274,8 +298,15 @@ def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first, intact or not."""
     if not folder.is_dir():
         return []
-    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
-    return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
+    named = (path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+    return sorted(named, key=_numbers)
+
+
+def _numbers(path: Path) -> tuple[int, int]:
+    """The round of a checkpoint's folder, and which of that round's it is."""
+    named = _NAME.fullmatch(path.name)
+    assert named is not None
+    return int(named[1]), int(named[2] or 0)
 
 
 def opened(path: Path) -> Checkpoint:
@@ -357,6 +388,19 @@ def _force(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _says(path: Path) -> str:
+    return (path / COMMITTED).read_text()
+
+
+def _second_name(path: Path, name: Path) -> None:
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, name)
+        with name.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
 def _intact(path: Path) -> bool:
     try:
         opened(path)
@@ -366,11 +410,11 @@ def _intact(path: Path) -> bool:
 
 
 def _prune(folder: Path, k: int) -> None:
-    """Keep the newest two up to round k; later ones are of a course that was given up."""
-    numbered = [(int(path.name.removeprefix("round-")), path) for path in checkpoints(folder)]
-    kept = {path for _, path in [pair for pair in numbered if pair[0] <= k][-KEPT:]}
-    for _, path in numbered:
-        if path not in kept:
+    """Keep the newest two rounds up to round k; later ones are of a course that was given up."""
+    there = checkpoints(folder)
+    kept = sorted({_numbers(path)[0] for path in there if _numbers(path)[0] <= k})[-KEPT:]
+    for path in there:
+        if _numbers(path)[0] not in kept:
             gone = path.with_name(f".{path.name}.gone")  # whole or hidden, never half there
             path.rename(gone)
     for left in folder.glob(".round-*"):
