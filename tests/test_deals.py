@@ -316,3 +316,13 @@ def test_scored_refuses_scores_that_do_not_fit():
         Scored((0.5,), ((1.0, float("nan")),))
     with pytest.raises(ValueError, match=r"shares of the units in \(0, 1\]"):
         Scored((1.5,))
+
+
+def test_a_period_longer_than_the_units_deals_one_group_a_round_and_then_none():
+    """Also one so long that its groups could not be counted."""
+    deal = Lazy(2, period=10**9)
+    first, second, third, fourth = (deal.hands(6, seed=0, k=k) for k in range(4))
+    for before, after in ((first, second), (second, third)):
+        moved = set(before[0]) - set(after[0])
+        assert len(moved) <= 1  # of one group of two
+    assert all(np.array_equal(a, b) for a, b in zip(third, fourth, strict=True))

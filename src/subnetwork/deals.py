@@ -302,7 +302,8 @@ class Lazy:
         deck = shuffled(size, words(key(seed, axis)))
         n = self.n_workers
         rows = [deck[start : start + n] for start in range(0, size - size % n, n)]
-        groups = [[j for row in rows[g :: self.period] for j in row] for g in range(self.period)]
+        periods = min(self.period, max(1, len(rows)))  # groups beyond these have no unit
+        groups = [[j for row in rows[g :: self.period] for j in row] for g in range(periods)]
         groups[0] += deck[size - size % n :]
         return groups
 

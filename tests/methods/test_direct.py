@@ -185,6 +185,13 @@ def test_a_merge_of_its_own_is_refused(name):
         check_direct(name, method(task(run)))
 
 
+def test_a_deal_that_leaves_a_rank_without_a_network_is_refused_before_the_run():
+    run = replace(SMALL, method="federated_dropout", exchange="direct", keep=0.1, rounds=20)
+    with pytest.raises(ValueError, match=r"no unit of some axis in round \d+, .* larger --keep"):
+        check_direct("federated_dropout", method(task(run)))
+    check_direct("federated_dropout", method(task(replace(run, keep=0.9))))
+
+
 def test_replicas_without_direct_exchange_are_refused():
     with pytest.raises(ValueError, match="replicas=1 is of ranks that .* Add --exchange direct"):
         replace(SMALL, replicas=1)

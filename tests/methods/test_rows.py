@@ -43,7 +43,7 @@ def graph_task(model, **changes):
     parts = [np.arange(12)[i :: run.workers] for i in range(run.workers)]
     feed = GraphBatches(graph, net.operator, parts, 0, run.clusters, run.clusters_per_batch)
     plan = decompose(net.model, feed.example(20), inexact=net.inexact)
-    return Task(run, graph, plan, feed, net.loss, tuple(map(len, parts)))
+    return Task(run, graph, plan, feed, net.loss)
 
 
 def text_task(method, **changes):
@@ -57,7 +57,7 @@ def text_task(method, **changes):
     net = network("gpt", Sizes(width=16, blocks=4, heads=4), data, seed=0)
     feed = _feed(run, data, net, _parts(run, data))
     plan = decompose(net.model, net.example, **OPTIONS.get(method, {}))
-    return Task(run, data, plan, feed, net.loss, (run.batch_size,) * run.workers)
+    return Task(run, data, plan, feed, net.loss)
 
 
 def last(t):

@@ -152,6 +152,7 @@ def test_clusters_are_a_partition_and_a_batch_is_an_induced_graph():
             expected = inside / inside.sum(1, keepdim=True).clamp(min=1)
             torch.testing.assert_close(operator.to_dense(), expected)
             seen += nodes[targets >= 0].tolist()
+            assert feed.samples(worker, step) == (targets >= 0).sum()
         assert sorted(seen) == parts[worker].tolist()  # each once, and no other's
 
 

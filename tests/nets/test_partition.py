@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from subnetwork.deals import Bernoulli, Full, Perm, RandQ
 from subnetwork.nets import MLP, Layout, ModelState, NetSketch, holders, initial_state
 from subnetwork.nets.architecture import runnable
-from subnetwork.nets.state import Submodel
+from subnetwork.nets.state import ABSENT, Submodel
 
 ARCHITECTURE = MLP(6, (8, 5), 3)
 DEALS = [Full(3), Perm(3), Perm(3, (1, 2, 2)), RandQ(3, q=2), Bernoulli(3, p=0.6)]
@@ -48,6 +48,8 @@ def test_merge_is_the_mean_over_holders_written_out_with_masks(deal, seed):
         Submodel(
             {n: torch.randn(p.shape, generator=generator) for n, p in w.params.items()}, w.moments
         )
+        if w is not ABSENT  # without a unit of some axis: no network
+        else w
         for w in (partition.select(x, i) for i in range(3))
     ]
     merged = holders(x, partition, trained)
@@ -55,6 +57,9 @@ def test_merge_is_the_mean_over_holders_written_out_with_masks(deal, seed):
         total, count = torch.zeros(entry.shape).double(), torch.zeros(entry.shape)
         for i, z in enumerate(trained):
             axes = ARCHITECTURE.layout.dims[name]
+            if z is ABSENT:
+                assert min(len(hands[i]) for hands in partition.hands.values()) == 0
+                continue
             units = [
                 partition.hands[axis][i] if axis else np.arange(size)
                 for axis, size in zip(axes, entry.shape, strict=True)
@@ -238,11 +243,17 @@ def test_a_parameter_that_a_module_s_own_initialisation_passes_over_is_named():
         dict(initial_parameters(Family(), seed=0))
 
 
-def test_an_empty_hand_is_refused_by_name():
+def test_an_empty_hand_is_no_network_and_refused_by_name():
     x = initial_state(ARCHITECTURE, seed=0)
     partition = NetSketch(ARCHITECTURE.layout, Bernoulli(2, p=0.01)).sample(0, 0)
+    assert len(partition.hands["hidden.1"][0]) == 0
+    assert partition.select(x, 0) is ABSENT
+    narrow = {
+        name: p[tuple(slice(0 if dim == "hidden.1" else None) for dim in dims)]
+        for (name, p), dims in zip(x.params.items(), ARCHITECTURE.layout.dims.values(), strict=True)
+    }
     with pytest.raises(ValueError, match=r"holds no unit of \['hidden.1'\] this round"):
-        runnable(ARCHITECTURE, partition.select(x, 0))
+        runnable(ARCHITECTURE, Submodel(narrow))
 
 
 BLOCKS = Layout(

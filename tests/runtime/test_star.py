@@ -58,6 +58,22 @@ def test_without_a_fault_it_is_the_one_process_run_and_nothing_is_reported(name)
     assert faults == []
 
 
+@pytest.mark.parametrize("keep", [0.1, 1e-9])  # at times without a network; never with one
+def test_a_worker_without_a_network_takes_no_part_and_that_is_no_fault(keep):
+    row, faults, measured = row_of(method="federated_dropout", keep=keep, hidden=(12,)), [], []
+    one = run(row, here(row.local, measure=measured.append))
+    idle = [[not z.params for z in done.trained] for done in one]
+    assert any(map(any, idle))
+    assert all(map(all, idle)) == (keep < 0.01)
+    for done, absent in zip(one, idle, strict=True):
+        (hands,) = done.partition.hands.values()
+        sizes = [len(hand) for hand in hands]
+        assert absent == [size == 0 for size in sizes]
+    apart = run(row, seated(seats_of(row), report=faults.append))
+    assert_same_models(apart, one)
+    assert faults == []
+
+
 @pytest.mark.parametrize("name", MERGES)
 @pytest.mark.parametrize(
     ("spoil", "kind"), [(nan, "not finite"), (infinite, "not finite"), (raises, "failed")]

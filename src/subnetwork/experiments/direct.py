@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from subnetwork.algorithm import DivergedError, WorkerLostError
+from subnetwork.deals import Bernoulli
 from subnetwork.experiments.leader import Leader
 from subnetwork.experiments.resume import Keeper, Start
 from subnetwork.experiments.shards import read_by_parts, save_with_others
@@ -19,7 +20,7 @@ from subnetwork.experiments.side import Side, wire_of
 from subnetwork.experiments.training import check_test_loss, earlier, merged
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task, method, task
-from subnetwork.nets import MLP, LocalSteps, ModelState, checkpoint, holders
+from subnetwork.nets import MLP, LocalSteps, ModelState, NetPartition, checkpoint, holders
 from subnetwork.nets.chain import chain_scores, is_chain
 from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.evaluate import Scores
@@ -95,6 +96,20 @@ def check_direct(name: str, row: Method) -> None:
             "on the whole model. Use --exchange star, or --method local_sgd."
         )
     draws_of(row.sketch, row.shapes.params, row.seed)  # refuses too many workers
+    if any(isinstance(deal, Bernoulli) for deal in row.sketch.deals.values()):
+        for k in range(row.n_rounds):
+            _check_present(k, row.sketch.sample(row.seed, k))
+
+
+def _check_present(k: int, partition: NetPartition) -> None:
+    """Raise ValueError where a rank would have no network: it passes lines on to nobody then."""
+    for worker in range(partition.n_workers):
+        if not partition.has_network(worker):
+            raise ValueError(
+                f"worker {worker} holds no unit of some axis in round {k}, so that it has no "
+                "network, and direct hand-over needs every rank. Use --exchange star, or a larger "
+                "--keep."
+            )
 
 
 def lead(

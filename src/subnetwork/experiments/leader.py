@@ -58,11 +58,11 @@ class Leader:
             return
         before = self.row.get("steps", 0)
         steps = min((k + 1) * self._method.steps_a_round, self._t.run.total_steps)
-        samples = self.row.get("samples", 0) + (steps - before) * sum(self._t.samples_a_step)
+        read = sum(self._t.samples(i, range(before, steps)) for i in range(len(said)))
         self.row = {
             "k": k,
             "steps": steps,
-            "samples": samples,
+            "samples": self.row.get("samples", 0) + read,
             "loss": sum(words["loss"] for words in said) / len(said),
             "worker_steps": [steps - before] * len(said),
             "accuracy": scores.accuracy,

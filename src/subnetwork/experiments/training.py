@@ -155,9 +155,9 @@ def _progress(
     losses = [z.loss for one in done for z in one.trained if z is not ABSENT]
     _check_finite(t.run.method, last, losses)
     down, up = _bytes([one.submodels for one in done]), _bytes([one.trained for one in done])
-    of_worker = zip(*[[z.n_steps for z in one.trained] for one in done], strict=True)
-    steps = [sum(min(n, method.steps_a_round) for n in own) for own in of_worker]
-    samples = sum(n * rows for n, rows in zip(steps, t.samples_a_step, strict=True))
+    spans = [[_span(method, one.k, z) for z in one.trained] for one in done]
+    steps = [sum(map(len, of_worker)) for of_worker in zip(*spans, strict=True)]
+    samples = sum(t.samples(i, span) for of_round in spans for i, span in enumerate(of_round))
     return {
         "k": last.k,
         "steps": min((last.k + 1) * method.steps_a_round, t.run.total_steps),
@@ -168,6 +168,12 @@ def _progress(
         "bytes_up": up,
         "payload": before.get("payload", 0) + sum(down) + sum(up),
     }
+
+
+def _span(method: Method, k: int, z: Submodel) -> range:
+    """The global steps that a worker's part of round k is after."""
+    first = k * method.steps_a_round
+    return range(first, first + min(z.n_steps, method.steps_a_round))
 
 
 def record(

@@ -50,6 +50,7 @@ def parts(
             params = partition.select(on_meta, worker).params
             shapes = tuple((name, tuple(p.shape)) for name, p in params.items())
             found.setdefault(shapes, (k, worker))
+    found.pop((), None)  # of a worker that has no network in some round
     return found
 
 

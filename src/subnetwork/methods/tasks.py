@@ -20,7 +20,7 @@ from subnetwork.nets import (
     decompose,
     initial_state,
 )
-from subnetwork.nets.data import Feed, GraphBatches, GraphSet, Inputs, graph, load
+from subnetwork.nets.data import GraphBatches, GraphSet, Inputs, graph, load
 from subnetwork.nets.data.graphs import GRAPHS
 from subnetwork.nets.evaluate import Scores, scores
 from subnetwork.nets.losses import Loss
@@ -31,6 +31,7 @@ ENOUGH = 4096  # rows give batch statistics to a percent; every layer takes a pa
 ENOUGH_PICTURES = 1024  # whose many places count; in one batch, they take one pass
 
 AnyData: TypeAlias = DataSet | GraphSet
+AnyBatches: TypeAlias = Batches | GraphBatches
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"resist": {"width": (), "depth": True}}
 """Methods that cut something else than width: what they hand to `decompose`."""
 
@@ -42,9 +43,12 @@ class Task:
     run: Training
     data: AnyData
     architecture: Architecture
-    batches: Feed
+    batches: AnyBatches
     loss: Loss
-    samples_a_step: tuple[int, ...]  # rows that each worker reads in one local step
+
+    def samples(self, worker: int, steps: range) -> int:
+        """Rows of data (of a graph: training nodes) that a worker reads in these global steps."""
+        return sum(self.batches.samples(worker, step) for step in steps)
 
     def start(self, moments: tuple[str, ...] = ()) -> ModelState:
         """x^0, the same for all methods of one seed."""
@@ -91,13 +95,10 @@ def task(run: Training) -> Task:
     parts = _parts(run, data)
     batches = _feed(run, data, net, parts)
     architecture = _architecture(run, data, net, batches)
-    per_step = [min(run.batch_size, len(part)) for part in parts]
-    if isinstance(data, GraphSet):
-        per_step = [len(part) * run.clusters_per_batch // run.clusters for part in parts]
-    return Task(run, data, architecture, batches, net.loss, tuple(per_step))
+    return Task(run, data, architecture, batches, net.loss)
 
 
-def _feed(run: Training, data: AnyData, net: Network, parts: Parts) -> Feed:
+def _feed(run: Training, data: AnyData, net: Network, parts: Parts) -> AnyBatches:
     seed = run.stream(DATA)
     if isinstance(data, GraphSet):
         assert net.operator is not None
@@ -114,7 +115,7 @@ def _feed(run: Training, data: AnyData, net: Network, parts: Parts) -> Feed:
     )
 
 
-def _architecture(run: Training, data: AnyData, net: Network, batches: Feed) -> Architecture:
+def _architecture(run: Training, data: AnyData, net: Network, batches: AnyBatches) -> Architecture:
     options = OPTIONS.get(run.method, {})
     if run.axes and "width" in options:
         raise ValueError(

@@ -18,7 +18,7 @@ from subnetwork.nets.counters import at_size
 from subnetwork.nets.entries import Entries, Key
 from subnetwork.nets.laws import deal_from, least_hand, written
 from subnetwork.nets.layout import Layout
-from subnetwork.nets.state import ModelState, Submodel, Tensors, views
+from subnetwork.nets.state import ABSENT, ModelState, Submodel, Tensors, views
 from subnetwork.nets.terms import Dim, apart, places
 
 _LEFT_OUT = 1  # a stream of its own beside that of the deal
@@ -48,8 +48,11 @@ class NetPartition:
         """w_i: copies of the blocks of parameters and moments that worker i holds (line 3).
 
         They stand one after another in one flat buffer, which is what travels, where all have one
-        dtype. The buffer is new, unless the partition has standing `buffers`.
+        dtype. The buffer is new, unless the partition has standing `buffers`. A worker that has no
+        network this round gets `ABSENT`, and takes no part in it.
         """
+        if not self.has_network(worker):
+            return ABSENT
         held = [
             {
                 name: (entry.detach(), self.entries(name, entry, worker))
@@ -112,6 +115,13 @@ class NetPartition:
                 if self.holds(name, i) and (parts is None or parts[i]):
                     mask[self.block(name, mask, i)] = True
         return masks
+
+    def has_network(self, worker: int) -> bool:
+        """Whether worker i has a unit of every axis that its parameters lie along."""
+        empty = {axis for axis, hands in self.hands.items() if len(hands[worker]) == 0}
+        names = self.layout.dims if empty else ()
+        held = (name for name in names if self.holds(name, worker))
+        return not any(empty & self.layout.axes_of(name) for name in held)
 
     def holds(self, name: str, worker: int) -> bool:
         """Whether worker i has the parameter at all: it lies in no block, or one that i holds."""

@@ -79,13 +79,13 @@ class _Star:
             present = self._enough(k)
             answers, seconds = self._round(k, present, submodels)
             faults = [answer.fault for answer in answers.values() if answer.fault is not None]
-            _check_common(k, faults, len(present))
+            _check_common(k, faults, len(answers))
             for fault in faults:
                 self._note(fault)
-            if any(answer.trained is not ABSENT for answer in answers.values()):
+            if any(answer.trained is not ABSENT for answer in answers.values()) or not answers:
                 break
             self._missing.update(present)  # the round begins again: who is in it is told
-        if not faults and len(present) == len(self._seats):
+        if not faults and len(answers) == len(self._seats):
             self._durations.append(seconds)
         return [answers[i].trained if i in answers else ABSENT for i in range(len(self._seats))]
 
@@ -137,10 +137,11 @@ class _Star:
     def _round(
         self, k: int, present: Sequence[int], submodels: Sequence[Submodel]
     ) -> tuple[dict[int, Answer], float]:
-        """One answer of each who is present, by the deadline, and the seconds it took."""
+        """One answer of each present worker with a network, by the deadline, and the seconds."""
         started = time.monotonic()
         until = started + self._patience.deadline(self._durations)
-        waiting = {i: self._seats[i].start(k, submodels[i], until) for i in present}
+        working = [i for i in present if submodels[i] is not ABSENT]
+        waiting = {i: self._seats[i].start(k, submodels[i], until) for i in working}
         answers = {i: _believed(k, i, finish(), started) for i, finish in waiting.items()}
         ended = time.monotonic()
         for i, one in answers.items():

@@ -102,6 +102,11 @@ class Batches:
         """Indices of the rows of batch `step` of the worker."""
         return in_epochs(self.shard(worker), self.batch_size, self.seed, worker, step)
 
+    def samples(self, worker: int, step: int) -> int:
+        """Number of rows of batch `step` of the worker; all its batches are as large."""
+        del step
+        return min(self.batch_size, len(self.shard(worker)))
+
     def batch(self, worker: int, step: int, /) -> tuple[Tensor, Tensor]:
         """Inputs and targets of batch `step` of the worker."""
         return self._read(self.rows(worker, step))

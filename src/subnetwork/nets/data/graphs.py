@@ -124,10 +124,15 @@ class GraphBatches:
         targets = self.graph.marked(self.graph.train[nodes])
         if self.n_clusters == 1:
             return self._whole, targets
-        order = torch.arange(self.n_clusters)
-        chosen = in_epochs(order, self.per_batch, key(self.seed, 3), worker, step)
-        kept = np.sort(np.concatenate([self._clusters[c] for c in chosen.tolist()]))
+        chosen = self._chosen(worker, step)
+        kept = np.sort(np.concatenate([self._clusters[c] for c in chosen]))
         return self._inputs(kept), targets[torch.as_tensor(kept)]
+
+    def samples(self, worker: int, step: int) -> int:
+        """Number of the worker's own training nodes in batch `step`: those that count."""
+        if self.n_clusters == 1:
+            return len(self.parts[worker])
+        return sum(int(self._own[worker][c]) for c in self._chosen(worker, step))
 
     def stream(self) -> Iterator[Inputs]:
         """The whole graph, once."""
@@ -144,6 +149,20 @@ class GraphBatches:
     @cached_property
     def _whole(self) -> Inputs:
         return as_tensor(self.graph.features), as_tensor(self.operator(self.graph.adjacency))
+
+    def _chosen(self, worker: int, step: int) -> list[int]:
+        order = torch.arange(self.n_clusters)
+        return in_epochs(order, self.per_batch, key(self.seed, 3), worker, step).tolist()
+
+    @cached_property
+    def _own(self) -> list[NDArray[np.int64]]:
+        """Of each worker, its training nodes in every cluster."""
+        cluster_of = np.empty(len(self.graph.targets), np.int64)
+        for c, nodes in enumerate(self._clusters):
+            cluster_of[nodes] = c
+        train = self.graph.train.numpy()
+        of_each = [cluster_of[train[part]] for part in self.parts]
+        return [np.bincount(found, minlength=self.n_clusters) for found in of_each]
 
     @cached_property
     def _clusters(self) -> Hands:
