@@ -2,6 +2,8 @@
 
 import gzip
 import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -222,3 +224,28 @@ def test_shakespeare_scores_what_is_known_of_its_bigrams():
     counts += torch.bincount(pairs, minlength=65 * 65).reshape(65, 65)
     bits = -(counts / counts.sum(1, keepdim=True)).log2()
     assert abs(bits[data.test_inputs, data.test_targets].mean() - 3.583) < 0.01
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_digits_are_those_of_scikit_learn_without_importing_it(there, monkeypatch):
+    from sklearn.datasets import load_digits
+
+    from subnetwork.nets.data import pictures
+
+    if not there:
+        monkeypatch.setattr(pictures, "find_spec", lambda _: None)
+    pixels, labels = pictures._digits()
+    bunch = load_digits()
+    assert np.array_equal(pixels, bunch.data)
+    assert np.array_equal(labels, bunch.target)
+
+
+def test_a_worker_of_a_plain_network_imports_neither_scipy_nor_scikit_learn():
+    code = """
+import sys
+from subnetwork.methods import Training
+from subnetwork.methods.worker import build
+build(Training(workers=2).to_json())
+print([name for name in ("scipy", "sklearn", "numba", "matplotlib") if name in sys.modules])
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -1,8 +1,10 @@
 """Pictures and sound as pictures: digits, MNIST, Fashion-MNIST, CIFAR-10, spoken digits."""
 
+import gzip
 import io
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,25 @@ def digits(seed: int = 0) -> DataSet:
 
     Pixels are scaled to [0, 1]. The split is keyed by `seed`.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    inputs = torch.as_tensor(bunch.data / 16.0, dtype=torch.float32)
-    targets = torch.as_tensor(bunch.target, dtype=torch.int64)
+    pixels, labels = _digits()
+    inputs = torch.as_tensor(pixels / 16.0, dtype=torch.float32)
+    targets = torch.as_tensor(labels, dtype=torch.int64)
     return parted("digits", inputs, targets, 10, seed)
+
+
+def _digits() -> tuple[NDArray[Any], NDArray[Any]]:
+    """What `load_digits` reads; to import it takes a second, which every worker would wait for."""
+    package = find_spec("sklearn")
+    place = Path(package.origin).parent if package and package.origin else Path()
+    file = place / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():  # it moved
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        return bunch.data, bunch.target
+    with gzip.open(file, "rt") as text:
+        table = np.loadtxt(text, delimiter=",")
+    return table[:, :-1], table[:, -1].astype(int)
 
 
 @lru_cache(maxsize=2)
