@@ -1,8 +1,9 @@
 """Graphs whose nodes are classified: Planetoid's and Shchur's sets, and batches of clusters."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,26 @@ from subnetwork.nets.losses import IGNORED
 from subnetwork.splits import Parts, consecutive
 
 WITHOUT = "digits, which comes with scikit-learn"
-PLANETOID = {"cora": (2_708, 140), "citeseer": (3_327, 120)}  # nodes, training nodes
-SHCHUR = {"amazon_computers": 13_752, "coauthor_physics": 34_493}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a file of a graph is known to hold."""
+
+    nodes: int
+    features: int
+    classes: int
+    parts: Mapping[str, int] = field(default_factory=dict)  # nodes of each part of its own split
+
+
+PLANETOID = {
+    "cora": Known(2_708, 1_433, 7, {"train": 140, "val": 500, "test": 1_000}),
+    "citeseer": Known(3_327, 3_703, 6, {"train": 120, "val": 500, "test": 1_000}),
+}
+SHCHUR = {
+    "amazon_computers": Known(13_752, 767, 10),
+    "coauthor_physics": Known(34_493, 8_415, 5),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,26 +197,12 @@ def as_tensor(matrix: csr_array[Any]) -> Tensor:
 @lru_cache(maxsize=2)
 def planetoid(name: str) -> GraphSet:
     """Cora or Citeseer with the standard split (Yang et al. 2016); features are unit-sum rows."""
-    n_nodes, n_train = PLANETOID[name]
-    path = files.found(name, [f"{name}.npz"], ["planetoid"], f"{n_nodes} nodes", WITHOUT)
-    held = files.npz(path)
-    features, adjacency, targets = _matrices(held)
-    files.require_rows(path, len(targets), n_nodes)
-    files.require_rows(path, len(held["train_idx"]), n_train)
-    nodes = [torch.as_tensor(held[f"{part}_idx"]).long() for part in ("train", "val", "test")]
-    train, validation, test = nodes
-    n_classes = int(targets.max()) + 1
-    return GraphSet(name, features, adjacency, targets, train, validation, test, n_classes)
+    return _graph(name, PLANETOID[name], "planetoid")
 
 
 @lru_cache(maxsize=2)
 def _shchur(name: str) -> GraphSet:
-    path = files.found(name, [f"{name}.npz"], ["graphs"], f"{SHCHUR[name]} nodes", WITHOUT)
-    features, adjacency, targets = _matrices(files.npz(path))
-    files.require_rows(path, len(targets), SHCHUR[name])
-    nobody = torch.empty(0, dtype=torch.int64)
-    n_classes = int(targets.max()) + 1
-    return GraphSet(name, features, adjacency, targets, nobody, nobody, nobody, n_classes)
+    return _graph(name, SHCHUR[name], "graphs")
 
 
 def shchur(name: str, seed: int) -> GraphSet:
@@ -216,20 +221,51 @@ def shchur(name: str, seed: int) -> GraphSet:
     return replace(whole, train=train, validation=validation, test_nodes=test)
 
 
-def _matrices(held: files.Arrays) -> tuple[csr_array[Any], csr_array[Any], Tensor]:
-    """Features with unit-sum rows, adjacency, classes."""
-    n_nodes, n_features = held["x_shape"].tolist()
+def _graph(name: str, known: Known, folder: str) -> GraphSet:
+    """The graph of a file, with the split that it has; features are unit-sum rows."""
+    path = files.found(name, [f"{name}.npz"], [folder], f"{known.nodes} nodes", WITHOUT)
+    held = files.npz(path)
+    _check(path, held, known)
     values = held.get("x_data", np.ones(len(held["x_indices"]))).astype(np.float32)
     features = csr_array(
-        (values, held["x_indices"].astype(np.int64), held["x_indptr"]), (n_nodes, n_features)
+        (values, held["x_indices"].astype(np.int64), held["x_indptr"]),
+        (known.nodes, known.features),
     )
     sums = np.maximum(features.sum(axis=1), 1e-12)
     edges = held["adj_indices"].astype(np.int64)
     adjacency = csr_array(
-        (np.ones(len(edges), np.float32), edges, held["adj_indptr"]), (n_nodes, n_nodes)
+        (np.ones(len(edges), np.float32), edges, held["adj_indptr"]), (known.nodes, known.nodes)
     )
-    targets = torch.as_tensor(held["y"]).long()
-    return csr_array(features.multiply(1 / sums[:, None])), adjacency, targets
+    nobody = np.empty(0, np.int64)
+    train, validation, test, targets = (
+        torch.as_tensor(held.get(array, nobody)).long()
+        for array in ("train_idx", "val_idx", "test_idx", "y")
+    )
+    features = csr_array(features.multiply(1 / sums[:, None]))
+    return GraphSet(name, features, adjacency, targets, train, validation, test, known.classes)
+
+
+def _check(path: Path, held: files.Arrays, known: Known) -> None:
+    """Raise ValueError where a file is not the graph that is known by its name."""
+    nodes, numbers = known.nodes, files.Numbers
+    files.require_arrays(path, held, {"x_shape": numbers((2,)), "y": numbers((None,), least=-1)})
+    files.require_rows(path, len(held["y"]), nodes)
+    if held["x_shape"].tolist() != [nodes, known.features]:
+        raise ValueError(
+            f"{path} has features of shape {held['x_shape'].tolist()}, not "
+            f"{[nodes, known.features]}: {files.AGAIN}"
+        )
+    files.require_sparse(path, held, "x_indptr", "x_indices", (nodes, known.features))
+    files.require_sparse(path, held, "adj_indptr", "adj_indices", (nodes, nodes))
+    parts = {f"{part}_idx": numbers((n,), nodes - 1) for part, n in known.parts.items()}
+    values = (
+        {"x_data": numbers(held["x_indices"].shape, fractions=True)} if "x_data" in held else {}
+    )
+    classes = {"y": numbers((nodes,), known.classes - 1, least=-1)}
+    files.require_arrays(path, held, {**parts, **values, **classes})
+    for part in parts:
+        if (held["y"][held[part]] < 0).any():
+            raise ValueError(f"{path}: {part!r} names nodes without a class: {files.AGAIN}")
 
 
 def _identity(n: int) -> csr_array[Any]:
