@@ -8,9 +8,11 @@ import bz2
 import gzip
 import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,7 +28,12 @@ UNPACK: Mapping[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
     ".bz2": bz2.decompress,
 }
-UNREADABLE = (ValueError, OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (
+    *(ValueError, OSError, EOFError, MemoryError, OverflowError, RuntimeError, struct.error),
+    *(lzma.LZMAError, zlib.error, zipfile.BadZipFile),
+)
+"""What unpackers and readers raise at a damaged file; a zip's unknown flags are RuntimeErrors."""
+AGAIN = "it is damaged, or another version. Fetch the file again."
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
@@ -61,6 +68,30 @@ def found(
     raise ValueError(
         f"There is no file {_one_of(names)} in {where}. Put {holds} there under one of these names."
     )
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What an array of a file has to be: whole numbers of this shape, from `least` to `most`."""
+
+    shape: tuple[int | None, ...]  # None is any size
+    most: int | None = None  # None is any that is finite
+    least: int = 0
+    fractions: bool = False  # whether numbers that are not whole will do
+
+    def fault(self, array: NDArray[Any]) -> str:
+        """What is wrong with an array, as the end of a sentence; empty where nothing is."""
+        most = float(np.finfo(np.float32).max) if self.most is None else self.most
+        fits = array.ndim == len(self.shape) and all(
+            wanted in (own, None) for own, wanted in zip(array.shape, self.shape, strict=True)
+        )
+        if not fits or array.dtype.kind not in ("iuf" if self.fractions else "iu"):
+            kind = "numbers" if self.fractions else "whole numbers"
+            return f"is {array.dtype} of shape {array.shape}, not {kind} of {_shape(self.shape)}"
+        if not array.size or (array.min() >= self.least and array.max() <= most):
+            return ""
+        wanted = f"{self.least} to {most}" if self.most is not None else f"{self.least} or more"
+        return f"holds {array.min()} to {array.max()}, not {wanted}"
 
 
 def require_file(path: Path, expected: str) -> None:
@@ -158,6 +189,32 @@ def svmlight(path: Path, dim: int | None, expected: str) -> tuple[Any, NDArray[n
     return X, np.asarray(y, dtype=np.float64)
 
 
+def require_arrays(path: Path, held: Arrays, expected: Mapping[str, Numbers]) -> None:
+    """Raise ValueError where an archive lacks one of these arrays, or has another one."""
+    for name, numbers in expected.items():
+        if name not in held:
+            raise ValueError(f"{path} holds no array {name!r}: {AGAIN}")
+        fault = numbers.fault(held[name])
+        if fault:
+            raise ValueError(f"{path}: the array {name!r} {fault}: {AGAIN}")
+
+
+def require_sparse(
+    path: Path, held: Arrays, indptr: str, indices: str, shape: tuple[int, int]
+) -> None:
+    """Raise ValueError unless two arrays of an archive are rows of column indices (CSR)."""
+    n_rows, n_columns = shape
+    require_arrays(path, held, {indices: Numbers((None,), n_columns - 1)})
+    n = len(held[indices])
+    require_arrays(path, held, {indptr: Numbers((n_rows + 1,), n)})
+    ends = held[indptr]
+    if ends[0] != 0 or ends[-1] != n or (ends[1:] < ends[:-1]).any():
+        raise ValueError(
+            f"{path}: the array {indptr!r} does not rise from 0 to {n}, the length of {indices!r}: "
+            f"{AGAIN}"
+        )
+
+
 def require_rows(path: Path, found: int, expected: int) -> None:
     """Raise ValueError where a file has another number of rows than its set."""
     if found != expected:
@@ -165,6 +222,10 @@ def require_rows(path: Path, found: int, expected: int) -> None:
             f"{path} has {found} rows, but {expected} were expected: it is cut off, or another "
             "version. Fetch the file again."
         )
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return f"shape ({', '.join('any' if size is None else str(size) for size in shape)})"
 
 
 def _one_of(names: Sequence[str]) -> str:

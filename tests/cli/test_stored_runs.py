@@ -1,6 +1,7 @@
 """evaluate, export and watch: on a complete run, an unfinished one, and a checkpoint."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import in_process
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from subnetwork.methods import Training
@@ -76,6 +77,33 @@ def test_what_is_exported_loads_into_a_plain_module(cwd):
     assert "wrote model.safetensors from runs/train/" in command("export", cwd=cwd)[1]
     assert (cwd / "model.safetensors").read_bytes() == (cwd / "a.safetensors").read_bytes()
     assert not list(cwd.glob(".*"))
+
+
+def test_a_model_that_is_damaged_or_anothers_is_refused_in_one_line(cwd, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(cwd / "runs/train", run)
+    model = run / "model.safetensors"
+    whole, tensors = model.read_bytes(), load_file(model)
+    lacks = {name: t for name, t in tensors.items() if name != "1.running_mean"}
+    for content, fault in [
+        (whole[: len(whole) // 2], "is no state_dict that can be read safely"),
+        (whole[:3], "is no state_dict that can be read safely"),
+        (b"", "is no state_dict that can be read safely"),
+        (whole[:9] + b"\xff" + whole[10:], "is no state_dict that can be read safely"),
+        (save(lacks), "does not fit the network: it lacks 1.running_mean and has nothing"),
+        (save(tensors | {"9.bias": torch.ones(1)}), "lacks nothing and has 9.bias beside"),
+        (save(tensors | {"0.bias": torch.ones(13)}), "0.bias has shape (13,) there, (12,) here"),
+        (save(tensors | {"0.bias": torch.ones(12).long()}), "0.bias is torch.int64 there"),
+    ]:
+        model.write_bytes(content)
+        for arguments in (["evaluate", run], ["export", run, "--to", tmp_path / "new"]):
+            status, out, err = command(*arguments, cwd=tmp_path)
+            assert (status, out, len(err.splitlines())) == (2, "", 1), err
+            assert fault in err
+            assert f"Name a checkpoint of the run, such as {run}/checkpoints/round-" in err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    found = command("evaluate", run / "checkpoints" / "round-00000004", cwd=tmp_path)
+    assert found[0] == 0, found[2]  # the advice is good
 
 
 def test_mistakes_are_named(cwd):

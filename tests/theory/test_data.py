@@ -112,6 +112,7 @@ def test_npz_arrays_become_rows(tmp_path):
         ({"X": np.array([{}, {}]), "y": np.ones(2)}, r"could not be read: Object arrays"),
         ({"X": np.array([[1], [np.nan]]), "y": np.ones(2)}, r"NaN or infinity in row 2 of 2"),
         ({"X": np.array([["a"]]), "y": np.ones(1)}, r"could not be read"),
+        ({"X": np.ones((1, 1), complex), "y": np.ones(1)}, r"they are complex128 and float64"),
         ({"X": np.array(1.0), "y": np.ones(1)}, r"could not be read"),
     ],
 )

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import nn
 
 from subnetwork import record
@@ -12,8 +11,12 @@ from subnetwork.experiments.training import merged
 from subnetwork.methods.rows import Task, method, task
 from subnetwork.nets import checkpoint
 from subnetwork.nets.architecture import runnable
+from subnetwork.nets.tensorfile import fill
 
 MODEL = "model.safetensors"
+INSTEAD = (
+    "It is damaged, or another run's. Name a checkpoint of the run, such as {}, or train again."
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def stored(folder: Path) -> Stored:
     A complete run gives its `model.safetensors`; an unfinished one its newest intact checkpoint.
 
     Raises:
-        ValueError: the folder holds no run, several, or no model yet.
+        ValueError: the folder holds no run, several, no model yet, or a file that is not its model.
     """
     if (folder / checkpoint.HEADER).is_file():
         return _of_checkpoint(read(checkpoint.opened(folder)))
@@ -43,8 +46,8 @@ def stored(folder: Path) -> Stored:
         )
     if runs[0].end == "done" and (folder / MODEL).is_file():
         t = task(training_of(runs[0].header["config"]))
-        model = runnable(t.architecture, method(t).x)
-        model.load_state_dict(load_file(folder / MODEL))
+        instead = INSTEAD.format(folder / "checkpoints" / "round-...")
+        model = fill(runnable(t.architecture, method(t).x), folder / MODEL, instead)
         return Stored(t, model.eval(), folder / MODEL)
     found, _ = saved(folder / "checkpoints")
     if found is None:

@@ -105,11 +105,17 @@ def write_passing(
     return 8 + len(text) + end, sum_.hexdigest()
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(
+    path: Path, instead: str = "Save model.state_dict() with safetensors or torch.save."
+) -> dict[str, Tensor]:
     """The named tensors of a .safetensors file, or of what torch.save wrote; nothing is unpickled.
 
     Tensors under a key ``state_dict`` or ``model``, as training scripts write them, are found;
     the prefixes of DataParallel and torch.compile are taken off.
+
+    Args:
+        path: the file.
+        instead: what to do where it cannot be read, for the message.
 
     Raises:
         ValueError: there is no such file, or it holds something else.
@@ -125,15 +131,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, *_UNREADABLE) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(
-            f"{path} is no state_dict that can be read safely: {reason}. Save "
-            "model.state_dict() with safetensors or torch.save."
+            f"{path} is no state_dict that can be read safely: {reason.rstrip('.')}. {instead}"
         ) from None
     for key in ("state_dict", "model"):
         content = content.get(key, content) if isinstance(content, dict) else content
     named = content.items() if isinstance(content, dict) else ()
     tensors = {_plain(str(name)): tensor for name, tensor in named if isinstance(tensor, Tensor)}
     if not tensors or len(tensors) != len(named):
-        raise ValueError(f"{path} holds no state_dict. Save model.state_dict() in it.")
+        raise ValueError(f"{path} holds no state_dict. {instead}")
     return tensors
 
 
@@ -144,21 +149,55 @@ def fitted(tensors: Mapping[str, Tensor], model: nn.Module, path: Path) -> dict[
         ValueError: names or shapes are not those of the model; says which.
     """
     params = dict(model.named_parameters())
-    missing = [name for name in params if name not in tensors]
-    odd = [name for name in tensors if name not in model.state_dict()]
+    instead = "Give the run the sizes of the network that was saved."
+    _check_fit(path, tensors, params, model.state_dict(), instead)
+    return {name: tensors[name].detach().to(p.dtype).clone() for name, p in params.items()}
+
+
+def fill(model: nn.Module, path: Path, instead: str) -> nn.Module:
+    """The model with all that a state_dict of its own in a file says, buffers too.
+
+    Args:
+        model: is filled.
+        path: the file.
+        instead: what to do where it is not that model's, for the message.
+
+    Raises:
+        ValueError: the file cannot be read, or names, shapes or types are not those of the model.
+    """
+    tensors, own = read_state_dict(path, instead), model.state_dict()
+    _check_fit(path, tensors, own, own, instead)
+    odd = [name for name, t in own.items() if tensors[name].dtype != t.dtype]
+    if odd:
+        raise ValueError(
+            f"{path} does not fit the network: {odd[0]} is {tensors[odd[0]].dtype} there, "
+            f"{own[odd[0]].dtype} here. {instead}"
+        )
+    model.load_state_dict(tensors)
+    return model
+
+
+def _check_fit(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    needed: Mapping[str, Tensor],
+    known: Mapping[str, Tensor],
+    instead: str,
+) -> None:
+    """Raise ValueError unless a file has what is needed, in its shapes, and nothing unknown."""
+    missing = [name for name in needed if name not in tensors]
+    odd = [name for name in tensors if name not in known]
     if missing or odd:
         raise ValueError(
             f"{path} does not fit the network: it lacks {_some(missing)} and has {_some(odd)} "
-            "beside. Give the run the sizes of the network that was saved."
+            f"beside. {instead}"
         )
-    for name, p in params.items():
+    for name, p in needed.items():
         if tensors[name].shape != p.shape:
             raise ValueError(
                 f"{path} does not fit the network: {name} has shape {tuple(tensors[name].shape)} "
-                f"there, {tuple(p.shape)} here. Give the run the sizes of the network that was "
-                "saved."
+                f"there, {tuple(p.shape)} here. {instead}"
             )
-    return {name: tensors[name].detach().to(p.dtype).clone() for name, p in params.items()}
 
 
 def _some(names: Sequence[str]) -> str:

@@ -96,6 +96,8 @@ def read_npz(path: Path, *, features: str = "X", targets: str = "y") -> Table:
     arrays = files.npz(path, features, targets)
     X, y = arrays[features], arrays[targets]
     try:
+        if not {X.dtype.kind, y.dtype.kind} <= set("biuf"):
+            raise TypeError(f"they are {X.dtype} and {y.dtype}")
         table = np.asarray(X, dtype=np.float64).reshape(len(X), -1)
         numbers = np.asarray(y, dtype=np.float64).reshape(len(X))
     except (ValueError, TypeError) as reason:

@@ -1,15 +1,14 @@
 """Graphs whose nodes are classified: Planetoid's and Shchur's sets, and batches of clusters."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
 from subnetwork import files
@@ -20,9 +19,30 @@ from subnetwork.nets.data.sets import Pairs
 from subnetwork.nets.losses import IGNORED
 from subnetwork.splits import Parts, consecutive
 
+if TYPE_CHECKING:  # scipy takes 0.3 s to import, in every worker, and plain networks do without
+    from scipy.sparse import csr_array
+
 WITHOUT = "digits, which comes with scikit-learn"
-PLANETOID = {"cora": (2_708, 140), "citeseer": (3_327, 120)}  # nodes, training nodes
-SHCHUR = {"amazon_computers": 13_752, "coauthor_physics": 34_493}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a file of a graph is known to hold."""
+
+    nodes: int
+    features: int
+    classes: int
+    parts: Mapping[str, int] = field(default_factory=dict)  # nodes of each part of its own split
+
+
+PLANETOID = {
+    "cora": Known(2_708, 1_433, 7, {"train": 140, "val": 500, "test": 1_000}),
+    "citeseer": Known(3_327, 3_703, 6, {"train": 120, "val": 500, "test": 1_000}),
+}
+SHCHUR = {
+    "amazon_computers": Known(13_752, 767, 10),
+    "coauthor_physics": Known(34_493, 8_415, 5),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +50,8 @@ class GraphSet:
     """One graph with a class for each node, and which nodes are trained, chosen and tested on."""
 
     name: str
-    features: csr_array[Any]  # (N, F)
-    adjacency: csr_array[Any]  # (N, N), symmetric, without self-loops
+    features: "csr_array[Any]"  # (N, F)
+    adjacency: "csr_array[Any]"  # (N, N), symmetric, without self-loops
     targets: Tensor  # (N,), -1 where a node has no class
     train: Tensor
     validation: Tensor
@@ -65,25 +85,27 @@ class GraphSet:
         return targets
 
 
-def symmetric(adjacency: csr_array[Any]) -> csr_array[Any]:
+def symmetric(adjacency: "csr_array[Any]") -> "csr_array[Any]":
     """D^-1/2 (A + I) D^-1/2, with D the degrees of A + I (Kipf & Welling 2017)."""
     looped = adjacency + _identity(adjacency.shape[0])
     root = 1 / np.sqrt(looped.sum(axis=1))
-    return csr_array(looped.multiply(root[:, None]).multiply(root[None, :]))
+    scaled: csr_array[Any] = looped.multiply(root[:, None]).multiply(root[None, :]).tocsr()
+    return scaled
 
 
-def mean(adjacency: csr_array[Any]) -> csr_array[Any]:
+def mean(adjacency: "csr_array[Any]") -> "csr_array[Any]":
     """D^-1 A: the mean over a node's neighbours; a node without any has zero (GraphSAGE)."""
     degrees = np.maximum(adjacency.sum(axis=1), 1)
-    return csr_array(adjacency.multiply(1 / degrees[:, None]))
+    return adjacency.multiply(1 / degrees[:, None]).tocsr()
 
 
-def looped(adjacency: csr_array[Any]) -> csr_array[Any]:
+def looped(adjacency: "csr_array[Any]") -> "csr_array[Any]":
     """A + I: the edges along which attention looks (GAT)."""
-    return csr_array(adjacency + _identity(adjacency.shape[0]))
+    edges: csr_array[Any] = (adjacency + _identity(adjacency.shape[0])).tocsr()
+    return edges
 
 
-Operator = Callable[[csr_array[Any]], csr_array[Any]]
+Operator: TypeAlias = Callable[["csr_array[Any]"], "csr_array[Any]"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,20 +195,22 @@ class GraphBatches:
         return as_tensor(self.graph.features[nodes]), as_tensor(self.operator(inside))
 
 
-def clusters(adjacency: csr_array[Any], n_clusters: int) -> Hands:
+def clusters(adjacency: "csr_array[Any]", n_clusters: int) -> Hands:
     """Groups of near nodes, of equal sizes: pieces of the reverse Cuthill-McKee order.
 
     That order puts neighbours close to each other; METIS, which the papers use, finds fewer edges
     between groups, and needs a library.
     """
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
     order = reverse_cuthill_mckee(adjacency, symmetric_mode=True)
     pieces = consecutive(len(order), n_clusters)
     return tuple(np.sort(order[piece]).astype(np.int64) for piece in pieces)
 
 
-def as_tensor(matrix: csr_array[Any]) -> Tensor:
+def as_tensor(matrix: "csr_array[Any]") -> Tensor:
     """A sparse tensor in coordinate form."""
-    entries = coo_array(matrix)
+    entries = matrix.tocoo()
     index = torch.as_tensor(np.stack([entries.row, entries.col]).astype(np.int64))
     values = torch.as_tensor(entries.data.astype(np.float32))
     return torch.sparse_coo_tensor(
@@ -197,26 +221,12 @@ def as_tensor(matrix: csr_array[Any]) -> Tensor:
 @lru_cache(maxsize=2)
 def planetoid(name: str) -> GraphSet:
     """Cora or Citeseer with the standard split (Yang et al. 2016); features are unit-sum rows."""
-    n_nodes, n_train = PLANETOID[name]
-    path = files.found(name, [f"{name}.npz"], ["planetoid"], f"{n_nodes} nodes", WITHOUT)
-    held = files.npz(path)
-    features, adjacency, targets = _matrices(held)
-    files.require_rows(path, len(targets), n_nodes)
-    files.require_rows(path, len(held["train_idx"]), n_train)
-    nodes = [torch.as_tensor(held[f"{part}_idx"]).long() for part in ("train", "val", "test")]
-    train, validation, test = nodes
-    n_classes = int(targets.max()) + 1
-    return GraphSet(name, features, adjacency, targets, train, validation, test, n_classes)
+    return _graph(name, PLANETOID[name], "planetoid")
 
 
 @lru_cache(maxsize=2)
 def _shchur(name: str) -> GraphSet:
-    path = files.found(name, [f"{name}.npz"], ["graphs"], f"{SHCHUR[name]} nodes", WITHOUT)
-    features, adjacency, targets = _matrices(files.npz(path))
-    files.require_rows(path, len(targets), SHCHUR[name])
-    nobody = torch.empty(0, dtype=torch.int64)
-    n_classes = int(targets.max()) + 1
-    return GraphSet(name, features, adjacency, targets, nobody, nobody, nobody, n_classes)
+    return _graph(name, SHCHUR[name], "graphs")
 
 
 def shchur(name: str, seed: int) -> GraphSet:
@@ -235,23 +245,58 @@ def shchur(name: str, seed: int) -> GraphSet:
     return replace(whole, train=train, validation=validation, test_nodes=test)
 
 
-def _matrices(held: files.Arrays) -> tuple[csr_array[Any], csr_array[Any], Tensor]:
-    """Features with unit-sum rows, adjacency, classes."""
-    n_nodes, n_features = held["x_shape"].tolist()
+def _graph(name: str, known: Known, folder: str) -> GraphSet:
+    """The graph of a file, with the split that it has; features are unit-sum rows."""
+    from scipy.sparse import csr_array
+
+    path = files.found(name, [f"{name}.npz"], [folder], f"{known.nodes} nodes", WITHOUT)
+    held = files.npz(path)
+    _check(path, held, known)
     values = held.get("x_data", np.ones(len(held["x_indices"]))).astype(np.float32)
     features = csr_array(
-        (values, held["x_indices"].astype(np.int64), held["x_indptr"]), (n_nodes, n_features)
+        (values, held["x_indices"].astype(np.int64), held["x_indptr"]),
+        (known.nodes, known.features),
     )
     sums = np.maximum(features.sum(axis=1), 1e-12)
     edges = held["adj_indices"].astype(np.int64)
     adjacency = csr_array(
-        (np.ones(len(edges), np.float32), edges, held["adj_indptr"]), (n_nodes, n_nodes)
+        (np.ones(len(edges), np.float32), edges, held["adj_indptr"]), (known.nodes, known.nodes)
     )
-    targets = torch.as_tensor(held["y"]).long()
-    return csr_array(features.multiply(1 / sums[:, None])), adjacency, targets
+    nobody = np.empty(0, np.int64)
+    train, validation, test, targets = (
+        torch.as_tensor(held.get(array, nobody)).long()
+        for array in ("train_idx", "val_idx", "test_idx", "y")
+    )
+    features = features.multiply(1 / sums[:, None]).tocsr()
+    return GraphSet(name, features, adjacency, targets, train, validation, test, known.classes)
 
 
-def _identity(n: int) -> csr_array[Any]:
+def _check(path: Path, held: files.Arrays, known: Known) -> None:
+    """Raise ValueError where a file is not the graph that is known by its name."""
+    nodes, numbers = known.nodes, files.Numbers
+    files.require_arrays(path, held, {"x_shape": numbers((2,)), "y": numbers((None,), least=-1)})
+    files.require_rows(path, len(held["y"]), nodes)
+    if held["x_shape"].tolist() != [nodes, known.features]:
+        raise ValueError(
+            f"{path} has features of shape {held['x_shape'].tolist()}, not "
+            f"{[nodes, known.features]}: {files.AGAIN}"
+        )
+    files.require_sparse(path, held, "x_indptr", "x_indices", (nodes, known.features))
+    files.require_sparse(path, held, "adj_indptr", "adj_indices", (nodes, nodes))
+    parts = {f"{part}_idx": numbers((n,), nodes - 1) for part, n in known.parts.items()}
+    values = (
+        {"x_data": numbers(held["x_indices"].shape, fractions=True)} if "x_data" in held else {}
+    )
+    classes = {"y": numbers((nodes,), known.classes - 1, least=-1)}
+    files.require_arrays(path, held, {**parts, **values, **classes})
+    for part in parts:
+        if (held["y"][held[part]] < 0).any():
+            raise ValueError(f"{path}: {part!r} names nodes without a class: {files.AGAIN}")
+
+
+def _identity(n: int) -> "csr_array[Any]":
+    from scipy.sparse import csr_array
+
     return csr_array((np.ones(n, np.float32), np.arange(n), np.arange(n + 1)), (n, n))
 
 

@@ -19,7 +19,8 @@ from subnetwork.nets.data.sets import DataSet, Scaled, parted
 WITHOUT = "digits, which comes with scikit-learn"
 MOMENTS = {"mnist": (0.1307, 0.3081), "fashion_mnist": (0.2860, 0.3530)}  # of the training pixels
 CIFAR = Scaled((0.4913, 0.4821, 0.4465), (0.2452, 0.2428, 0.2606))  # of the JPEG pictures
-IDX = {"train": "train", "test": "t10k"}
+IDX = {"train": "train", "test": "t10k"}  # how the files of the original are named
+KINDS = {"x": "images-idx3", "y": "labels-idx1"}
 
 
 def digits(seed: int = 0) -> DataSet:
@@ -57,17 +58,16 @@ def mnist_like(name: str) -> DataSet:
     folders = [name]
     holds = "60,000 training and 10,000 test pictures"
     top = files.found(name, [f"{name}.npz", "train-images-idx3-ubyte"], folders, holds, WITHOUT)
+    expected = {
+        f"{xy}_{part}": files.Numbers((n, *sizes), most)
+        for part, n in (("train", 60_000), ("test", 10_000))
+        for xy, sizes, most in (("x", (28, 28), 255), ("y", (), 9))
+    }
     if top.suffix == ".npz":
-        held = files.npz(top, "x_train", "y_train", "x_test", "y_test")
+        held = files.npz(top, *expected)
+        files.require_arrays(top, held, expected)
     else:
-        held = {
-            f"{xy}_{part}": files.idx(_idx(name, f"{prefix}-{kind}-ubyte"))
-            for part, prefix in IDX.items()
-            for xy, kind in (("x", "images-idx3"), ("y", "labels-idx1"))
-        }
-    for part, n in (("train", 60_000), ("test", 10_000)):
-        for array in ("x", "y"):
-            files.require_rows(top, len(held[f"{array}_{part}"]), n)
+        held = _of_idx(name, expected)
     mean, std = MOMENTS[name]
     x, y, x_test, y_test = (_tensor(held[f"{a}_{part}"]) for part in IDX for a in ("x", "y"))
     return DataSet(name, x, y, x_test, y_test, 10, prepare=Scaled((mean,), (std,)))
@@ -83,9 +83,11 @@ def cifar10() -> DataSet:
     path = files.found("cifar10", ["cifar10_jpeg.npz"], ["cifar10_jpeg"], holds, WITHOUT)
     names = [f"{what}_{part}" for part in ("train", "test") for what in ("scan", "len", "y")]
     held = files.npz(path, "header", *names)
+    data = files.Numbers((None,), 255)
     tensors: list[Tensor] = []
     for part, n in (("train", 50_000), ("test", 10_000)):
-        files.require_rows(path, len(held[f"len_{part}"]), n)
+        counted = {f"len_{part}": files.Numbers((n,)), f"y_{part}": files.Numbers((n,), 9)}
+        files.require_arrays(path, held, {"header": data, f"scan_{part}": data, **counted})
         pictures = _decoded(path, held["header"], held[f"scan_{part}"], held[f"len_{part}"])
         tensors += [torch.as_tensor(pictures), _tensor(held[f"y_{part}"])]
     x, y, x_test, y_test = tensors
@@ -101,8 +103,14 @@ def spoken_digits() -> DataSet:
     holds = "3,000 recordings"
     path = files.found("spoken_digits", ["spoken_digits.npz"], ["spoken_digits"], holds, WITHOUT)
     held = files.npz(path, "x", "y", "speaker", "take")
-    files.require_rows(path, len(held["x"]), 3_000)
-    inputs = torch.as_tensor(held["x"] / np.float32(80))[:, None]
+    expected = {
+        "x": files.Numbers((3_000, 128, 32), 255),
+        "y": files.Numbers((3_000,), 9),
+        "speaker": files.Numbers((3_000,), 5),
+        "take": files.Numbers((3_000,), 49),
+    }
+    files.require_arrays(path, held, expected)
+    inputs = torch.as_tensor(held["x"].astype(np.float32) / 80)[:, None]
     targets, speakers = _tensor(held["y"]), _tensor(held["speaker"])
     test = torch.as_tensor(held["take"] < 5)
     return DataSet(
@@ -118,9 +126,9 @@ def spoken_digits() -> DataSet:
 
 def _decoded(path: Path, header: NDArray[Any], scan: NDArray[Any], sizes: NDArray[Any]) -> Any:  # noqa: ANN401
     """Pictures (n, 3, 32, 32) from their entropy-coded parts, which lie end to end."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    head, data = header.tobytes(), scan.tobytes()
+    head, data = header.astype(np.uint8).tobytes(), scan.astype(np.uint8).tobytes()
     ends = np.cumsum(sizes, dtype=np.int64)
     if ends[-1] != len(data):
         raise ValueError(
@@ -131,20 +139,33 @@ def _decoded(path: Path, header: NDArray[Any], scan: NDArray[Any], sizes: NDArra
     for i, end in enumerate(ends):
         jpeg = head + data[end - int(sizes[i]) : end] + b"\xff\xd9"
         try:
-            pictures[i] = np.asarray(Image.open(io.BytesIO(jpeg))).transpose(2, 0, 1)
-        except (UnidentifiedImageError, OSError, ValueError) as reason:
+            picture = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+            if (picture.size, picture.mode) != ((32, 32), "RGB"):
+                raise ValueError(f"it is {picture.mode} of size {picture.size}")
+            pictures[i] = np.asarray(picture).transpose(2, 0, 1)
+        except (*files.UNREADABLE, SyntaxError) as reason:
             expected = f"a JPEG picture of 32 x 32 at place {i}"
             raise ValueError(files.unreadable(path, expected, reason)) from None
     return pictures
 
 
-def _idx(name: str, file: str) -> Path:
-    return files.found(name, [file], [name], "an idx file", WITHOUT)
+def _of_idx(name: str, expected: Mapping[str, files.Numbers]) -> files.Arrays:
+    """The four arrays of the original's files, each checked under the name of its file."""
+    held = {}
+    for array, numbers in expected.items():
+        xy, part = array.split("_")
+        file = f"{IDX[part]}-{KINDS[xy]}-ubyte"
+        path = files.found(name, [file], [name], "an idx file", WITHOUT)
+        held[array] = files.idx(path)
+        files.require_arrays(path, held, {array: numbers})
+    return held
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
     """Pictures as bytes with a channel; labels as whole numbers."""
-    return torch.as_tensor(array)[:, None] if array.ndim == 3 else torch.as_tensor(array).long()
+    if array.ndim == 3:
+        return torch.as_tensor(array.astype(np.uint8, copy=False))[:, None]
+    return torch.as_tensor(array).long()
 
 
 PICTURES: Mapping[str, Callable[[int], DataSet]] = {

@@ -1,11 +1,11 @@
 """Tables: scikit-learn's bundled ones, LIBSVM files, and rows with several labels."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from subnetwork import files
@@ -19,7 +19,22 @@ LIBSVM = {
     "w8a": (49_749, 300),
 }
 TEST_SETS = {"a9a": ("a9a.t", 16_281)}
-MULTILABEL = {"bibtex": (4_880, 2_515), "delicious": (12_920, 3_185)}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a file of rows with several labels is known to hold."""
+
+    train: int
+    test: int
+    features: int
+    labels: int
+
+
+MULTILABEL = {
+    "bibtex": Known(4_880, 2_515, 1_836, 159),
+    "delicious": Known(12_920, 3_185, 500, 983),
+}
 
 
 def bundled(name: str, seed: int) -> DataSet:
@@ -48,30 +63,35 @@ def _libsvm(name: str, n_rows: int, dim: int) -> tuple[Tensor, Tensor]:
     path = files.found(name, [name], ["libsvm"], holds, WITHOUT)
     X, y = files.svmlight(path, dim, f"LIBSVM text of {n_rows} rows with indices from 1 to {dim}")
     files.require_rows(path, len(y), n_rows)
+    n_labels, finite = len(np.unique(y)), np.isfinite(X.data).all()
+    if n_labels != 2 or not finite:
+        fault = "NaN or infinity" if not finite else f"{n_labels} different labels, not 2"
+        raise ValueError(f"{path} holds {fault}: {files.AGAIN}")
     return torch.as_tensor(X.toarray(), dtype=torch.float32), torch.as_tensor(y == y.max()).long()
 
 
 @lru_cache(maxsize=2)
 def multilabel(name: str) -> DataSet:
     """Bibtex or Delicious: binary features as unit rows, a target of zero or one for each label."""
-    rows = dict(zip(("train", "test"), MULTILABEL[name], strict=True))
-    holds = f"{rows['train']} training and {rows['test']} test rows"
+    known = MULTILABEL[name]
+    holds = f"{known.train} training and {known.test} test rows"
     path = files.found(name, [f"{name}.npz"], ["multilabel"], holds, WITHOUT)
     held = files.npz(path)
-    widths = {"x": int(held["n_features"]), "y": int(held["n_labels"])}
     tensors = []
-    for part, n in rows.items():
-        for what, width in widths.items():
-            indptr = held[f"{what}_indptr_{part}"]
-            files.require_rows(path, len(indptr) - 1, n)
-            tensors.append(_dense(indptr, held[f"{what}_indices_{part}"], width))
+    for part, n in (("train", known.train), ("test", known.test)):
+        for what, width in (("x", known.features), ("y", known.labels)):
+            indptr, indices = f"{what}_indptr_{part}", f"{what}_indices_{part}"
+            files.require_sparse(path, held, indptr, indices, (n, width))
+            tensors.append(_dense(held[indptr], held[indices], width))
     train, train_labels, test, test_labels = tensors
     return DataSet(
-        name, _unit_rows(train), train_labels, _unit_rows(test), test_labels, n_classes=widths["y"]
+        name, _unit_rows(train), train_labels, _unit_rows(test), test_labels, known.labels
     )
 
 
 def _dense(indptr: np.ndarray, indices: np.ndarray, width: int) -> Tensor:
+    from scipy.sparse import csr_array
+
     ones = np.ones(len(indices), np.float32)
     rows = csr_array((ones, indices.astype(np.int64), indptr), shape=(len(indptr) - 1, width))
     return torch.as_tensor(rows.toarray())
