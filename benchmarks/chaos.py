@@ -165,13 +165,14 @@ class Run:
         found = {}
         for status in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError, IndexError):
-                parent = int(status.read_text().rsplit(")", 1)[1].split()[1])
-                words = (status.parent / "cmdline").read_bytes().split(b"\0")
-                if parent == self.process.pid and MODULE.encode() in words:
-                    at = words.index(MODULE.encode())
-                    place = Path(words[at + 1].decode())
-                    found[int(words[at + 2])] = (int(status.parent.name), place)
+                name, nursery = _named(status)
+                if name.startswith("worker ") and self._owns(nursery):
+                    log = (status.parent / "fd" / "1").readlink()
+                    found[int(name.split()[1])] = (int(status.parent.name), log.parent)
         return found
+
+    def _owns(self, nursery: int) -> bool:
+        return _named(Path(f"/proc/{nursery}/stat"))[1] == self.process.pid
 
     def shown(self, since: int, kinds: set[str], worker: int | None) -> bool:
         """Whether rows from `since` on tell of such a fault of a worker (None: of any)."""
@@ -244,6 +245,12 @@ def _check_kept(run: Run, done: int) -> None:
         run.wrong("NaN", f"the model of round {kept.start.k} holds what is no number")
     elif done - kept.start.k > 1 and not run.shown(-60, {"stale checkpoint"}, None):
         run.wrong("lost rounds", f"round {done} was done, {kept.start.k} are kept")
+
+
+def _named(stat: Path) -> tuple[str, int]:
+    """Name and parent of a process."""
+    before, after = stat.read_text().rsplit(")", 1)
+    return before.split("(", 1)[1], int(after.split()[1])
 
 
 def _alive(pid: int) -> bool:

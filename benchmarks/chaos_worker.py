@@ -5,7 +5,6 @@ next round of that worker, once.
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -90,7 +89,8 @@ def build(job: str) -> tuple[Template, Local]:
     return template, Sabotaged(local)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
+    """A worker's life, with links that can be told to do harm."""
     connect = launch.connect
     launch.connect = lambda *a: BadLink(connect(*a).socket)
-    sys.exit(launch.work_here(Path(sys.argv[1]), int(sys.argv[2]), build))
+    return launch.work_here(Path(arguments[0]), int(arguments[1]), build)

@@ -4,22 +4,32 @@ import os
 import time
 from pathlib import Path
 
-from subnetwork.methods.worker import MODULE
+
+def descendants(parent=None):
+    """Process ids below a process, by their names: ``worker 0``, ``rank 1``, .."""
+    parents, names = {}, {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            before, after = status.read_text().rsplit(")", 1)
+        except OSError:
+            continue
+        pid = int(status.parent.name)
+        parents[pid], names[pid] = int(after.split()[1]), before.split("(", 1)[1]
+    found = {}
+    for pid, name in names.items():
+        above = parents[pid]
+        while above > 1 and above != (parent or os.getpid()):
+            above = parents.get(above, 0)
+        if above > 1:
+            found.setdefault(name, []).append(pid)
+    return found
 
 
 def children(parent=None):
     """Process ids of the workers of a process, in the order of the workers."""
-    parent = parent or os.getpid()
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(")", 1)[1].split()
-            words = (status.parent / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if int(fields[1]) == parent and MODULE.encode() in words:
-            found[int(words[words.index(MODULE.encode()) + 2])] = int(status.parent.name)
-    return [found[worker] for worker in sorted(found)]
+    found = descendants(parent)
+    workers = sorted((int(name.split()[1]), name) for name in found if name.startswith("worker "))
+    return [found[name][0] for _, name in workers]
 
 
 def alive(pid):

@@ -12,6 +12,8 @@ import time
 import pytest
 from in_process import command
 
+from worker_processes import children
+
 SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "2"]
 QUICK = [*SMALL, "--rounds", "2"]
 ENDLESS = [*SMALL, "--rounds", "100000"]
@@ -161,10 +163,9 @@ def endless(tmp_path):
 def test_a_killed_worker_costs_its_block_and_the_command_goes_on_until_it_is_told_to_end(
     endless, tmp_path
 ):
-    find = ["pgrep", "-P", str(endless.pid), "-f", "methods.worker"]
-    workers = subprocess.check_output(find, text=True).split()
+    workers = children(endless.pid)
     assert len(workers) == 2
-    os.kill(int(workers[1]), signal.SIGKILL)
+    os.kill(workers[1], signal.SIGKILL)
     record, deadline = tmp_path / "runs/train.unfinished/ist.jsonl", time.monotonic() + 60
     while '"kind": "lost"' not in record.read_text() and time.monotonic() < deadline:
         time.sleep(0.1)

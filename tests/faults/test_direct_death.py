@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from worker_processes import descendants
+
 pytestmark = pytest.mark.faults
 SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "3", "--momentum", "0.5"]
 
@@ -21,14 +23,9 @@ def command(*flags):
 
 
 def children(pid):
-    """Ranks 1 and 2, by the last words of their command lines."""
-    found = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            if b"subnetwork.experiments.rank" in words:
-                found[int(words[-4])] = int(child)
-    return found
+    """Process ids of ranks 1 and 2."""
+    named = ((name, pids[0]) for name, pids in descendants(pid).items() if name[:5] == "rank ")
+    return {int(name.split()[1]): first for name, first in named}
 
 
 def gone(pids, seconds=10.0):

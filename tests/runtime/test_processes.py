@@ -79,16 +79,18 @@ from subnetwork.methods.worker import build
 from subnetwork.runtime.launch import work_here
 
 def dying(job):
+    worker = sys.argv[2]
     try:
-        Path(__file__).with_name(f"seen{sys.argv[2]}").touch(exist_ok=False)
+        Path(__file__).with_name(f"seen{worker}").touch(exist_ok=False)
     except FileExistsError:
         return build(job)
-    if sys.argv[2] == "1":
+    if worker == "1":
         print("Traceback: the disk is gone", file=sys.stderr, flush=True)
         os._exit(7)
     return build(job)
 
-sys.exit(work_here(Path(sys.argv[1]), int(sys.argv[2]), dying))
+def main(arguments):
+    return work_here(Path(arguments[0]), int(arguments[1]), dying)
 """
 
 

@@ -6,7 +6,9 @@ from subnetwork.cli.console import Output, say
 from subnetwork.cli.folder import staged
 from subnetwork.cli.live import showing
 from subnetwork.cli.outcomes import print_outcomes
+from subnetwork.cli.train import WORKERS
 from subnetwork.methods import Training
+from subnetwork.nursery import nursery
 
 
 def demo(
@@ -28,15 +30,15 @@ def demo(
     rounds:
         Rounds of ten local steps; every method takes the same number of steps.
     """
-    from subnetwork import report
-    from subnetwork.experiments import demo as experiment
-
     base = Training(seed=seed, workers=workers, rounds=rounds)
     console = Output()
     say(console, f"{workers} worker processes train on digits; the lab runs after")
-    with staged(out) as folder:
+    with nursery(WORKERS) as births, staged(out) as folder:
+        from subnetwork import report
+        from subnetwork.experiments import demo as experiment
+
         outcomes = experiment.run(
-            folder, base, show=lambda name: showing(console, name, base.total_steps)
+            folder, base, births, show=lambda name: showing(console, name, base.total_steps)
         )
         report.write(folder, called=out)
     print_outcomes(console, outcomes)

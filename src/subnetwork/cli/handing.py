@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from subnetwork.methods import Training
+from subnetwork.nursery import Nursery
 
 if TYPE_CHECKING:
     from subnetwork.cli.keeping import Keeping
@@ -63,7 +64,7 @@ def exchange_of(place: "Place") -> str:
 
 
 @contextmanager
-def handing_over(run: Training, place: "Place | None") -> Iterator["Rank"]:
+def handing_over(run: Training, place: "Place | None", births: Nursery | None) -> Iterator["Rank"]:
     """Yield rank 0, beside processes of this command or of torchrun."""
     from subnetwork.experiments.rank import MODULE
     from subnetwork.runtime.direct import launched_ranks, stopping
@@ -73,7 +74,7 @@ def handing_over(run: Training, place: "Place | None") -> Iterator["Rank"]:
             say_exchange(place, "direct")
             yield replace(_rank_of(place), stop=stop)
         return
-    started = launched_ranks(run.workers, MODULE, replaces=run.replicas > 0)
+    started = launched_ranks(run.workers, MODULE, births, replaces=run.replicas > 0)
     with started as rank, stopping() as stop:
         yield replace(rank, stop=stop)
 

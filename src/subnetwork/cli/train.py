@@ -14,6 +14,7 @@ from subnetwork.cli.console import Output, say
 from subnetwork.cli.keeping import Keeping, begun, continued_as, earlier, kept, loggers
 from subnetwork.cli.live import showing
 from subnetwork.methods import Training
+from subnetwork.nursery import Nursery, nursery
 from subnetwork.record import Row
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from subnetwork.runtime import Place, Seat
     from subnetwork.runtime.direct import Rank
 
+WORKERS, RANKS = "subnetwork.methods.worker", "subnetwork.experiments.rank"
 TRUSTED = (
     "ranks on several hosts exchange in the clear: the network between them has to be trusted, or "
     "tunnelled (SECURITY.md)"
@@ -57,10 +59,39 @@ def train(
         Under torchrun on several hosts: the address of rank 0, on which it listens. The network is
         then to be trusted, and SUBNETWORK_SECRET holds the same 64 hexadecimal digits everywhere.
     """
-    keeping, asked, old = keeping or Keeping(), training or Training(), None
-    console, first = Output(), os.environ.get("RANK", "0") == "0"
-    if first:  # at once: torch takes seconds to import, a network may take more to be cut
+    keeping, asked, console = keeping or Keeping(), training or Training(), Output()
+    if _first():  # at once: torch takes seconds to import, a network may take more to be cut
         say(console, _beginning(keeping, asked, here=here))
+    with _births(asked, here=here) as births:  # which imports it meanwhile
+        return _run(keeping, asked, console, births, here=here, given=given, host=host)
+
+
+def _first() -> bool:
+    """Whether this process is not another rank of torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _births(asked: Training, *, here: bool) -> Iterator[Nursery | None]:
+    """Yield where the run's processes will come from, if it has any of its own."""
+    if here or "RANK" in os.environ:
+        yield None
+        return
+    with nursery(RANKS if asked.exchange == "direct" else WORKERS) as births:
+        yield births
+
+
+def _run(
+    keeping: Keeping,
+    asked: Training,
+    console: Output,
+    births: Nursery | None,
+    *,
+    here: bool,
+    given: tuple[str, ...],
+    host: str | None,
+) -> int:
+    """What `train` does once it has said so: the exit status."""
     import torch
 
     from subnetwork.cli.handing import check_exchange
@@ -71,8 +102,8 @@ def train(
     from subnetwork.runtime.memory import keep_memory
 
     torch.set_num_threads(1)
-    ranks = workers_under_torchrun()
-    if ranks is None or first:
+    ranks, old = workers_under_torchrun(), None
+    if ranks is None or _first():
         keeping, old = earlier(keeping, console)
         asked = asked if old is None else continued_as(old, asked, given)
     elif keeping.resume:  # what the run is, rank 0 knows
@@ -94,7 +125,7 @@ def train(
     start = begun(keeping, t, row, old, console)
     with (
         kept(keeping, t, start, row.n_rounds, console) as (folder, keeper),
-        _workers(run, place, here=here) as workers,
+        _workers(run, place, births, here=here) as workers,
         _telling(console, told, folder, run, start.k) as tell,
     ):
         job = Job(run, folder, None if old is None else old.path)
@@ -191,22 +222,22 @@ def _for_torchrun(run: Training, ranks: int | None, *, here: bool, said: bool) -
 
 @contextmanager
 def _workers(
-    run: Training, place: "Place | None", *, here: bool
+    run: Training, place: "Place | None", births: Nursery | None, *, here: bool
 ) -> Iterator["Rank | Sequence[Seat] | None"]:
     """Rank 0 of a run by direct hand-over; else the coordinator's seats, or None for `here`."""
     from subnetwork.cli.handing import handing_over
 
     if run.exchange == "direct":
-        with handing_over(run, place) as rank:
+        with handing_over(run, place, births) as rank:
             yield rank
     else:
-        with _seats(run.workers, place, here=here) as seats:
+        with _seats(run.workers, place, births, here=here) as seats:
             yield seats
 
 
 @contextmanager
 def _seats(
-    n_workers: int, place: "Place | None", *, here: bool
+    n_workers: int, place: "Place | None", births: Nursery | None, *, here: bool
 ) -> Iterator["Sequence[Seat] | None"]:
     from subnetwork.cli.handing import say_exchange
     from subnetwork.methods.worker import MODULE
@@ -219,5 +250,5 @@ def _seats(
         with place.seats() as seats:
             yield seats
     else:
-        with launched(n_workers, MODULE) as started:
+        with launched(n_workers, MODULE, births) as started:
             yield started

@@ -19,6 +19,7 @@ from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task, method, task
 from subnetwork.methods.worker import MODULE
 from subnetwork.nets import MLP, ModelState
+from subnetwork.nursery import Nursery
 from subnetwork.runtime import Seat, here, launched
 from subnetwork.runtime.memory import keep_memory
 from subnetwork.theory.problems import breast_cancer
@@ -30,12 +31,15 @@ COMPARED = ("ist", "local_sgd", "diloco", "synchronous_sgd")
 POINTS = 0.02  # of accuracy that IST may lose to synchronous SGD at equal samples
 
 
-def run(folder: Path, base: Training, *, show: Show) -> list[Outcome]:
+def run(
+    folder: Path, base: Training, births: Nursery | None = None, *, show: Show
+) -> list[Outcome]:
     """Train IST and three baselines on digits, run both theorems on breast_cancer.
 
     Args:
         folder: where the records and `model.safetensors` go.
         base: the run that all methods share but for their name.
+        births: where worker processes come from; if left out, a nursery of their own.
         show: how progress is shown.
 
     Returns:
@@ -45,7 +49,7 @@ def run(folder: Path, base: Training, *, show: Show) -> list[Outcome]:
     torch.set_num_threads(1)
     tasks = {name: task(replace(base, method=name)) for name in COMPARED}
     methods = {name: method(t) for name, t in tasks.items()}
-    with launched(base.workers, MODULE) as seats:
+    with launched(base.workers, MODULE, births) as seats:
         models = {
             name: _train(folder, tasks[name], methods[name], seats, show) for name in COMPARED
         }

@@ -1,9 +1,7 @@
-"""A process of a direct run: ``python -m subnetwork.experiments.rank FOLDER RANK N G``.
-
-Started by `subnetwork train --exchange direct` for generation G, never by hand.
-"""
+"""A process of a direct run: `main`, called in a process from the nursery of `subnetwork train`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,17 +14,22 @@ from subnetwork.runtime.launch import bound_to_parent
 MODULE = "subnetwork.experiments.rank"
 
 
-def main(folder: Path, rank: int, n_workers: int, number: int) -> int:
-    """Take part; the exit status. Rank 0 says why a run failed."""
+def main(arguments: Sequence[str]) -> int:
+    """Take part as a rank of n from a generation on; the exit status. Rank 0 says why a run failed.
+
+    Args:
+        arguments: the run's folder, the rank, n, and the generation.
+    """
+    folder, rank, n_workers, number = arguments
     bound_to_parent()
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # a process's first optimizer imports for a second: not later
     try:
-        follow(rank_here(folder, rank, n_workers, number))
+        follow(rank_here(Path(folder), int(rank), int(n_workers), int(number)))
     except (RunFailedError, KeyboardInterrupt):
         return LOST
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))
+    sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,7 @@
-"""One worker process: ``python -m subnetwork.methods.worker FOLDER WORKER``.
-
-Started by `subnetwork train` and `demo`, never by hand.
-"""
+"""One worker process: `main`, called in a process of the nursery of `subnetwork train`, `demo`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from subnetwork.methods.compiling import parts, warm
@@ -29,5 +27,11 @@ def build(job: str) -> tuple[Template, Local]:
     return templates(row.sketch, row.seed, row.shapes), row.local
 
 
+def main(arguments: Sequence[str]) -> int:
+    """Work for the run in a folder, as one of its workers; the exit status."""
+    folder, worker = arguments
+    return work_here(Path(folder), int(worker), build)
+
+
 if __name__ == "__main__":
-    sys.exit(work_here(Path(sys.argv[1]), int(sys.argv[2]), build))
+    sys.exit(main(sys.argv[1:]))

@@ -1,21 +1,19 @@
 """Worker processes that the command starts itself, on this host."""
 
-import ctypes
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from subnetwork.algorithm import WorkerLostError
+from subnetwork.nursery import Child, Nursery, die_with_parent, nursery
 from subnetwork.runtime.handshake import Listener, connect, read_secret, write_secret
 from subnetwork.runtime.memory import keep_memory
 from subnetwork.runtime.seats import Remote
@@ -24,17 +22,23 @@ from subnetwork.runtime.wire import Link
 
 START_UP = 120  # seconds for a worker process to import what it needs and join
 STARTS = 3  # of a process that ends before it has joined
-PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux
 
 
 @contextmanager
-def launched(n_workers: int, module: str) -> Iterator[tuple[Remote, ...]]:
-    """Start `python -m module FOLDER WORKER` for every worker; yield their seats.
+def launched(
+    n_workers: int, module: str, births: Nursery | None = None
+) -> Iterator[tuple[Remote, ...]]:
+    """Have a process call `module.main([FOLDER, WORKER])` for every worker; yield their seats.
 
     One set of workers serves any number of jobs, and a worker that dies is started again. Workers
     find the coordinator, which listens on the loopback interface alone, and prove that they belong
     to the run, by an address and a secret in a folder that only this user can enter. However the
     block is left, no worker process is left behind.
+
+    Args:
+        n_workers: how many.
+        module: what they run.
+        births: where they come from; if left out, a nursery of their own.
 
     Raises:
         WorkerLostError: where a worker did not come up.
@@ -42,38 +46,41 @@ def launched(n_workers: int, module: str) -> Iterator[tuple[Remote, ...]]:
     folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
     listener = Listener(n_workers, write_secret(folder))
     (folder / "address").write_text(listener.address)
-    doors = [Process(module, folder, worker, listener) for worker in range(n_workers)]
-    seats = tuple(Remote(worker, door) for worker, door in enumerate(doors))
-    try:
-        for door in doors:
-            door.start()
-        _await_all(seats, doors)
-        yield seats
-        for door in doors:
-            door.finished()
-        for seat in seats:
-            seat.leave()
-        _await_end(doors)
-    finally:
-        for door in doors:
-            door.finished()
-            door.end()
-        for seat in seats:
-            seat.close()
-        listener.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    with nursery(module) if births is None else nullcontext(births) as source:
+        doors = [Process(source, module, folder, worker, listener) for worker in range(n_workers)]
+        seats = tuple(Remote(worker, door) for worker, door in enumerate(doors))
+        try:
+            for door in doors:
+                door.start()
+            _await_all(seats, doors)
+            yield seats
+            for door in doors:
+                door.finished()
+            for seat in seats:
+                seat.leave()
+            _await_end(doors)
+        finally:
+            for door in doors:
+                door.finished()
+                door.end()
+            for seat in seats:
+                seat.close()
+            listener.close()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Process:
-    """The door to a seat whose worker is a child of this process."""
+    """The door to a seat whose worker is a process from a nursery of this one."""
 
-    def __init__(self, module: str, folder: Path, worker: int, listener: Listener) -> None:
-        self._command = [sys.executable, "-P", "-m", module, str(folder), str(worker)]
-        # -P: a random.py in the current folder is none of ours
+    def __init__(
+        self, births: Nursery, module: str, folder: Path, worker: int, listener: Listener
+    ) -> None:
+        self._births, self._module = births, module
+        self._arguments = [str(folder), str(worker)]
         self._log = folder / f"worker{worker}.log"
         self._worker = worker
         self._listener = listener
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._starts = 0  # since one has joined
         self._closed = False
         self._last = ""  # what became of the one that was dismissed last
@@ -81,14 +88,8 @@ class Process:
     def start(self) -> None:
         """Start the worker's process; its link arrives later."""
         self._starts += 1
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        name = f"worker {self._worker}"
+        self._process = self._births.start(name, self._module, self._arguments, self._log)
 
     def arrived(self) -> Link | None:
         """The link of a worker that has joined. A process that ended before is started again."""
@@ -114,14 +115,10 @@ class Process:
         self.wait(wait)
         if self._closed and self._last:
             return self._last
-        if not self.left():
+        if process.poll() is None:
             return f"process {process.pid} runs but is silent"
-        code = process.returncode
-        if code < 0:
-            return f"process {process.pid} was ended by {signal.Signals(-code).name}"
-        text = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
-        words = f" ({text.splitlines()[-1]})" if text else ""
-        return f"process {process.pid} left with status {code}{words}"
+        how, words = process.ended()
+        return f"{how} ({words})" if words else how
 
     def left(self) -> bool:
         """Whether the process has ended."""
@@ -135,13 +132,11 @@ class Process:
         """End the process now, frozen or not."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
 
     def wait(self, seconds: float) -> None:
         """Until the process has ended by itself."""
         if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=max(0.0, seconds))
+            self._process.wait(seconds)
 
 
 def work_here(folder: Path, worker: int, build: Build) -> int:
@@ -158,8 +153,7 @@ def bound_to_parent() -> None:
     """This process ends when its parent does, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     parent = os.getppid()
-    with suppress(OSError, AttributeError):  # also where it is stopped; Linux only
-        ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGKILL)
+    die_with_parent()
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 

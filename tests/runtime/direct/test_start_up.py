@@ -1,21 +1,21 @@
 """A rank that dies before all have met is named at once, whether the dead are replaced or not."""
 
-import errno
-import subprocess
-
 import pytest
 
 from subnetwork.algorithm import WorkerLostError
+from subnetwork.nursery import nursery
 from subnetwork.runtime.direct import launched_ranks
 from subnetwork.runtime.direct.ranks import _Children
 
 DIES = """
-import sys
 from pathlib import Path
 from subnetwork.runtime.direct import rank_here
-if {comes}:
-    rank_here(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
-sys.exit("no such data")
+
+def main(arguments):
+    folder, rank, n_workers, _ = arguments
+    if {comes}:
+        rank_here(Path(folder), int(rank), int(n_workers))
+    return "no such data"
 """
 
 
@@ -35,16 +35,14 @@ def test_a_rank_that_dies_before_the_others_meet_it_is_named(
 def test_a_seat_that_no_process_can_be_started_in_ends_the_run_by_name(tmp_path, monkeypatch):
     (tmp_path / "dies.py").write_text(DIES.format(comes=False))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    children = _Children(tmp_path, "dies", 2)
-    children.replacing(True)
-    children.start()
-    assert children._noticed.wait(60)
-
-    def refuses(*_args, **_named):
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(subprocess, "Popen", refuses)
-    named = r"rank 1 died .*no such data.* no process could be started in its seat: Resource temp"
-    with pytest.raises(WorkerLostError, match=named):
-        children.replace(1)
-    children.end()
+    with nursery() as births, nursery(forks=False) as others:
+        children = _Children(births, tmp_path, "dies", 2)
+        children.replacing(True)
+        children.start()
+        assert children._noticed.wait(60)
+        children._births, children._folder = others, tmp_path / "gone"  # no log can be opened there
+        assert children.replace(1).startswith("rank 1 died")
+        named = "rank 1 died (no process could be started: No such file or directory)."
+        assert children._known.wait(60)
+        assert children.fate() == named
+        children.end()

@@ -1,24 +1,22 @@
 """Processes that hand over directly: those that the command starts itself, or torchrun's."""
 
-import os
 import select
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
 
 from subnetwork.algorithm import WorkerLostError
+from subnetwork.nursery import Child, Nursery, nursery
 from subnetwork.runtime.direct.gloo import meet, over
 from subnetwork.runtime.direct.links import Links, Post
 from subnetwork.runtime.handshake import LOOPBACK
@@ -97,8 +95,13 @@ class Rank:
 
 
 @contextmanager
-def launched_ranks(n_workers: int, module: str, *, replaces: bool = False) -> Iterator[Rank]:
-    """Start `python -m module FOLDER RANK N 0` for the ranks from 1 on; yield this one as rank 0.
+def launched_ranks(
+    n_workers: int, module: str, births: Nursery | None = None, *, replaces: bool = False
+) -> Iterator[Rank]:
+    """Have a process call `module.main([FOLDER, RANK, N, "0"])` for the ranks from 1 on.
+
+    Yields this one as rank 0. `births` is where they come from; if left out, a nursery of their
+    own.
 
     They find each other by a file in a folder that only this user can enter, and listen on the
     loopback interface alone. When one of them dies, all end within a second, and the error that
@@ -110,21 +113,21 @@ def launched_ranks(n_workers: int, module: str, *, replaces: bool = False) -> It
     """
     folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
     store = dist.FileStore(str(folder / "store"), -1)
-    children = _Children(folder, module, n_workers)
-    try:
-        children.start()
-        _await(children, store)
-        with _grace(children):
-            refill = partial(_refill, children, store) if replaces else None
-            ready = partial(_await_meeting, children, store)
-            met = partial(children.replacing, replaces)
-            yield Rank(
-                0, n_workers, store, LOOPBACK, children.fate, refill=refill, ready=ready, met=met
-            )
-            children.leave()
-    finally:
-        children.end()
-        shutil.rmtree(folder, ignore_errors=True)
+    with nursery(module) if births is None else nullcontext(births) as source:
+        children = _Children(source, folder, module, n_workers)
+        try:
+            children.start()
+            _await(children, store)
+            with _grace(children):
+                refill = partial(_refill, children, store) if replaces else None
+                ready = partial(_await_meeting, children, store)
+                met = partial(children.replacing, replaces)
+                own = Rank(0, n_workers, store, LOOPBACK, children.fate)
+                yield replace(own, refill=refill, ready=ready, met=met)
+                children.leave()
+        finally:
+            children.end()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def rank_here(folder: Path, rank: int, n_workers: int, number: int = 0) -> Rank:
@@ -164,11 +167,12 @@ def stopping() -> Iterator[Callable[[], bool]]:
 class _Children:
     """The processes of the other ranks, watched by a thread: when one dies, the others end too."""
 
-    def __init__(self, folder: Path, module: str, n_workers: int) -> None:
-        self._folder, self._module, self._n_workers = folder, module, n_workers
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+    def __init__(self, births: Nursery, folder: Path, module: str, n_workers: int) -> None:
+        self._births, self._folder, self._module = births, folder, module
+        self._n_workers = n_workers
+        self._processes: dict[int, Child] = {}
         self._replaces = False
-        self._replaced: set[int] = set()  # process ids of those that died, which was no end
+        self._replaced: set[Child] = set()  # those that died, which was no end
         self._vacant: tuple[int, str] | None = None  # a rank, and how it died
         self._noticed = threading.Event()  # that a seat is vacant, or that all is over
         self._dead: str | None = None
@@ -189,12 +193,7 @@ class _Children:
                 self._dead or "A connection between ranks broke, though no rank has died."
             )
         rank, words = self._vacant
-        try:
-            self._start(rank, number)
-        except OSError as reason:
-            raise WorkerLostError(
-                f"{words}, and no process could be started in its seat: {reason.strerror}."
-            ) from None
+        self._start(rank, number)
         return words
 
     def replacing(self, replaces: bool) -> None:
@@ -207,15 +206,9 @@ class _Children:
         self._noticed.clear()
 
     def _start(self, rank: int, number: int) -> None:
-        command = [sys.executable, "-P", "-m", self._module]  # -P: not what lies around here
-        with self._log(rank).open("wb") as log:
-            self._processes[rank] = subprocess.Popen(
-                [*command, str(self._folder), str(rank), str(self._n_workers), str(number)],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        arguments = [str(self._folder), str(rank), str(self._n_workers), str(number)]
+        log = self._folder / f"rank{rank}.log"
+        self._processes[rank] = self._births.start(f"rank {rank}", self._module, arguments, log)
 
     def fate(self) -> str | None:
         """Who died and how, as soon as that is known; None where nobody did."""
@@ -233,7 +226,6 @@ class _Children:
         self._over.set()
         for process in self._processes.values():
             process.kill()
-            process.wait()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -262,7 +254,7 @@ class _Children:
 
     def _ended(self) -> dict[int, int | None]:
         """Exit statuses by rank, without those that died and are replaced."""
-        return {r: p.poll() for r, p in self._processes.items() if p.pid not in self._replaced}
+        return {r: p.poll() for r, p in self._processes.items() if p not in self._replaced}
 
     def _may_be_replaced(self, causes: list[int], ended: dict[int, int | None]) -> bool:
         """Whether one rank died that can be replaced; its seat is vacant then."""
@@ -271,24 +263,14 @@ class _Children:
         (rank,) = causes
         if [r for r, code in ended.items() if code] != causes:
             return False
-        self._replaced.add(self._processes[rank].pid)
+        self._replaced.add(self._processes[rank])
         self._vacant = rank, self._last_words(rank)
         self._noticed.set()
         return True
 
     def _last_words(self, rank: int) -> str:
-        process = self._processes[rank]
-        code = process.poll() or 0
-        if code < 0:
-            how = f"process {process.pid} was ended by {signal.Signals(-code).name}"
-        else:
-            text = self._log(rank).read_text(errors="replace").strip()
-            words = f": {text.splitlines()[-1]}" if text else ""
-            how = f"process {process.pid} left with status {code}{words}"
-        return f"rank {rank} died ({how})"
-
-    def _log(self, rank: int) -> Path:
-        return self._folder / f"rank{rank}.log"
+        how, words = self._processes[rank].ended()
+        return f"rank {rank} died ({how}{f': {words}' if words else ''})"
 
 
 def _await(children: _Children, store: dist.Store) -> None:
