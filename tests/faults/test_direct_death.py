@@ -93,12 +93,21 @@ def lasting(tmp_path):
     yield from running(tmp_path, "--replicas", 1, "--rounds", 150, "--checkpoint-every", 5)
 
 
-def test_with_replicas_a_rank_that_is_killed_is_replaced_to_the_bit(lasting, tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "how"),
+    [
+        (signal.SIGKILL, "was ended by SIGKILL"),
+        (signal.SIGSTOP, "was silent for 10 s, and was ended"),
+    ],
+)
+def test_with_replicas_a_rank_that_is_killed_or_frozen_is_replaced_to_the_bit(
+    sent, how, lasting, tmp_path
+):
     process, ranks = lasting
-    os.kill(ranks[1], signal.SIGKILL)
+    os.kill(ranks[1], sent)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert f"rank 1 died (process {ranks[1]} was ended by SIGKILL)" in errors
+    assert f"rank 1 died (process {ranks[1]} {how})" in errors
     subprocess.run(
         command(*SMALL, "--here", "--rounds", 150, "--out", "here"), cwd=tmp_path, check=True
     )

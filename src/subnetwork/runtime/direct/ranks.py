@@ -1,5 +1,6 @@
 """Processes that hand over directly: those that the command starts itself, or torchrun's."""
 
+import os
 import select
 import shutil
 import signal
@@ -8,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ START_UP = 300.0  # seconds for a process to import what it needs; one that ends
 LEAVE = 10.0  # for ranks to end by themselves after the last round
 GRACE = 8.0  # for the round under way after Ctrl-C
 POLL = 0.05
+BEAT = 0.5  # seconds between two signs of life of a rank
+FROZEN = 10.0  # without one, it is ended; those in which nothing here ran do not count
 JOB = "job"
 
 
@@ -131,7 +134,13 @@ def launched_ranks(
 
 
 def rank_here(folder: Path, rank: int, n_workers: int, number: int = 0) -> Rank:
-    """The place of a process that `launched_ranks` started, for a generation."""
+    """The place of a process that `launched_ranks` started, for a generation.
+
+    From now on it shows that it lives: a thread of it touches a file.
+    """
+    beat = _beat(folder, rank)
+    beat.touch()
+    threading.Thread(target=_beating, args=(beat,), daemon=True).start()
     store = dist.FileStore(str(folder / "store"), -1)
     store.set(f"here/{rank}", "")
     return Rank(rank, n_workers, store, LOOPBACK, number=number)
@@ -173,6 +182,8 @@ class _Children:
         self._processes: dict[int, Child] = {}
         self._replaces = False
         self._replaced: set[Child] = set()  # those that died, which was no end
+        self._beats: dict[Child, tuple[int, float]] = {}  # the last one, and seconds without one
+        self._frozen: set[Child] = set()  # those that were ended for that
         self._vacant: tuple[int, str] | None = None  # a rank, and how it died
         self._noticed = threading.Event()  # that a seat is vacant, or that all is over
         self._dead: str | None = None
@@ -208,6 +219,7 @@ class _Children:
     def _start(self, rank: int, number: int) -> None:
         arguments = [str(self._folder), str(rank), str(self._n_workers), str(number)]
         log = self._folder / f"rank{rank}.log"
+        _beat(self._folder, rank).unlink(missing_ok=True)
         self._processes[rank] = self._births.start(f"rank {rank}", self._module, arguments, log)
 
     def fate(self) -> str | None:
@@ -233,7 +245,11 @@ class _Children:
         return [rank for rank, p in self._processes.items() if p.poll() is None]
 
     def _watch(self) -> None:
+        last = time.monotonic()
         while not self._over.wait(POLL):
+            now = time.monotonic()
+            self._end_frozen(min(now - last, 4 * POLL))
+            last = now
             ended = self._ended()
             if not any(ended.values()):
                 continue
@@ -252,6 +268,19 @@ class _Children:
                 process.kill()  # whoever waits for it sees a closed connection, and not nothing
             return
 
+    def _end_frozen(self, seconds: float) -> None:
+        """End the ranks that have shown no sign of life; so many seconds went by since last."""
+        for rank, process in list(self._processes.items()):
+            beat = _touched(_beat(self._folder, rank))
+            before, silent = self._beats.get(process, (0, 0.0))
+            if not beat or beat != before:
+                self._beats[process] = beat, 0.0
+            elif silent < FROZEN:
+                self._beats[process] = beat, silent + seconds
+            elif process not in self._frozen and process.poll() is None:
+                self._frozen.add(process)
+                process.kill()
+
     def _ended(self) -> dict[int, int | None]:
         """Exit statuses by rank, without those that died and are replaced."""
         return {r: p.poll() for r, p in self._processes.items() if p not in self._replaced}
@@ -269,8 +298,30 @@ class _Children:
         return True
 
     def _last_words(self, rank: int) -> str:
-        how, words = self._processes[rank].ended()
+        process = self._processes[rank]
+        how, words = process.ended()
+        if process in self._frozen:
+            how = f"process {process.pid} was silent for {FROZEN:g} s, and was ended"
         return f"rank {rank} died ({how}{f': {words}' if words else ''})"
+
+
+def _beat(folder: Path, rank: int) -> Path:
+    return folder / f"rank{rank}.beat"
+
+
+def _beating(path: Path) -> None:
+    while path.parent.exists():
+        with suppress(OSError):
+            os.utime(path)
+        time.sleep(BEAT)
+
+
+def _touched(path: Path) -> int:
+    """When a file was touched last; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _await(children: _Children, store: dist.Store) -> None:
