@@ -105,7 +105,8 @@ class _Lines:
 
     def add(self, row: Row) -> None:
         """Write what waits, then this row."""
-        self.waiting.append(_line(row).encode())
+        line = _line(row).encode(errors="backslashreplace")  # names of files need not be text
+        self.waiting.append(line)
         data = b"".join(self.waiting)
         self.file.seek(self.whole)
         self.file.truncate()

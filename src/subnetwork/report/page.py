@@ -111,8 +111,8 @@ def _replace(path: Path, text: str) -> None:
     """Write beside the file and move over it, with the rights that a new file gets."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode(errors="backslashreplace"))  # a folder's name need not be text
         mask = os.umask(0)
         os.umask(mask)
         Path(name).chmod(0o666 & ~mask)
