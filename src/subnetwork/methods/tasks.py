@@ -111,6 +111,7 @@ def _feed(run: Training, data: AnyData, net: Network, parts: Parts) -> Feed:
         seed,
         None if even else parts,
         data.prepare,
+        run.least_rows,
     )
 
 
