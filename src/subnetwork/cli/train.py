@@ -1,6 +1,5 @@
 """`subnetwork train`: one run, on processes of its own, in this process, or under torchrun."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from cyclopts import Parameter
 from subnetwork.cli.console import Output, say
 from subnetwork.cli.keeping import Keeping, begun, continued_as, earlier, kept, loggers
 from subnetwork.cli.live import showing
+from subnetwork.environment import rank_under_torchrun, workers_under_torchrun
 from subnetwork.methods import Training
 from subnetwork.record import Row
 
@@ -58,7 +58,7 @@ def train(
         then to be trusted, and SUBNETWORK_SECRET holds the same 64 hexadecimal digits everywhere.
     """
     keeping, asked, old = keeping or Keeping(), training or Training(), None
-    console, first = Output(), os.environ.get("RANK", "0") == "0"
+    console, first = Output(), rank_under_torchrun() == 0
     if first:  # at once: torch takes seconds to import, a network may take more to be cut
         say(console, _beginning(keeping, asked, here=here))
     import torch
@@ -67,7 +67,7 @@ def train(
     from subnetwork.experiments.direct import Job
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.uses import check_given
-    from subnetwork.runtime import place_under_torchrun, workers_under_torchrun
+    from subnetwork.runtime import place_under_torchrun
     from subnetwork.runtime.memory import keep_memory
 
     torch.set_num_threads(1)
@@ -169,7 +169,7 @@ def _beginning(keeping: Keeping, asked: Training, *, here: bool) -> str:
     """The first line, which needs no torch."""
     if keeping.resume:
         return f"going on with the run in {keeping.out}"
-    n = int(os.environ.get("WORLD_SIZE", asked.workers))
+    n = workers_under_torchrun() or asked.workers
     workers = f"{n} worker{'s' * (n > 1)}"
     where = f"{workers} in this process" if here else f"starting {workers}"
     return f"{asked.method} of {asked.model} on {asked.data}: {where}"
