@@ -110,7 +110,8 @@ class _Lines:
 
     def add(self, row: Row) -> None:
         """Write what waits, then this row."""
-        self.waiting.append(_line(row).encode())
+        line = _line(row).encode(errors="backslashreplace")  # names of files need not be text
+        self.waiting.append(line)
         data = b"".join(self.waiting)
         self.file.seek(self.whole)
         self.file.truncate()
@@ -147,12 +148,26 @@ def read(path: Path) -> Record:
             f"{path} is not a record of schema {SCHEMA}. Records are written by `subnetwork demo`, "
             "`train` and `lab run`; run one of them again."
         )
-    missing = [key for key in ("kind", "name", "config") if key not in rows[0]]
-    if missing:
-        raise ValueError(f"{path}, line 1 lacks {missing}: the record is damaged. Run again.")
     header, body = rows[0], rows[1:]
     end = body.pop()["end"] if body and "end" in body[-1] else None
+    _check_form(path, header, body)
     return Record(header, tuple(body), end, path)
+
+
+@contextmanager
+def believing(records: Path) -> Iterator[None]:
+    """Read entries as what a record should hold; raises ValueError where one is something else.
+
+    For records that lie in a folder, and may be anybody's: one that this process has just written
+    is not damaged, and what fails at it is a defect.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"a record in {records} is damaged: {type(error).__name__} {error}. Run again the "
+            "command that wrote it."
+        ) from error
 
 
 def read_folder(folder: Path) -> dict[str, Record]:
@@ -218,13 +233,31 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return value
 
 
+def _check_form(path: Path, header: Row, rows: Sequence[Row]) -> None:
+    """Raise ValueError where a header or a row of training lacks what every one has."""
+    missing = [key for key in ("kind", "name", "config") if key not in header]
+    if missing:
+        raise ValueError(f"{path}, line 1 lacks {missing}: the record is damaged. Run again.")
+    if not isinstance(header["config"], dict):
+        raise ValueError(
+            f"{path}, line 1 has a {type(header['config']).__name__} as config, not an object: the "
+            "record is damaged. Run again."
+        )
+    numbered = [type(row.get("k")) is int for row in rows]
+    if header["kind"] == "train" and not all(numbered):
+        raise ValueError(
+            f"{path}, line {numbered.index(False) + 2} lacks k, the number of its round: the "
+            "record is damaged. Run again."
+        )
+
+
 def _parse(path: Path, number: int, line: str) -> Row:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}, line {number} is not JSON ({error.msg}): the record is damaged. Delete the "
-            "file and run again."
+            f"{path}, line {number} is not JSON ({str(error).split(':')[0]}): the record is "
+            "damaged. Delete the file and run again."
         ) from None
     if not isinstance(row, dict):
         raise ValueError(f"{path}, line {number} is not a JSON object: this is not a record.")

@@ -40,6 +40,9 @@ def mistake(result, status=2):
         (["train", "--host", "127.0.0.1"], "--host does nothing without torchrun"),
         (["train", "--batch-size", "999"], "Use a batch size from 1 to 359"),
         (["train", "--rounds", "many"], 'unable to convert "many" into int'),
+        (["train", "--batch-size", "1"], "batch_size is 2 or more with norm=batch, not 1"),
+        (["train", "--batch-size", "1", "--model", "resnet"], "2 or more with model=resnet, not 1"),
+        (["train", "--batch-size", "0", "--norm", "none"], "whole number from 1 on, not 0"),
         (["train", "--round", "3"], "Unknown option"),
         (["train", "--clip-updates", "inf"], "clip_updates is a multiple above 1"),
         (["train", "--config", "none.toml"], "cannot read flags from --config none.toml"),
@@ -97,6 +100,15 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     }.items():
         (tmp_path / "run.toml").write_text(text)
         assert message in mistake(command("train", "--config", "run.toml", cwd=tmp_path))
+
+
+@pytest.mark.parametrize("flags", [["--norm", "none"], ["--norm", "layer"], ["--model", "relu"]])
+def test_a_batch_of_one_row_trains_where_nothing_normalises_over_rows(flags, tmp_path):
+    small = ["--hidden", "12", "--workers", "2", "--rounds", "2", "--batch-size", "1"]
+    result = command("train", *small, *flags, "--here", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    _, first, *_ = (tmp_path / "runs" / "train" / "ist.jsonl").read_text().splitlines()
+    assert json.loads(first)["samples"] == 2 * 10  # a row a step of each worker
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):

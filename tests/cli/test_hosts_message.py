@@ -26,8 +26,8 @@ class Place:
 @pytest.mark.parametrize(("host", "times"), [("10.177.0.1", 1), (None, 0)])
 def test_the_network_has_to_be_trusted(host, times, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr(runtime, "workers_under_torchrun", lambda: 1)
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "1", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(runtime, "place_under_torchrun", Place)
     assert main(["train", *FLAGS, *(["--host", host] if host else [])]) == 0
     said = " ".join(capsys.readouterr().out.split())

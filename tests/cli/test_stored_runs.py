@@ -106,6 +106,45 @@ def test_a_model_that_is_damaged_or_anothers_is_refused_in_one_line(cwd, tmp_pat
     assert found[0] == 0, found[2]  # the advice is good
 
 
+ALL = ("watch", "report", "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "fault", "readers"),
+    [
+        ({"config": [1]}, {}, "line 1 has a list as config, not an object", ALL),
+        ({}, {"k": None}, "line 2 lacks k, the number of its round", ALL),
+        ({}, {"k": "0"}, "line 2 lacks k, the number of its round", ALL),
+        ({}, {"bytes_down": "x"}, "a record in run is damaged: ", ("watch", "report")),
+        ({}, {"faults": 3}, "a record in run is damaged: ", ("watch",)),
+        ({"machine": [1]}, {}, "a record in run is damaged: ", ("report",)),
+        ({"config": {"workers": "two"}}, {}, "it has workers='two', which is no", ("evaluate",)),
+        ({"config": {"hidden": ["a"]}}, {}, "it has hidden=['a'], which is no", ("evaluate",)),
+        ({"config": {"workers": 0}}, {}, "workers is a whole number from 1 on", ("evaluate",)),
+    ],
+)
+def test_a_record_that_is_damaged_in_form_is_refused(header, row, fault, readers, cwd, tmp_path):
+    shutil.copytree(cwd / "runs/train", tmp_path / "run")
+    path = tmp_path / "run" / "ist.jsonl"
+    first, second, *more = path.read_text().splitlines()
+    changed = [json.dumps(json.loads(first) | header), json.dumps(json.loads(second) | row)]
+    path.write_text("\n".join([*changed, *more]) + "\n")
+    for reader in readers:
+        status, out, err = command(reader, "run", cwd=tmp_path)
+        assert (status, out, len(err.splitlines())) == (2, "", 1), err
+        assert fault in err
+        assert "un again" in err
+
+
+def test_a_line_that_no_reader_of_json_takes_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    for line in ("[" * 100_000, "9" * 10_000):
+        (tmp_path / "run" / "ist.jsonl").write_text(f"{line}\n")
+        for reader in ALL:
+            status, _, err = command(reader, "run", cwd=tmp_path)
+            assert (status, "ist.jsonl, line 1 is not JSON" in err) == (2, True), err
+
+
 def test_mistakes_are_named(cwd):
     for arguments, message in [
         (["evaluate", "nowhere"], "no run in nowhere"),

@@ -35,6 +35,12 @@ def small_graph(n=40):
     )  # fmt: skip
 
 
+def test_a_worker_may_have_one_row_where_nothing_normalises_over_rows():
+    least = {"batch": 2, "layer": 1, "none": 1}
+    for norm, rows in least.items():
+        assert task(Training(**SMALL, norm=norm)).batches.least == rows
+
+
 def graph_task(model, **changes):
     """What `task` makes, on a graph that lies in no file."""
     run = Training(**{**SMALL, "method": "gist", "data": "cora", "model": model, **changes})

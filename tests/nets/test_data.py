@@ -101,8 +101,14 @@ def test_workers_read_the_parts_they_are_given_and_no_other_row():
         read = torch.cat([feed.rows(worker, step) for step in range(9)])
         assert set(read.tolist()) == set(part.tolist())
     assert len(feed.rows(1, 0)) == 2  # a worker with fewer rows than a batch reads them all
-    with pytest.raises(ValueError, match=r"Worker 1 has 1 rows .* larger alpha"):
+    with pytest.raises(
+        ValueError, match=r"Worker 1 has 1 rows .* wants two at least.*larger alpha"
+    ):
         Batches(inputs, torch.arange(11), 2, 4, 0, [parts[0], parts[1][:1]])
+    lone = Batches(inputs, torch.arange(11), 2, 4, 0, [parts[0], parts[1][:1]], least=1)
+    assert lone.rows(1, 3).tolist() == [9]
+    with pytest.raises(ValueError, match=r"Worker 1 has 0 rows .* trains on one at least"):
+        Batches(inputs, torch.arange(11), 2, 4, 0, [parts[0], parts[1][:0]], least=1)
 
 
 def test_a_map_style_dataset_gives_the_batches_of_its_arrays():

@@ -28,6 +28,20 @@ PACE = Pace(step_whole=8.0, step_part=1.0, handling=4.0, averaging=0.5)
 LINK = Network(8e3, 0.25, share=1.0)  # 1000 bytes a second
 
 
+def test_what_no_number_can_say_is_refused():
+    """Endless rounds cannot be compared: their ratio is no number."""
+    for bandwidth in (1e-300, 0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=r"is no network\. Use 1 or more"):
+            Network(bandwidth)
+    for latency in (-1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"is no latency\. Use 0 to 86400 seconds"):
+            Network(1.0, latency)
+    times = break_even(predict(SIZES, PACE, Network(1.0, 86_400.0), Setting(4, 2)))[1]
+    assert 0 < times < math.inf
+    with pytest.raises(ValueError, match=r"takes more seconds than .* more cores than 1e-310"):
+        predict(SIZES, PACE, LINK, Setting(4, 2, cores=1e-310))
+
+
 def test_a_round_of_each_method_by_hand():
     """n = 4, tau = 2; seconds and bytes worked out on paper."""
     costs = predict(SIZES, PACE, LINK, Setting(4, 2))

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_args
@@ -108,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for ends in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ends, _interrupt)
     app.config = (_say_what_was_given,)  # not the file of an earlier call
+    if isinstance(sys.stdout, TextIOWrapper):  # as stderr: names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = app.meta(arguments, exit_on_error=False, print_error=False)
     except BrokenPipeError:

@@ -25,7 +25,7 @@ def staged(out: Path) -> Iterator[Path]:
     Raises:
         ValueError: where `out` cannot be written, or holds a file that no command here wrote.
     """
-    out = out.resolve()
+    out = resolved(out)
     with _writable(out):
         check_ours(out)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -37,9 +37,33 @@ def staged(out: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def resolved(out: Path) -> Path:
+    """The folder that a path leads to.
+
+    Raises:
+        ValueError: it leads nowhere, or to the root of the file system, which no run replaces.
+    """
+    try:
+        found = out.resolve()
+    except RuntimeError:  # from Python 3.13 on, the circle is found where it is read or written
+        raise ValueError(
+            f"{out} is no folder: its links lead in a circle. Remove them, or name another folder."
+        ) from None
+    if not found.name:
+        raise ValueError(
+            f"{out} is the root of the file system, not a run's folder. Name one in it, such as "
+            f"{found / 'runs' / 'train'}."
+        )
+    return found
+
+
 def unfinished(out: Path) -> Path:
-    """Where the run lies that is to become `out`: OUT.unfinished, with its record as it grows."""
-    out = out.resolve()
+    """Where the run lies that is to become `out`: OUT.unfinished, with its record as it grows.
+
+    Raises:
+        ValueError: as `resolved`.
+    """
+    out = resolved(out)
     return out.with_name(f"{out.name}.unfinished")
 
 
@@ -74,7 +98,7 @@ def resumable(out: Path, *, resume: bool, restart: bool) -> Iterator[Path]:
         ValueError: the folder cannot be written, another process writes it, it holds a file that no
             command here wrote, or an unfinished run that is neither resumed nor given up.
     """
-    out = out.resolve()
+    out = resolved(out)
     folder = unfinished(out)
     with _writable(out):
         check_ours(out)

@@ -1,6 +1,5 @@
 """How `subnetwork train` keeps a run, and how it goes on with one or begins from given weights."""
 
-import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 from subnetwork.algorithm import RunFailedError
 from subnetwork.cli.console import say
 from subnetwork.cli.folder import CHECKPOINTS, has_checkpoint, resumable, unfinished
+from subnetwork.environment import restarts_under_torchrun
 from subnetwork.methods import Training
 from subnetwork.record import OUT_OF_SPACE
 
@@ -73,7 +73,7 @@ def earlier(keeping: Keeping, console: "Console") -> tuple[Keeping, "Saved | Non
     from subnetwork.experiments.resume import saved
 
     folder = unfinished(keeping.out)
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and has_checkpoint(folder)
+    again = restarts_under_torchrun() > 0 and has_checkpoint(folder)
     if not (keeping.resume or again):
         return keeping, None
     if not has_checkpoint(folder):

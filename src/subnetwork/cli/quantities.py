@@ -60,7 +60,7 @@ def rate(bits: float) -> str:
 def _read(text: str, units: Mapping[str, float], what: str, example: str) -> float:
     found = _NUMBER.fullmatch(text.strip().lower())
     value = float(found[1]) * units.get(found[2], 0.0) if found else 0.0
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ValueError(
             f"{text!r} is not {what}. Write a positive number with one of the units "
             f"{', '.join(units)}, such as {example}."

@@ -1,6 +1,5 @@
 """`subnetwork train`: one run, on processes of its own, in this process, or under torchrun."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from cyclopts import Parameter
 from subnetwork.cli.console import Output, say
 from subnetwork.cli.keeping import Keeping, begun, continued_as, earlier, kept, loggers
 from subnetwork.cli.live import showing
+from subnetwork.environment import rank_under_torchrun, workers_under_torchrun
 from subnetwork.methods import Training
 from subnetwork.nursery import Nursery, nursery
 from subnetwork.record import Row
@@ -60,21 +60,16 @@ def train(
         then to be trusted, and SUBNETWORK_SECRET holds the same 64 hexadecimal digits everywhere.
     """
     keeping, asked, console = keeping or Keeping(), training or Training(), Output()
-    if _first():  # at once: torch takes seconds to import, a network may take more to be cut
+    if rank_under_torchrun() == 0:  # at once: torch takes seconds to import
         say(console, _beginning(keeping, asked, here=here))
     with _births(asked, here=here) as births:  # which imports it meanwhile
         return _run(keeping, asked, console, births, here=here, given=given, host=host)
 
 
-def _first() -> bool:
-    """Whether this process is not another rank of torchrun."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextmanager
 def _births(asked: Training, *, here: bool) -> Iterator[Nursery | None]:
     """Yield where the run's processes will come from, if it has any of its own."""
-    if here or "RANK" in os.environ:
+    if here or workers_under_torchrun() is not None:
         yield None
         return
     with nursery(RANKS if asked.exchange == "direct" else WORKERS) as births:
@@ -98,12 +93,12 @@ def _run(
     from subnetwork.experiments.direct import Job
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.uses import check_given
-    from subnetwork.runtime import place_under_torchrun, workers_under_torchrun
+    from subnetwork.runtime import place_under_torchrun
     from subnetwork.runtime.memory import keep_memory
 
     torch.set_num_threads(1)
     ranks, old = workers_under_torchrun(), None
-    if ranks is None or _first():
+    if ranks is None or rank_under_torchrun() == 0:
         keeping, old = earlier(keeping, console)
         asked = asked if old is None else continued_as(old, asked, given)
     elif keeping.resume:  # what the run is, rank 0 knows
@@ -200,7 +195,7 @@ def _beginning(keeping: Keeping, asked: Training, *, here: bool) -> str:
     """The first line, which needs no torch."""
     if keeping.resume:
         return f"going on with the run in {keeping.out}"
-    n = int(os.environ.get("WORLD_SIZE", asked.workers))
+    n = workers_under_torchrun() or asked.workers
     workers = f"{n} worker{'s' * (n > 1)}"
     where = f"{workers} in this process" if here else f"starting {workers}"
     return f"{asked.method} of {asked.model} on {asked.data}: {where}"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from subnetwork.cli.console import Output
 from subnetwork.cli.folder import is_written, run_folder, unfinished
-from subnetwork.record import Record, read
+from subnetwork.record import Record, believing, read
 
 EVERY = 0.5  # seconds between two looks at the record
 PATIENCE = 3.0  # seconds in which a run that has ended moves to its place
@@ -36,13 +36,15 @@ def watch(run: Path = Path("runs/train")) -> int:
     console, (record, path) = Output(), _newest(folder)
     if not console.is_terminal:
         console.width = WIDE
-        console.print(shown(record, _status(record, folder)))
+        with believing(folder):
+            console.print(shown(record, _status(record, folder)))
         return 0
     took = 0.0
     with Live(console=console, auto_refresh=False) as live:
         while True:
             status = _status(record, folder)
-            live.update(shown(record, status), refresh=True)
+            with believing(folder):
+                live.update(shown(record, status), refresh=True)
             if status != "running":
                 return 0
             time.sleep(max(EVERY, 5 * took))  # a long record is not read all the time

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -187,9 +187,25 @@ def _plain(run: Training) -> dict[str, Any]:
 
 
 def training_of(config: Mapping[str, Any]) -> Training:
-    """The run of a checkpoint's or a record's header; what else stands in there is left out."""
-    known = {f.name for f in fields(Training)}
-    return Training.from_json(json.dumps({k: v for k, v in config.items() if k in known}))
+    """The run of a checkpoint's or a record's header; what else stands in there is left out.
+
+    Raises:
+        ValueError: a field holds what a run cannot have.
+    """
+    known = get_type_hints(Training)
+    held = {name: value for name, value in config.items() if name in known}
+    for name, value in held.items():
+        if not _is(value, known[name]):
+            raise ValueError(f"it has {name}={value!r}, which is no {name} of a run")
+    return Training.from_json(json.dumps(held))
+
+
+def _is(value: object, kind: Any) -> bool:  # noqa: ANN401 - any type of a field
+    """Whether JSON has what a field of this type holds; a whole number is a float too."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and all(_is(v, get_args(kind)[0]) for v in value)
+    kinds = get_args(kind) or (kind,)
+    return type(value) in kinds or (type(value) is int and float in kinds)
 
 
 def continued(old: Training, asked: Training, given: Collection[str]) -> Training:

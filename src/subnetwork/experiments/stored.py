@@ -34,7 +34,7 @@ def stored(folder: Path) -> Stored:
     A complete run gives its `model.safetensors`; an unfinished one its newest intact checkpoint.
 
     Raises:
-        ValueError: the folder holds no run, several, no model yet, or a file that is not its model.
+        ValueError: the folder holds no run, several, no model yet, or a damaged one.
     """
     if (folder / checkpoint.HEADER).is_file():
         return _of_checkpoint(read(checkpoint.opened(folder)))
@@ -45,7 +45,9 @@ def stored(folder: Path) -> Stored:
             "wrote, or one of its checkpoints."
         )
     if runs[0].end == "done" and (folder / MODEL).is_file():
-        t = task(training_of(runs[0].header["config"]))
+        with record.believing(folder):
+            run = training_of(runs[0].header["config"])
+        t = task(run)
         instead = INSTEAD.format(folder / "checkpoints" / "round-...")
         model = fill(runnable(t.architecture, method(t).x), folder / MODEL, instead)
         return Stored(t, model.eval(), folder / MODEL)

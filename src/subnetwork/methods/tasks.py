@@ -112,6 +112,7 @@ def _feed(run: Training, data: AnyData, net: Network, parts: Parts) -> AnyBatche
         seed,
         None if even else parts,
         data.prepare,
+        run.least_rows,
     )
 
 

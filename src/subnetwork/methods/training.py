@@ -63,7 +63,8 @@ class Training:
     local_steps: int = 10
     """Local steps between two merges, tau."""
     batch_size: int = 32
-    """Rows in a batch of one worker; of a graph, all its nodes."""
+    """Rows in a batch of one worker, two or more under batch normalisation; of a graph, all its
+    nodes."""
     split: str = "iid"
     """Who has which rows: iid, dirichlet, label, client, consecutive, or shared (all have all)."""
     alpha: float = 0.3
@@ -136,8 +137,12 @@ class Training:
         self._check_optional()
         self._check_wire()
         self._check_replicas()
-        if self.batch_size < 2:
-            raise ValueError("batch_size is 2 or more: batch normalisation wants two rows.")
+        if self.batch_size < self.least_rows:
+            where = "norm=batch" if self.model == "mlp" else f"model={self.model}"
+            raise ValueError(
+                f"batch_size is 2 or more with {where}, not {self.batch_size}: batch normalisation "
+                "wants two rows."
+            )
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}.")
 
@@ -174,6 +179,12 @@ class Training:
     def total_steps(self) -> int:
         """Local steps of every worker in the whole run."""
         return self.steps or self.rounds * self.local_steps
+
+    @property
+    def least_rows(self) -> int:
+        """Rows that a batch has at least: two where the network normalises over them."""
+        over_rows = self.model == "resnet" or (self.model == "mlp" and self.norm == "batch")
+        return 2 if over_rows else 1
 
     def stream(self, purpose: int) -> int:
         """The seed of one stream: of keys.PARTITION, keys.DATA or keys.INIT."""

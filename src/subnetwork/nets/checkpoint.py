@@ -40,7 +40,7 @@ from subnetwork.nets.pieces import (
     kinds_of,
     overlap,
 )
-from subnetwork.nets.tensorfile import in_order, write_passing, write_tensors
+from subnetwork.nets.tensorfile import in_order, named_in_text, write_passing, write_tensors
 
 FORMAT = 1
 KEPT = 2
@@ -127,7 +127,7 @@ class Checkpoint:
         """The pieces of every tensor: key, positions, file."""
         found: dict[str, list[tuple[str, At, Path]]] = {name: [] for name in self.kinds}
         for file in self._shards():
-            with safe_open(file, framework="pt") as shard:
+            with named_in_text(file) as path, safe_open(path, framework="pt") as shard:
                 for key, name, start, stop in json.loads(shard.metadata()["pieces"]):
                     held = shard.get_tensor(f"{key}.at") if stop is None else range(start, stop)
                     found[name].append((key, held, file))
@@ -337,7 +337,7 @@ def _name(k: int) -> str:
 
 
 def _read(file: Path, key: str, places: At) -> Tensor:
-    with safe_open(file, framework="pt") as shard:
+    with named_in_text(file) as path, safe_open(path, framework="pt") as shard:
         entries = shard.get_slice(key)
         if isinstance(places, range):
             return torch.as_tensor(entries[places.start : places.stop])

@@ -10,9 +10,11 @@ import json
 import os
 import pickle
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -123,11 +125,12 @@ def read_state_dict(
     if not path.is_file():
         raise ValueError(f"there is no file {path}. Name a state_dict: .safetensors or torch.save.")
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        with named_in_text(path) as file:
+            content: Any = (
+                load_file(file)
+                if path.suffix == ".safetensors"
+                else torch.load(file, map_location="cpu", weights_only=True)
+            )
     except (SafetensorError, *_UNREADABLE) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(
@@ -140,6 +143,18 @@ def read_state_dict(
     if not tensors or len(tensors) != len(named):
         raise ValueError(f"{path} holds no state_dict. {instead}")
     return tensors
+
+
+@contextmanager
+def named_in_text(path: Path) -> Iterator[Path]:
+    """Yield the path, or a link to it where it is not text: the library opens no such file."""
+    if str(path).isprintable():
+        yield path
+        return
+    with TemporaryDirectory(prefix="subnetwork-") as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def fitted(tensors: Mapping[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:

@@ -4,13 +4,13 @@ import os
 import shlex
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from subnetwork.figures import style
 from subnetwork.figures.courses import courses
-from subnetwork.record import Record, read_folder
+from subnetwork.record import Record, believing, read_folder
 from subnetwork.report import lines, sections, words
 from subnetwork.report.claims import claims
 from subnetwork.report.numbers import results, spent
@@ -18,7 +18,7 @@ from subnetwork.report.numbers import results, spent
 KINDS = ("train", "lab", "claims", "deal")
 
 
-def render(folder: Path, *, called: Path | None = None) -> str:
+def render(folder: Path, *, called: Path | None = None, found: bool = False) -> str:
     """The page of a folder of records: one HTML text that needs nothing beside itself.
 
     The same records give the same text. A record that is missing or was cut off is named on it.
@@ -26,6 +26,8 @@ def render(folder: Path, *, called: Path | None = None) -> str:
     Args:
         folder: holds the records (`*.jsonl`), as `subnetwork demo` writes them.
         called: the folder's name on the page, where the folder will be moved there later.
+        found: whether the records were found there and may be damaged; else what fails at one that
+            was just written is a defect.
 
     Raises:
         ValueError: the folder holds no records, or a file in it is not one.
@@ -42,10 +44,13 @@ def render(folder: Path, *, called: Path | None = None) -> str:
     )
     environment.filters.update(words.FILTERS)
     template = environment.get_template("page.html.jinja")
-    return template.render(**_content(records, called or folder)).lstrip()
+    with believing(folder) if found else nullcontext():
+        return template.render(**_content(records, called or folder)).lstrip()
 
 
-def write(folder: Path, path: Path | None = None, *, called: Path | None = None) -> Path:
+def write(
+    folder: Path, path: Path | None = None, *, called: Path | None = None, found: bool = False
+) -> Path:
     """Render a folder's page into a file, and return the file's path.
 
     The file is replaced in one move when the page is complete: a failure leaves the old one as it
@@ -55,12 +60,13 @@ def write(folder: Path, path: Path | None = None, *, called: Path | None = None)
         folder: holds the records.
         path: where the page goes; `folder/report.html` unless it is given.
         called: the folder's name on the page, where the folder will be moved there later.
+        found: as for `render`.
 
     Raises:
         ValueError: the folder holds no records, or the page cannot be written there.
     """
     path = folder / "report.html" if path is None else path
-    page = render(folder, called=called)
+    page = render(folder, called=called, found=found)
     try:
         _replace(path, page)
     except OSError as reason:
@@ -105,8 +111,8 @@ def _replace(path: Path, text: str) -> None:
     """Write beside the file and move over it, with the rights that a new file gets."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode(errors="backslashreplace"))  # a folder's name need not be text
         mask = os.umask(0)
         os.umask(mask)
         Path(name).chmod(0o666 & ~mask)

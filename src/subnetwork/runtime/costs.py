@@ -15,6 +15,7 @@ BUCKET = 25 * 2**20
 """Bytes of gradients that DDP reduces at once, torch's default: one bucket cannot overlap."""
 TCP_SHARE = 1448 / 1514
 """Payload in an Ethernet frame of 1514 bytes under IPv4 and TCP with timestamps."""
+SLOWEST, LONGEST, MOST_STEPS = 1.0, 86_400.0, 10**12  # bits per second; seconds; of a round
 BACKWARD_SHARE = 2 / 3  # of the time of a step
 
 
@@ -60,6 +61,18 @@ class Network:
     share: float = TCP_SHARE  # of the bandwidth that is payload
     copying: float = 0.0  # processor seconds for a byte that a worker sends and one that it gets
 
+    def __post_init__(self) -> None:
+        if not self.bandwidth >= SLOWEST:
+            raise ValueError(
+                f"bandwidth={self.bandwidth} bits per second is no network. Use {SLOWEST:g} or "
+                "more; infinity is a link that costs nothing."
+            )
+        if not 0 <= self.latency <= LONGEST:
+            raise ValueError(
+                f"latency={self.latency} is no latency. Use 0 to {LONGEST:g} seconds, which is a "
+                "day."
+            )
+
     def seconds(self, n_bytes: float, hops: float, crowding: float = 1.0) -> float:
         """To move so many bytes over the busiest link, in so many waits for another worker.
 
@@ -93,6 +106,10 @@ class Setting:
             raise ValueError(
                 f"A round has two workers or more and one local step or more, not "
                 f"{self.n_workers} and {self.n_steps}."
+            )
+        if self.n_steps > MOST_STEPS:
+            raise ValueError(
+                f"A round has {MOST_STEPS:,} local steps at most. Use fewer: merge more often."
             )
         if (self.period is not None and self.period < 1) or (
             self.cores is not None and not self.cores > 0
@@ -253,8 +270,19 @@ OF_IST = ("IST, direct", "IST, coordinator")
 
 
 def predict(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> dict[str, Round]:
-    """The cost of a round of `n_steps` local steps, by method."""
-    return {name: cost(sizes, pace, network, setting) for name, cost in METHODS.items()}
+    """The cost of a round of `n_steps` local steps, by method.
+
+    Raises:
+        ValueError: a round takes more seconds than there are numbers for.
+    """
+    costs = {name: cost(sizes, pace, network, setting) for name, cost in METHODS.items()}
+    endless = [name for name, cost in costs.items() if not math.isfinite(cost.seconds)]
+    if endless:
+        raise ValueError(
+            f"A round of {endless[0]} takes more seconds than there are numbers for. Use more "
+            f"cores than {setting.cores} for {setting.n_workers} workers, or fewer steps."
+        )
+    return costs
 
 
 def break_even(costs: Mapping[str, Round], ist: str = "IST, direct") -> tuple[str, float]:

@@ -1,6 +1,5 @@
 """`join`: independent subnetwork training inside the user's own loop, one process a worker."""
 
-import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from subnetwork.deals import Deal
+from subnetwork.environment import rank_under_torchrun, workers_under_torchrun
 from subnetwork.nets.architecture import load_params
 from subnetwork.nets.calibrate import gathers, recalibrate
 from subnetwork.nets.copying import copied
@@ -40,7 +40,7 @@ from subnetwork.runtime.direct.counted import COUNTER, is_counter, packed, unpac
 from subnetwork.runtime.direct.held import PARAMS
 from subnetwork.runtime.direct.links import Exchange, Links
 from subnetwork.runtime.direct.start import with_new_counters, with_new_moments
-from subnetwork.runtime.torchrun import place_under_torchrun, workers_under_torchrun
+from subnetwork.runtime.torchrun import place_under_torchrun
 
 
 @contextmanager
@@ -230,7 +230,7 @@ def _here() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     ranks = workers_under_torchrun()
-    return (0, 1) if ranks is None else (int(os.environ["RANK"]), ranks)
+    return (0, 1) if ranks is None else (rank_under_torchrun(), ranks)
 
 
 def _links(rank: int, n_workers: int) -> Links:

@@ -1,6 +1,5 @@
 """The same command under torchrun: every rank is a worker, rank 0 holds the model as well."""
 
-import os
 import shutil
 import signal
 import tempfile
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from subnetwork.algorithm import WorkerLostError
+from subnetwork.environment import required, restarts_under_torchrun
 from subnetwork.runtime.handshake import (
     LOOPBACK,
     SECRET,
@@ -101,11 +101,6 @@ class Rank:
         return "its rank does not answer; where it ended, torchrun says why"
 
 
-def workers_under_torchrun() -> int | None:
-    """How many processes torchrun started, or None where this one was started by hand."""
-    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
-
-
 def place_under_torchrun(host: str | None = None) -> Place:
     """Join the other processes that torchrun started.
 
@@ -114,17 +109,20 @@ def place_under_torchrun(host: str | None = None) -> Place:
             interface, which does where all ranks are on one host.
 
     Raises:
-        ValueError: on several hosts, without a host or without a secret.
+        ValueError: on several hosts, without a host or without a secret; or the environment is not
+            as torchrun makes it.
     """
-    if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+    if required("LOCAL_WORLD_SIZE", 1) != required("WORLD_SIZE", 1):
         if host is None:
             raise ValueError(
                 "torchrun started ranks on several hosts, but rank 0 listens on its loopback "
                 "interface. Give the address of rank 0's host with --host, on every rank."
             )
         _shared_secret()  # is refused before anyone waits for anyone
+    for name in ("RANK", "MASTER_PORT"):
+        required(name)
     store, rank, n_workers = next(iter(rendezvous("env://")))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    attempt = restarts_under_torchrun()
     return Place(rank, n_workers, dist.PrefixStore(f"subnetwork/{attempt}", store), host)
 
 

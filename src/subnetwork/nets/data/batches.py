@@ -54,6 +54,7 @@ class Batches:
         seed: of the shards and of the order of rows.
         parts: the rows of each worker (`subnetwork.splits`); None deals them out evenly at random.
         prepare: what is done to the inputs as they are read.
+        least: rows that a worker has to have: 1 where nothing normalises over the batch.
     """
 
     inputs: Tensor | Dataset[Any]
@@ -63,6 +64,7 @@ class Batches:
     seed: int
     parts: Parts | None = None
     prepare: Prepare | None = None
+    least: int = 2
 
     def __post_init__(self) -> None:
         if self.targets is not None and self.n_rows != len(self.targets):
@@ -131,11 +133,12 @@ class Batches:
                 f"The rows are split into {len(parts)} parts for n_workers={self.n_workers}. Give "
                 "one part for each worker."
             )
-        short = [i for i, rows in enumerate(parts) if len(rows) < 2]
+        short = [i for i, rows in enumerate(parts) if len(rows) < self.least]
         if short:
+            wants = "batch normalisation wants two" if self.least == 2 else "it trains on one"
             raise ValueError(
-                f"Worker {short[0]} has {len(parts[short[0]])} rows of {self.n_rows}, but batch "
-                "normalisation wants two. Use a larger alpha, fewer workers or another seed."
+                f"Worker {short[0]} has {len(parts[short[0]])} rows of {self.n_rows}, but {wants} "
+                "at least. Use a larger alpha, fewer workers or another seed."
             )
 
 
