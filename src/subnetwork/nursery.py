@@ -80,12 +80,19 @@ class Child:
         code = self.returncode or 0
         how = f"process {self.pid} left with status {code}"
         if code < 0:
-            how = f"process {self.pid} was ended by {signal.Signals(-code).name}"
+            how = f"process {self.pid} was ended by {_signal(-code)}"
         if self.pid is None:
             how = "no process could be started"
         text = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
         lines = (text or self.refused).splitlines()
         return how, lines[-1] if code >= 0 and lines else ""
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those for real time have no name
+        return f"signal {number}"
 
 
 class Nursery:
@@ -113,11 +120,16 @@ class Nursery:
         """
         with self._lock:
             self.look()
-            if self._process.poll() is not None:
-                self._process, self._said = self._begin()
             self._started += 1
-            child = self._children[self._started] = Child(self, self._started, log)
+            child = Child(self, self._started, log)
             log.unlink(missing_ok=True)
+            if self._process.poll() is not None:
+                try:
+                    self._process, self._said = self._begin()
+                except OSError as reason:
+                    child.returncode, child.refused = 1, str(reason.strerror)
+                    return child
+            self._children[self._started] = child
             self.ask(
                 {
                     "start": self._started,
@@ -206,6 +218,12 @@ class Nursery:
             child.returncode, child.refused = code or -signal.SIGKILL, words
         self._children.clear()
         self._rest = b""
+
+
+def leave_interrupts() -> None:
+    """Ignore what a terminal or a supervisor sends to all: it is for the owner, which ends us."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def die_with_parent() -> None:
@@ -332,7 +350,7 @@ def _ended(module: str, arguments: list[str]) -> int:
 
 def main(how: str, *modules: str) -> None:
     """The life of a nursery: it and all from it end when the owner does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, which ends us
+    leave_interrupts()
     die_with_parent()
     requests, answers = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)

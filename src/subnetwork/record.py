@@ -52,6 +52,7 @@ def writing(
     config: Row,
     more: Row | None = None,
     rows: Sequence[Row] = (),
+    late: Sequence[Row] = (),
 ) -> Iterator[Callable[[Row], None]]:
     """Open a record and yield the function that adds a row.
 
@@ -67,6 +68,7 @@ def writing(
         config: how it ran.
         more: further entries of the header.
         rows: rows of a run that goes on.
+        late: faults that no row has, as they are when the record ends: its last line has them.
 
     Raises:
         OSError: the file cannot be written; a full disk only when the record begins or ends.
@@ -93,10 +95,14 @@ def writing(
         try:
             yield lines.add
         except BaseException as reason:  # Ctrl-C too; it goes on up, and the record says why
-            lines.add({"end": str(reason) or type(reason).__name__})
+            lines.add(_end(str(reason) or type(reason).__name__, late))
             raise
-        lines.add({"end": "done"})
+        lines.add(_end("done", late))
         lines.all_written(path)
+
+
+def _end(how: str, late: Sequence[Row]) -> Row:
+    return {"end": how, "faults": list(late)} if late else {"end": how}
 
 
 class _Lines:

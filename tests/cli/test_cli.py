@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from in_process import command
@@ -250,6 +251,25 @@ def test_a_run_that_diverges_is_a_failure(tmp_path):
     assert "ist diverged" in line
     assert "smaller --step-size" in line
     assert not list((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["train", *QUICK, "--here"], 0), (["train", "--no-such-flag"], 2), (["--version"], 0)],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_words_that_find_no_space_end_no_run(arguments, status, unbuffered, tmp_path):
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "subnetwork", *arguments],
+            check=False,
+            cwd=tmp_path,
+            stdout=full,
+            stderr=full,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    assert run.returncode == status
+    assert (tmp_path / "runs/train/model.safetensors").exists() == ("--here" in arguments)
 
 
 def test_a_closed_pipe_is_no_verdict(monkeypatch):

@@ -51,6 +51,7 @@ def running(tmp_path, *flags):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     until = time.monotonic() + 300
     kept = tmp_path / "runs/train.unfinished/checkpoints"
@@ -144,6 +145,17 @@ def test_an_interrupt_ends_the_round_and_keeps_it(run):
     process.send_signal(signal.SIGINT)
     assert "interrupted; " in ended(process, within=30)
     assert process.returncode == 130
+    assert gone(ranks.values())
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_of_all_processes_keeps_the_rounds(sent, run):
+    """As a terminal that is closed, or a supervisor, sends it."""
+    process, ranks = run
+    os.killpg(process.pid, sent)
+    errors = ended(process, within=30)
+    assert process.returncode == 130
+    assert int(re.findall(r"(\d+) rounds are kept; go on with", errors)[0]) > 1
     assert gone(ranks.values())
 
 

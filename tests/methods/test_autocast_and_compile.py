@@ -89,7 +89,7 @@ def test_a_worker_compiles_before_its_first_round(uncompiled):
 )
 @pytest.mark.usefixtures("uncompiled")
 def test_what_would_not_be_honest_is_refused(changes, message):
-    if changes.get("data") and "SUBNETWORK_DATA" not in os.environ:
+    if changes.get("data") and not os.environ.get("SUBNETWORK_DATA"):
         pytest.skip("SUBNETWORK_DATA names no folder")
     given = {"hidden": (32,), "workers": 2, "rounds": 30, "batch_size": 8, "compile": True}
     given["compile"] = "autocast" not in changes

@@ -1,5 +1,6 @@
 """Training by direct hand-over, ranks as threads: records, models and checkpoints of `--here`."""
 
+import errno
 import json
 import threading
 from dataclasses import replace
@@ -142,6 +143,50 @@ def test_a_run_goes_on_from_the_shards_of_its_ranks(workers, tmp_path):
     )
     model = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(model[name], p) for name, p in last.x.params.items())
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_whose_disk_is_full_costs_the_checkpoint_and_keeps_no_space(
+    victim, tmp_path, monkeypatch
+):
+    """The row, or after the last one the end of the record, says so."""
+    from subnetwork.nets import checkpoint
+
+    write = checkpoint.write_whole_tensors
+
+    def full(stage, kinds, tensors, rank, n_ranks):
+        if rank == victim:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(stage, kinds, tensors, rank, n_ranks)
+
+    monkeypatch.setattr(checkpoint, "write_whole_tensors", full)
+    direct(replace(CASES["ist"], exchange="direct"), tmp_path / "run")
+    assert list((tmp_path / "run/checkpoints").iterdir()) == []
+    *_, end = map(json.loads, (tmp_path / "run/ist.jsonl").read_text().splitlines())
+    (fault,) = end["faults"]
+    assert (end["end"], fault["kind"]) == ("done", "stale checkpoint")
+    assert "No space left on device" in fault["reason"]
+
+
+def test_what_a_rank_alone_knows_it_says(monkeypatch):
+    """And leaves to rank 0 what rank 0 says."""
+    from subnetwork.algorithm import DivergedError, RunFailedError, WorkerLostError
+    from subnetwork.experiments import rank
+
+    monkeypatch.setattr(rank, "bound_to_parent", lambda: None)
+    monkeypatch.setattr(rank, "rank_here", lambda *_: None)
+    for raised, told in (
+        (RunFailedError("rank 1 does not see it"), "rank 1 does not see it"),
+        (WorkerLostError("rank 2 died"), rank.LOST),
+        (DivergedError("it diverged"), rank.LOST),
+        (KeyboardInterrupt(), rank.LOST),
+    ):
+
+        def fails(_, raised=raised):
+            raise raised
+
+        monkeypatch.setattr(rank, "follow", fails)
+        assert rank.main(["folder", "1", "2", "0"]) == told
 
 
 def test_payload_is_what_changes_hands(tmp_path):

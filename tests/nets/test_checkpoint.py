@@ -320,7 +320,9 @@ rng = random.Random(seed)
 def state(v):
     return {f"w{i}": torch.full((50_000,), float(v)) for i in range(4)}
 
+began = time.monotonic()
 cp.save(folder, 1, {}, state(1))
+took = time.monotonic() - began  # on this machine, as busy as it is
 lost, killed_in_writing, k = 0, 0, 1
 for _ in range(trials):
     child = os.fork()
@@ -328,7 +330,7 @@ for _ in range(trials):
         while True:
             k += 1
             cp.save(folder, k, {}, state(k), shards=2)
-    time.sleep(rng.uniform(0.005, 0.1))
+    time.sleep(rng.uniform(0.05, 3) * max(took, 0.03))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     killed_in_writing += any(folder.glob(".round-*"))

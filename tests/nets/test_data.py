@@ -205,7 +205,7 @@ def test_bytes_are_scaled_where_they_are_while_a_network_is_made_without_memory(
     )
 
 
-HERE = pytest.mark.skipif("SUBNETWORK_DATA" not in os.environ, reason="needs the data folder")
+HERE = pytest.mark.skipif(not os.environ.get("SUBNETWORK_DATA"), reason="needs the data folder")
 
 
 @HERE

@@ -164,7 +164,7 @@ def test_bundled_tables_have_their_known_shapes():
     np.testing.assert_allclose(table_named("diabetes").targets.std(), 1)
 
 
-@pytest.mark.skipif("SUBNETWORK_DATA" not in os.environ, reason="SUBNETWORK_DATA is not set")
+@pytest.mark.skipif(not os.environ.get("SUBNETWORK_DATA"), reason="SUBNETWORK_DATA is not set")
 @pytest.mark.parametrize(
     ("name", "plus", "entries"),
     [

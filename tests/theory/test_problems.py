@@ -225,7 +225,9 @@ def test_a_dense_stack_that_would_not_fit_is_refused(monkeypatch):
 
 # real data
 
-real = pytest.mark.skipif("SUBNETWORK_DATA" not in os.environ, reason="SUBNETWORK_DATA is not set")
+real = pytest.mark.skipif(
+    not os.environ.get("SUBNETWORK_DATA"), reason="SUBNETWORK_DATA is not set"
+)
 
 
 @real

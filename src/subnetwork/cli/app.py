@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, get_args
@@ -19,6 +18,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token, c
 import subnetwork
 from subnetwork.algorithm import RunFailedError
 from subnetwork.cli.config import flags_of, winning, with_its_file
+from subnetwork.cli.streams import lose_words_rather_than_runs
 
 TRACEBACK = "SUBNETWORK_TRACEBACK"  # set it to see where an unexpected error comes from
 DONE, NOT_HELD, MISTAKE, FAILURE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
@@ -109,8 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for ends in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ends, _interrupt)
     app.config = (_say_what_was_given,)  # not the file of an earlier call
-    if isinstance(sys.stdout, TextIOWrapper):  # as stderr: names of files need not be text
-        sys.stdout.reconfigure(errors="backslashreplace")
+    lose_words_rather_than_runs()
     try:
         status = app.meta(arguments, exit_on_error=False, print_error=False)
     except BrokenPipeError:

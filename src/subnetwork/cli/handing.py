@@ -1,5 +1,6 @@
 """The ranks of `subnetwork train --exchange direct`: this command is one of them."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -81,7 +82,7 @@ def handing_over(run: Training, place: "Place | None", births: Nursery | None) -
 
 def followed(place: "Place") -> int:
     """Another rank of torchrun: take part; the exit status."""
-    from subnetwork.algorithm import RunFailedError
+    from subnetwork.algorithm import DivergedError, RunFailedError, WorkerLostError
     from subnetwork.experiments.direct import follow
     from subnetwork.runtime.direct import LOST, stopping
 
@@ -90,8 +91,11 @@ def followed(place: "Place") -> int:
     with stopping() as stop:
         try:
             follow(replace(rank, stop=stop))
-        except (RunFailedError, KeyboardInterrupt):
+        except (WorkerLostError, DivergedError, KeyboardInterrupt):
             return LOST  # rank 0 says why
+        except RunFailedError as reason:
+            print(f"subnetwork: {reason}", file=sys.stderr)  # noqa: T201
+            return LOST
     return 0
 
 

@@ -131,16 +131,19 @@ def lead(
     config = asdict(t.run) | {"where": "ranks", "threads": torch.get_num_threads()}
     path = job.folder / f"{t.run.method}.jsonl"
     more, rows = start.notes, earlier(path, start)
+    leader = Leader(t, row, start, keeper)
     with writing(
-        path, kind="train", name=t.run.method, config=config, more=more, rows=rows
+        path,
+        kind="train",
+        name=t.run.method,
+        config=config,
+        more=more,
+        rows=rows,
+        late=leader.faults,
     ) as write:
-
-        def both(row: Row) -> None:
-            write(row)
-            show(row)
-
+        leader.tell_to(write, show)
         try:
-            _take_part(place, t, row, job, Leader(t, row, start, keeper, both))
+            _take_part(place, t, row, job, leader)
         except WorkerLostError as error:
             if place.stop():  # the ranks were ended, since they did not come to an end
                 raise KeyboardInterrupt("interrupted; the round under way was dropped") from None

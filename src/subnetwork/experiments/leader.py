@@ -22,18 +22,21 @@ COORDINATORS = ("usual_norms", "next_weights")  # what a coordinator would go on
 class Leader:
     """What rank 0 does besides: rows, checkpoints."""
 
-    def __init__(
-        self, t: Task, row: Method, start: Start, keeper: Keeper, write: Callable[[Row], None]
-    ) -> None:
-        self._t, self._method, self._keeper, self._write = t, row, keeper, write
+    def __init__(self, t: Task, row: Method, start: Start, keeper: Keeper) -> None:
+        self._t, self._method, self._keeper = t, row, keeper
+        self._told: tuple[Callable[[Row], None], ...] = ()
         self.row: dict[str, Any] = dict(start.row)
         self._law = row.sketch.to_json()
         self._kept = {key: value for key, value in start.row.items() if key in COORDINATORS}
         self._started = time.perf_counter() - self.row.get("seconds", 0.0)
-        self._faults: list[dict[str, Any]] = []
+        self.faults: list[dict[str, Any]] = []  # since the last row
         self._due = -1, False  # a round, and whether a checkpoint was due after it
         self._wired = [Bytes(0, 0)] * t.run.workers
         self._testing = 0.0  # seconds of the last test, for which the others wait
+
+    def tell_to(self, *told: Callable[[Row], None]) -> None:
+        """Who is told of every row from now on."""
+        self._told = told
 
     def due(self, k: int) -> bool:
         """Whether it is time for a checkpoint, after the row of one more round."""
@@ -50,7 +53,7 @@ class Leader:
         self._wired[what.rank] = Bytes(0, 0)  # a new process counts from 0
         found: list[Fault] = []
         telling(found)(Fault(what.k, what.rank, REBUILT, what.seconds, how))
-        self._faults += [fault.to_row() for fault in found]
+        self.faults += [fault.to_row() for fault in found]
 
     def note(self, k: int, said: list[dict[str, Any]], scores: Scores, testing: float) -> None:
         """Record a round, after a test that took so many seconds; one that is repeated, once."""
@@ -76,8 +79,11 @@ class Leader:
             "faults": [],
             **self._kept,
         }
-        self._write(self.row | {"faults": self._faults})
-        self._faults, self._testing = [], testing
+        row = self.row | {"faults": list(self.faults)}
+        for tell in self._told:
+            tell(row)
+        self.faults.clear()
+        self._testing = testing
 
     def _measured(self, k: int, said: list[dict[str, Any]]) -> dict[str, list[Any]]:
         """What the round took, rank by rank."""
@@ -99,7 +105,7 @@ class Leader:
         """Have the checkpoint before round k written; a full disk costs it, not the run."""
         stale = self._keeper.keep_by(k, self.row, self._law, save)
         if stale:
-            self._faults += [{"k": k, "kind": "stale checkpoint", "reason": stale}]
+            self.faults += [{"k": k, "kind": "stale checkpoint", "reason": stale}]
 
 
 def _since(now: Bytes, then: Bytes) -> dict[str, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from subnetwork.algorithm import RunFailedError
+from subnetwork.algorithm import DivergedError, RunFailedError, WorkerLostError
 from subnetwork.experiments.direct import follow
 from subnetwork.runtime.direct import LOST, rank_here
 from subnetwork.runtime.launch import bound_to_parent
@@ -14,8 +14,8 @@ from subnetwork.runtime.launch import bound_to_parent
 MODULE = "subnetwork.experiments.rank"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Take part as a rank of n from a generation on; the exit status. Rank 0 says why a run failed.
+def main(arguments: Sequence[str]) -> int | str:
+    """Take part as a rank of n from a generation on; the exit status, or what rank 0 does not know.
 
     Args:
         arguments: the run's folder, the rank, n, and the generation.
@@ -26,8 +26,10 @@ def main(arguments: Sequence[str]) -> int:
     torch.optim.SGD([torch.zeros(1)])  # a process's first optimizer imports for a second: not later
     try:
         follow(rank_here(Path(folder), int(rank), int(n_workers), int(number)))
-    except (RunFailedError, KeyboardInterrupt):
-        return LOST
+    except (WorkerLostError, DivergedError, KeyboardInterrupt):
+        return LOST  # rank 0 says why
+    except RunFailedError as reason:
+        return str(reason)
     return 0
 
 

@@ -5,6 +5,7 @@ either kind of run goes on from the other's.
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from math import prod
@@ -39,8 +40,16 @@ def save_with_others(side: Side, held: Held, k: int, header: Mapping[str, Any] |
         OSError: on rank 0, where some rank could not write; the earlier checkpoints are intact.
         RunFailedError: where the ranks do not share the folder.
     """
-    folder = side.folder / CHECKPOINTS
-    stage, trouble = folder / f".round-{k:08}", 0
+    stage = side.folder / CHECKPOINTS / f".round-{k:08}"
+    try:
+        _save(side, held, k, header, stage)
+    finally:
+        if header is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _save(side: Side, held: Held, k: int, header: Mapping[str, Any] | None, stage: Path) -> None:
+    folder, trouble = stage.parent, 0
     if header is not None:
         try:
             checkpoint.staging(folder, k)

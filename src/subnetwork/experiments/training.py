@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -202,8 +203,9 @@ def record(
     if keeper is not None:
         keeper.begin(law)
     more, rows = start.notes, earlier(path, start)
+    late: list[dict[str, Any]] = []  # faults after the last row
     with writing(
-        path, kind="train", name=t.run.method, config=config, more=more, rows=rows
+        path, kind="train", name=t.run.method, config=config, more=more, rows=rows, late=late
     ) as write:
         stale: list[dict[str, Any]] = []
         try:
@@ -218,8 +220,13 @@ def record(
                 _kept(keeper, k, x, row, law)
             ended = "all" if k == method.n_rounds else "interrupted after"
             raise type(reason)(str(reason) or f"{ended} {k} rounds") from None
+        except OSError:
+            with suppress(OSError):
+                if keeper is not None and k > start.k:
+                    _kept(keeper, k, x, row, law)
+            raise
         if keeper is not None:
-            _kept(keeper, k, x, row, law)
+            late += _kept(keeper, k, x, row, law)
     return x
 
 

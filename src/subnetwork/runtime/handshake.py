@@ -92,7 +92,12 @@ class Listener:
                     connection.close()
                     continue
                 self._proving[connection] = thread
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # of no more threads; who is turned away comes again
+                with self._lock:
+                    del self._proving[connection]
+                connection.close()
 
     def _admit(self, connection: socket.socket) -> None:
         try:

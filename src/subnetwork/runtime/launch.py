@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from subnetwork.algorithm import WorkerLostError
-from subnetwork.nursery import Child, Nursery, die_with_parent, nursery
+from subnetwork.nursery import Child, Nursery, die_with_parent, leave_interrupts, nursery
 from subnetwork.runtime.handshake import Listener, connect, read_secret, write_secret
 from subnetwork.runtime.memory import keep_memory
 from subnetwork.runtime.seats import Remote
@@ -150,8 +149,8 @@ def work_here(folder: Path, worker: int, build: Build) -> int:
 
 
 def bound_to_parent() -> None:
-    """This process ends when its parent does, and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    """This process ends when its parent does, and leaves interrupts of all to it."""
+    leave_interrupts()
     parent = os.getppid()
     die_with_parent()
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()

@@ -1,6 +1,10 @@
 """A rank that dies before all have met is named at once, whether the dead are replaced or not."""
 
+import time
+from datetime import timedelta
+
 import pytest
+import torch.distributed as dist
 
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nursery import nursery
@@ -42,7 +46,9 @@ def test_a_seat_that_no_process_can_be_started_in_ends_the_run_by_name(tmp_path,
         children._births, children._folder = others, tmp_path / "gone"  # no log can be opened there
         assert children.replace(1).startswith("rank 1 died")
         named = "rank 1 died (no process could be started: No such file or directory)."
-        assert children._known.wait(60)
+        until = time.monotonic() + 60
+        while children._dead is None and time.monotonic() < until:
+            time.sleep(0.01)
         assert children.fate() == named
         children.end()
 
@@ -76,4 +82,29 @@ def test_a_rank_that_is_frozen_is_ended_and_named(replaces, tmp_path, monkeypatc
             assert children._processes[1] is not first
         else:
             assert children.fate() == f"{words}."
+        children.end()
+
+
+def test_ranks_that_announce_themselves_and_do_not_come_are_named(monkeypatch):
+    """Also where gloo waits for one that died after it had announced itself."""
+    store = dist.HashStore()
+    store.set("here/0/1", "")
+    monkeypatch.setattr(ranks, "CONNECTING", timedelta(seconds=0.5))
+    for fate, named in (("rank 1 died.", "rank 1 died."), (None, "rank 0 did not meet the others")):
+        place = ranks.Rank(0, 2, store, "127.0.0.1", lambda fate=fate: fate, owns=True)
+        with pytest.raises(WorkerLostError, match=named):
+            place.links()
+
+
+def test_a_death_that_could_be_mended_is_still_told_where_it_cannot(tmp_path, monkeypatch):
+    (tmp_path / "dies.py").write_text(DIES.format(comes=False))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with nursery() as births:
+        children = ranks._Children(births, tmp_path, "dies", 2)
+        children.replacing(True)
+        children.start()
+        assert children.fate() is None or children._noticed.is_set()
+        assert children._noticed.wait(60)
+        assert children.fate().startswith("rank 1 died (process ")
+        assert children._dead is None
         children.end()

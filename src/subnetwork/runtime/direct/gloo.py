@@ -15,6 +15,7 @@ from subnetwork.runtime.direct.links import Links, Post, whole
 LARGE = 1 << 16  # bytes; a piece of so many is a message of its own
 PATIENCE = timedelta(seconds=600)  # for the slowest rank's round
 MEETING = timedelta(seconds=300)  # for all ranks to be there
+CONNECTING = timedelta(seconds=20)  # for ranks that are all there
 WORD = 512  # bytes of a message between ranks
 
 
@@ -30,7 +31,14 @@ class PointToPoint(Protocol):
         ...
 
 
-def meet(store: dist.Store, rank: int, n_workers: int, *, host: str | None = None) -> PointToPoint:
+def meet(
+    store: dist.Store,
+    rank: int,
+    n_workers: int,
+    *,
+    host: str | None = None,
+    patience: timedelta = MEETING,
+) -> PointToPoint:
     """A group of all ranks of its own; blocks until they are all there.
 
     Args:
@@ -38,12 +46,20 @@ def meet(store: dist.Store, rank: int, n_workers: int, *, host: str | None = Non
         rank: which one this is.
         n_workers: how many there are.
         host: the address to listen on; None lets gloo choose that of this host's name.
+        patience: how long they are waited for.
+
+    Raises:
+        WorkerLostError: they do not come, or leave meanwhile.
     """
     gloo: Any = dist.ProcessGroupGloo  # its stubs leave out what is needed here
     options = gloo._Options()
     options._devices = [gloo.create_device(hostname=host) if host else gloo.create_default_device()]
-    options._timeout = MEETING
-    group: PointToPoint = gloo(store, rank, n_workers, options)
+    options._timeout = patience
+    try:
+        group: PointToPoint = gloo(store, rank, n_workers, options)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise WorkerLostError(f"rank {rank} did not meet the others: {reason}.") from None
     return group
 
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nursery import Child, Nursery, nursery
-from subnetwork.runtime.direct.gloo import meet, over
+from subnetwork.runtime.direct.gloo import CONNECTING, MEETING, meet, over
 from subnetwork.runtime.direct.links import Links, Post
 from subnetwork.runtime.handshake import LOOPBACK
 
@@ -44,6 +44,8 @@ class Rank:
     """What became of a rank that does not answer, where this process knows."""
     stop: Callable[[], bool] = lambda: False
     """Whether this process was asked to end the run."""
+    owns: bool = False
+    """Whether rank 0 owns the processes, and meets the others when all are about to."""
     number: int = 0
     """The generation that this process came with: a later one where it takes a dead one's seat."""
     refill: Callable[[int, Callable[[], bool]], str] | None = None
@@ -80,7 +82,12 @@ class Rank:
         else:
             self.ready()
         store = dist.PrefixStore(f"links/{number}", self.store)
-        links = over(meet(store, self.rank, self.n_workers, host=self.host), self.rank)
+        patience = CONNECTING if self.owns else MEETING
+        try:
+            met = meet(store, self.rank, self.n_workers, host=self.host, patience=patience)
+        except WorkerLostError as error:
+            raise WorkerLostError(self.fate() or str(error)) from None
+        links = over(met, self.rank)
         self.met()
         return links
 
@@ -125,7 +132,7 @@ def launched_ranks(
                 refill = partial(_refill, children, store) if replaces else None
                 ready = partial(_await_meeting, children, store)
                 met = partial(children.replacing, replaces)
-                own = Rank(0, n_workers, store, LOOPBACK, children.fate)
+                own = Rank(0, n_workers, store, LOOPBACK, children.fate, owns=True)
                 yield replace(own, refill=refill, ready=ready, met=met)
                 children.leave()
         finally:
@@ -188,7 +195,6 @@ class _Children:
         self._noticed = threading.Event()  # that a seat is vacant, or that all is over
         self._dead: str | None = None
         self._over = threading.Event()
-        self._known = threading.Event()  # who died, or that nobody did
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
@@ -224,8 +230,8 @@ class _Children:
 
     def fate(self) -> str | None:
         """Who died and how, as soon as that is known; None where nobody did."""
-        self._known.wait(timeout=2.0)
-        return self._dead
+        self._noticed.wait(timeout=2.0)
+        return self._dead or (f"{self._vacant[1]}." if self._vacant is not None else None)
 
     def leave(self) -> None:
         """Wait for the ranks to end by themselves."""
@@ -262,7 +268,6 @@ class _Children:
                 continue
             causes = causes or [r for r, code in ended.items() if code]
             self._dead = "; ".join(map(self._last_words, causes)) + "."
-            self._known.set()
             self._noticed.set()
             for process in self._processes.values():
                 process.kill()  # whoever waits for it sees a closed connection, and not nothing
