@@ -228,3 +228,25 @@ def test_sparse_gradients_are_compared():
     model = nn.Sequential(nn.Embedding(10, 16, sparse=True), nn.ReLU(), nn.Linear(16, 4))
     plan = decompose(model, torch.arange(6)).verify(gradients=True)
     assert plan.evidence.gradients < 1e-9
+
+
+class _Experts(nn.Module):
+    """Two experts; a row goes to the one that its first entry's sign names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+        self.second = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    def forward(self, x):
+        return torch.where(x[:, :1] > 0, self.first(x), self.second(x))
+
+
+def test_what_no_output_of_the_example_depends_on_is_named():
+    torch.manual_seed(0)
+    one, both = torch.rand(8, 4) + 0.1, torch.randn(8, 4)
+    plan = decompose(_Experts(), one)
+    (axis,) = plan.evidence.untold
+    assert "second" in axis
+    assert f"no output of the example depends on {axis}: they are not proved" in str(plan)
+    assert decompose(_Experts(), both).evidence.untold == ()

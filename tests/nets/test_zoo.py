@@ -39,6 +39,7 @@ def planned(request):
 def test_the_axes_and_the_builder_are_these(planned):
     name, _, plan = planned
     assert plan.exact
+    assert plan.evidence.untold == ()
     assert plan.builder.kind == ("export" if name in EXPORTED else "copy")
     found = " ".join(f"{axis}({n})" for axis, n in plan.layout.sizes.items())
     assert found == AXES.get(name, found)

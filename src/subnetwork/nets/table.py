@@ -147,7 +147,15 @@ def text(plan: "Plan") -> str:
     if unnamed := tuple(str(by_name[n]) for n, why in plan.whole.items() if why == NOT_NAMED):
         lines.append(f"  {_places(unnamed)}  not cut: {NOT_NAMED}")
     lines += [f"  {_places(where)}  {why}" for why, where in plan.fixed.items()]
-    return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
+    return "\n".join([*lines, *(f"note: {note}" for note in (*plan.notes, *_untold(plan)))])
+
+
+def _untold(plan: "Plan") -> list[str]:
+    axes = plan.evidence.untold if plan.evidence is not None else ()
+    few = ", ".join(axes[:3]) + (f" and {len(axes) - 3} more" if len(axes) > 3 else "")
+    if not axes:
+        return []
+    return [f"no output of the example depends on {few}: they are not proved. Give a larger one"]
 
 
 def _evidence(plan: "Plan") -> str:

@@ -30,6 +30,8 @@ class Evidence:
         permuted: outputs of the model with every axis's units in another order.
         masked: outputs of a subnetwork and of the model at masked parameters.
         gradients: their gradients, where asked for.
+        untold: axes of which nothing was measured, since no output of the example batch depends on
+            them: those of an expert that got no token, say.
         problem: what stands against the plan, in one line; None where nothing does.
     """
 
@@ -37,6 +39,7 @@ class Evidence:
     permuted: float = math.nan
     masked: float = math.nan
     gradients: float | None = None
+    untold: tuple[str, ...] = ()
     problem: str | None = None
 
 
@@ -91,7 +94,7 @@ def _measured(bench: Bench, builder: Builder, gradients: bool) -> Evidence:
         what = "outputs" if masked > bench.tolerance else "gradients"
         problem = f"the {what} of a subnetwork differ from f(C x) by {max(masked, slopes):.1e}"
         return replace(evidence, problem=problem)
-    return replace(evidence, problem=_lost_in_merge(bench))
+    return replace(evidence, problem=_lost_in_merge(bench), untold=_untold(bench))
 
 
 def cuts(layout: Layout) -> list[dict[str, Tensor]]:
@@ -165,6 +168,20 @@ def _gradients(model: nn.Module, out: Sequence[Tensor]) -> dict[str, Tensor]:
         name: torch.zeros_like(p) if slope is None else slope.to_dense()
         for (name, p), slope in zip(named.items(), slopes, strict=True)
     }
+
+
+def _untold(bench: Bench) -> tuple[str, ...]:
+    """Axes along which no parameter moves an output; frozen parameters say nothing of theirs."""
+    layout, slopes = bench.layout, dict[str, bool]()
+    for batch in bench.batches:
+        try:
+            found = _gradients(bench.model, outputs(bench.model, batch.inputs, gradients=True))
+        except RuntimeError:  # outputs without gradients
+            return ()
+        slopes = {name: slopes.get(name, False) or bool(s.any()) for name, s in found.items()}
+    names = {a: [name for name in layout.dims if a in layout.axes_of(name)] for a in layout.sizes}
+    still = (a for a, own in names.items() if own and not any(slopes.get(n, True) for n in own))
+    return tuple(still) if any(slopes.values()) else ()
 
 
 def _lost_in_merge(bench: Bench) -> str | None:
