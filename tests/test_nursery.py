@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from subnetwork.nursery import Nursery, _Births, nursery
+from subnetwork.nursery import Child, Nursery, _Births, nursery
 from worker_processes import all_gone, descendants
 
 CHILD = """
@@ -92,6 +92,8 @@ def test_what_was_imported_once_is_there_in_every_forked_process(tmp_path):
 @pytest.mark.parametrize("what", ["sleep", "stop"])
 def test_a_process_is_killed_frozen_or_not_and_only_that_one(births, tmp_path, what):
     child, other = born(births, tmp_path, what), born(births, tmp_path, "sleep")
+    while other.pid is None:
+        births.look(1.0)
     child.kill()
     assert child.returncode == -signal.SIGKILL
     assert child.ended() == (f"process {child.pid} was ended by SIGKILL", "")
@@ -173,10 +175,11 @@ def test_where_no_process_can_be_made_that_is_said(monkeypatch, tmp_path):
     said = {"number": 7, "status": 1, "refused": "Resource temporarily unavailable"}
     assert json.loads(os.read(near, 1000)) == said
     made = Nursery([])
-    child = made.start("worker 0", "child", [], tmp_path / "log")
-    made._hear({**said, "number": 1})
-    assert child.ended() == ("no process could be started", "Resource temporarily unavailable")
     made.close()
+    child = Child(made, 7, tmp_path / "log")
+    made._children[7] = child
+    made._hear(said)
+    assert child.ended() == ("no process could be started", "Resource temporarily unavailable")
     os.close(near)
     os.close(far)
 
@@ -191,3 +194,64 @@ def test_a_nursery_that_is_frozen_is_ended_with_what_it_has(tmp_path, monkeypatc
         child.kill()
         assert child.returncode == -signal.SIGKILL
         assert all_gone([child.pid], 5)
+
+
+def test_a_nursery_that_dies_unseen_is_buried_before_the_next_one(tmp_path, monkeypatch):
+    with nursery() as births:
+        child = born(births, tmp_path, "sleep")
+        while child.pid is None:
+            births.look(1.0)
+        births._process.kill()
+        births._process.wait()
+        monkeypatch.setattr(births, "look", lambda _=0.0: None)  # it dies just after a look
+        other = births.start("worker 1", "child", ["return", "5"], tmp_path / "other")
+        monkeypatch.undo()
+        assert child.returncode == -signal.SIGKILL
+        assert other.wait(60)
+        assert other.returncode == 5
+
+
+def test_a_process_that_a_module_has_started_ends_nobody(tmp_path):
+    (tmp_path / "starts.py").write_text("import subprocess; subprocess.Popen(['true'])")
+    with nursery("starts") as births:
+        child = born(births, tmp_path, "return", "5")
+        assert child.wait(60)
+        assert child.returncode == 5
+
+
+def test_to_kill_while_the_nursery_imports_waits_for_nobody(tmp_path):
+    (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
+    with nursery("slow") as births:
+        child = born(births, tmp_path, "sleep")
+        began = time.monotonic()
+        child.kill()
+        assert time.monotonic() - began < 3
+        assert child.returncode == -signal.SIGKILL
+
+
+def test_what_is_killed_before_it_is_born_is_killed_alone(tmp_path):
+    (tmp_path / "slow.py").write_text("import time; time.sleep(1)")
+    with nursery("slow") as births:
+        child, other = born(births, tmp_path, "sleep"), born(births, tmp_path, "return", "5")
+        child.kill()
+        assert other.wait(60)
+        assert other.returncode == 5
+        time.sleep(0.1)
+        assert "worker 3" not in descendants()
+
+
+def test_what_is_sent_to_all_is_let_pass_but_not_by_programs_that_are_run(tmp_path):
+    (tmp_path / "runs.py").write_text(
+        "import os, signal, subprocess\n"
+        "def main(_):\n"
+        "    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):\n"
+        "        os.kill(os.getpid(), number)\n"
+        "        run = subprocess.Popen(['sleep', '60'])\n"
+        "        run.send_signal(number)\n"
+        "        assert run.wait() == -number\n"
+        "    return 5\n"
+    )
+    with nursery() as births:
+        child = births.start("worker 0", "runs", [], tmp_path / "log")
+        assert child.wait(30)
+        assert child.returncode == 5, child.ended()

@@ -70,10 +70,14 @@ class Child:
 
     def kill(self) -> None:
         """End it now, frozen or not."""
-        if self.poll() is None:
-            self._nursery.ask({"kill": self._number})
-            if not self.wait(GRACE):
-                self._nursery.close()
+        if self.poll() is not None:
+            return
+        self._nursery.ask({"kill": self._number})
+        if self.pid is None:  # it ends as soon as it is born
+            self._nursery.forget(self._number)
+            self.returncode = -signal.SIGKILL
+        elif not self.wait(GRACE):
+            self._nursery.close()
 
     def ended(self) -> tuple[str, str]:
         """How it ended, and the last line that it wrote, or why it was never born."""
@@ -81,7 +85,7 @@ class Child:
         how = f"process {self.pid} left with status {code}"
         if code < 0:
             how = f"process {self.pid} was ended by {_signal(-code)}"
-        if self.pid is None:
+        if self.pid is None and code >= 0:
             how = "no process could be started"
         text = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
         lines = (text or self.refused).splitlines()
@@ -124,6 +128,7 @@ class Nursery:
             child = Child(self, self._started, log)
             log.unlink(missing_ok=True)
             if self._process.poll() is not None:
+                self._bury()
                 try:
                     self._process, self._said = self._begin()
                 except OSError as reason:
@@ -146,6 +151,11 @@ class Nursery:
         with self._lock, suppress(BrokenPipeError, ValueError):
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
+
+    def forget(self, number: int) -> None:
+        """Hear of a process no more."""
+        with self._lock:
+            self._children.pop(number, None)
 
     def look(self, seconds: float = 0.0) -> None:
         """Hear what became of the processes; wait so long for the first word at most."""
@@ -193,7 +203,9 @@ class Nursery:
         return process, said
 
     def _hear(self, told: dict[str, Any]) -> None:
-        child = self._children[told["number"]]
+        child = self._children.get(told["number"])
+        if child is None:  # it was forgotten
+            return
         child.pid = told.get("pid", child.pid)
         child.refused = told.get("refused", "")
         if "status" in told:
@@ -221,9 +233,18 @@ class Nursery:
 
 
 def leave_interrupts() -> None:
-    """Ignore what a terminal or a supervisor sends to all: it is for the owner, which ends us."""
+    """Let pass what a terminal or a supervisor sends to all: it is for the owner, which ends us.
+
+    By a handler that does nothing: what is ignored would be ignored in programs that are run here
+    too.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, _let_pass)
+        signal.siginterrupt(number, False)
+
+
+def _let_pass(number: int, frame: object) -> None:
+    del number, frame
 
 
 def die_with_parent() -> None:
@@ -310,7 +331,9 @@ class _Births:
         """Tell of those that have ended."""
         with suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                number = next(n for n, pid in self.pids.items() if pid == found[0])
+                number = next((n for n, pid in self.pids.items() if pid == found[0]), None)
+                if number is None:  # of a module that is imported here
+                    continue
                 del self.pids[number]
                 self.tell(number=number, status=os.waitstatus_to_exitcode(found[1]))
 
@@ -370,6 +393,8 @@ def main(how: str, *modules: str) -> None:
         births.serve()
     for pid in births.pids.values():
         os.kill(pid, signal.SIGKILL)
+    for pid in births.pids.values():
+        os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":

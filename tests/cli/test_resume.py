@@ -203,6 +203,26 @@ def test_a_test_loss_that_is_no_number_is_divergence(tmp_path, monkeypatch):
     assert "test loss is no number any more after round 0" in " ".join(result.stderr.split())
 
 
+def test_faults_after_the_last_row_stand_in_the_last_line(tmp_path, monkeypatch):
+    from subnetwork.experiments import training
+    from subnetwork.runtime.faults import Fault
+
+    whole = training.train
+
+    def interrupted(t, method, seats, start, faults):
+        for progress in whole(t, method, seats, start, faults):
+            yield progress
+            faults.append(Fault(1, 0, "lost", 0.5, "it was ended by SIGKILL"))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    assert train(*SMALL, "--rounds", 3, cwd=tmp_path).returncode == 130
+    record = tmp_path / "runs/train.unfinished/ist.jsonl"
+    *_, row, end = map(json.loads, record.read_text().splitlines())
+    assert row["faults"] == []
+    assert [(f["round"], f["worker"], f["kind"]) for f in end["faults"]] == [(1, 0, "lost")]
+
+
 def test_other_workers_come_with_other_capacities(tmp_path):
     small = ["--hidden", "12", "--batch-size", "8", "--here"]
     flags = ["--method", "heterofl", "--workers", 2, "--capacities", 1, 0.5, "--rounds", 1]

@@ -18,8 +18,18 @@ pytestmark = pytest.mark.faults
 SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "3", "--momentum", "0.5"]
 
 
+SOONER = """
+import sys
+from subnetwork.cli import main
+from subnetwork.runtime.direct import ranks
+
+ranks.FROZEN = 4.0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def command(*flags):
-    return [sys.executable, "-m", "subnetwork", "train", *map(str, flags)]
+    return [sys.executable, "-c", SOONER, "train", *map(str, flags)]
 
 
 def children(pid):
@@ -98,7 +108,7 @@ def lasting(tmp_path):
     ("sent", "how"),
     [
         (signal.SIGKILL, "was ended by SIGKILL"),
-        (signal.SIGSTOP, "was silent for 10 s, and was ended"),
+        (signal.SIGSTOP, "was silent for 4 s, and was ended"),
     ],
 )
 def test_with_replicas_a_rank_that_is_killed_or_frozen_is_replaced_to_the_bit(

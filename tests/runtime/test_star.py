@@ -18,6 +18,7 @@ from seats_in_threads import (
     with_entry,
 )
 from subnetwork.algorithm import DivergedError, WorkerLostError, rounds
+from subnetwork.nets import ABSENT
 from subnetwork.runtime import Patience, dropped, dropping, here, seated
 from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import serve, templates
@@ -72,6 +73,37 @@ def test_a_worker_without_a_network_takes_no_part_and_that_is_no_fault(keep):
     apart = run(row, seated(seats_of(row), report=faults.append))
     assert_same_models(apart, one)
     assert faults == []
+
+
+def few(row, work, k, workers):
+    """A round in which only these workers have a network."""
+    partition = row.sketch.sample(row.seed, k)
+    submodels = [partition.select(row.x, i) if i in workers else ABSENT for i in range(4)]
+    return work(k, partition, submodels)
+
+
+def test_one_of_several_that_fails_alone_is_one_fault_and_no_divergence():
+    row, faults = row_of(), []
+    work = seated(seats_of(row, {1: in_round({0}, nan)}), report=faults.append)
+    assert all(z is ABSENT for z in few(row, work, 0, {1}))
+    assert {kind for _, _, kind in kinds(faults)} >= {"not finite", "evicted"}
+    assert few(row, work, 1, {0})[0] is not ABSENT
+
+
+def test_rounds_of_few_workers_set_the_deadline_too():
+    row, faults = row_of(), []
+
+    def hang(*_):
+        LEAVING.wait()
+
+    seats = seats_of(row, {1: in_round({1}, hang)}, comes_back=False)
+    work = seated(seats, patience=IMPATIENT, report=faults.append)
+    few(row, work, 0, {0, 1})
+    began = time.monotonic()
+    found = few(row, work, 1, {0, 1})
+    assert time.monotonic() - began < IMPATIENT.first / 2
+    assert (found[0] is not ABSENT, found[1] is ABSENT) == (True, True)
+    assert (1, 1, "frozen") in kinds(faults)
 
 
 @pytest.mark.parametrize("name", MERGES)

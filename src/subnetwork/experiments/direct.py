@@ -139,7 +139,7 @@ def lead(
         config=config,
         more=more,
         rows=rows,
-        late=leader.faults,
+        late=lambda: leader.faults,
     ) as write:
         leader.tell_to(write, show)
         try:

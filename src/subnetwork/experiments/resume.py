@@ -176,7 +176,7 @@ def saved(folder: Path) -> tuple[Saved | None, list[str]]:
 def read(found: checkpoint.Checkpoint) -> Saved:
     """The run, the model and the last row of a checkpoint."""
     run, of = training_of(found.header["run"]), found.header
-    start = Start(lambda: state_of(found.tensors()), found.k, of["row"], of["notes"], found)
+    start = Start(lambda: state_of(found.tensors()), found.k, of["row"], of.get("notes", {}), found)
     return Saved(run, start, found.path, json.dumps(of["sketch"]))
 
 

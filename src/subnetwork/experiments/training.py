@@ -38,7 +38,11 @@ class Progress:
 
 
 def train(
-    t: Task, method: Method, seats: Sequence[Seat] | None = None, start: Start | None = None
+    t: Task,
+    method: Method,
+    seats: Sequence[Seat] | None = None,
+    start: Start | None = None,
+    faults: list[Fault] | None = None,
 ) -> Iterator[Progress]:
     """Run the method; yield about every `local_steps` local steps.
 
@@ -48,6 +52,7 @@ def train(
         seats: where the workers sit; None trains them one after another in this process, with the
             same result to the bit.
         start: where the run begins; round 0 from x^0 if it is left out.
+        faults: where they are noted until a row has them.
 
     Yields:
         Rows, whose fields docs/runs.md lists: progress, loss and accuracy of the recalibrated
@@ -56,7 +61,8 @@ def train(
     for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
         ready()
     start = start or Start(lambda: method.x)
-    meter = _Meter(t.run.clip_updates, deque(start.row.get("usual_norms", ()), maxlen=REMEMBERED))
+    usual = deque[float](start.row.get("usual_norms", ()), maxlen=REMEMBERED)
+    meter = _Meter(t.run.clip_updates, usual, [] if faults is None else faults)
     shares = _shares(t, method, start) if t.run.shares == "measured" else None
     run = _rounds(method, meter.over(method, seats), start, shares, seats or ())
     before, began = start.row, time.perf_counter()
@@ -112,7 +118,7 @@ class _Meter:
 
     clip: float | None
     usual: deque[float]  # norms of updates
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[Fault]
     measured: list[Measured] = field(default_factory=list)
     work: list[float] = field(default_factory=list)  # seconds of lines 4-8, a number a round
 
@@ -203,30 +209,36 @@ def record(
     if keeper is not None:
         keeper.begin(law)
     more, rows = start.notes, earlier(path, start)
-    late: list[dict[str, Any]] = []  # faults after the last row
+    faults: list[Fault] = []
+    stale: list[dict[str, Any]] = []  # checkpoints that could not be written
+
+    def late() -> list[dict[str, Any]]:
+        return [*(fault.to_row() for fault in faults), *stale]
+
+    def keep(*, last: bool = True) -> None:
+        if keeper is not None and k > start.k and (keeper.due() or last):
+            stale.extend(_kept(keeper, k, x, row, law))
+
     with writing(
         path, kind="train", name=t.run.method, config=config, more=more, rows=rows, late=late
     ) as write:
-        stale: list[dict[str, Any]] = []
         try:
-            for progress in train(t, method, seats, start):
+            for progress in train(t, method, seats, start, faults):
                 row = progress.row | {"faults": [*progress.row.get("faults", []), *stale]}
                 write(row)
+                stale.clear()
                 x, k = progress.x, row["k"] + 1
                 show(row)
-                stale = _kept(keeper, k, x, row, law) if keeper is not None and keeper.due() else []
+                keep(last=False)
         except (KeyboardInterrupt, WorkerLostError) as reason:
-            if keeper is not None and k > start.k:
-                _kept(keeper, k, x, row, law)
+            keep()
             ended = "all" if k == method.n_rounds else "interrupted after"
             raise type(reason)(str(reason) or f"{ended} {k} rounds") from None
         except OSError:
             with suppress(OSError):
-                if keeper is not None and k > start.k:
-                    _kept(keeper, k, x, row, law)
+                keep()
             raise
-        if keeper is not None:
-            late += _kept(keeper, k, x, row, law)
+        keep()
     return x
 
 

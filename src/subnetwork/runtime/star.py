@@ -79,13 +79,14 @@ class _Star:
             present = self._enough(k)
             answers, seconds = self._round(k, present, submodels)
             faults = [answer.fault for answer in answers.values() if answer.fault is not None]
-            _check_common(k, faults, len(answers))
+            if len(answers) > 1 or len(present) == 1:  # one of several may itself be at fault
+                _check_common(k, faults, len(answers))
             for fault in faults:
                 self._note(fault)
             if any(answer.trained is not ABSENT for answer in answers.values()) or not answers:
                 break
             self._missing.update(present)  # the round begins again: who is in it is told
-        if not faults and len(answers) == len(self._seats):
+        if answers and not faults and len(answers) == sum(w is not ABSENT for w in submodels):
             self._durations.append(seconds)
         return [answers[i].trained if i in answers else ABSENT for i in range(len(self._seats))]
 

@@ -28,7 +28,7 @@ LEAVE = 10.0  # for ranks to end by themselves after the last round
 GRACE = 8.0  # for the round under way after Ctrl-C
 POLL = 0.05
 BEAT = 0.5  # seconds between two signs of life of a rank
-FROZEN = 10.0  # without one, it is ended; those in which nothing here ran do not count
+FROZEN = 30.0  # without one, it is ended; those in which nothing here ran do not count
 JOB = "job"
 
 
@@ -207,7 +207,7 @@ class _Children:
         self._noticed.wait(timeout=2.0)
         if self._dead is not None or self._vacant is None:
             raise WorkerLostError(
-                self._dead or "A connection between ranks broke, though no rank has died."
+                self._dead or "A connection between ranks broke, though no rank was seen to die."
             )
         rank, words = self._vacant
         self._start(rank, number)
