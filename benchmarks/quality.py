@@ -121,21 +121,22 @@ def run_of(section: Section, row: str, n: int, split: str, seed: int) -> Trainin
     """The run of a row: every worker takes the same local steps in all of them."""
     base = replace(section.base, workers=n, split=split, seed=seed)
     alone = replace(base, workers=1, split="shared" if split == "shared" else "iid")
+    run = replace(base, method="ist" if row in TRIED else row)
     match row:
         case "full":
-            return replace(alone, method="local_sgd", batch_size=n * base.batch_size)
+            run = replace(alone, method="local_sgd", batch_size=n * base.batch_size)
         case "narrow":
-            return replace(alone, method="narrow", share=n)
+            run = replace(alone, method="narrow", share=n)
         case "local_sgd_rare":
             rare = base.local_steps * n
-            return replace(base, method="local_sgd", local_steps=rare, steps=base.total_steps)
+            run = replace(base, method="local_sgd", local_steps=rare, steps=base.total_steps)
         case "scaled_ist":
-            return replace(base, method="ist", scale="inverted")
+            run = replace(base, method="ist", scale="inverted")
         case "gentle":
-            return replace(base, method="ist", scale="inverted", dropout=0.2)
+            run = replace(base, method="ist", scale="inverted", dropout=0.2)
         case "resist":
-            return replace(base, method="resist", axes=())
-    return replace(base, method="ist" if row in TRIED else row)
+            run = replace(base, method="resist", axes=())
+    return run
 
 
 def method_of(name: str, t: Task) -> Method:
