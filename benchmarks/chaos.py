@@ -56,7 +56,7 @@ SHOWN_AS = {
     "error": {"failed"},
     "huge": {"clipped"},
     "out of memory": {"failed"},
-    "slow": {"slow"},
+    "slow": {"slow", "frozen"},  # on a busy machine too slow
     "frame": {"refused"},
     "short": {"refused"},
     "killed": {"lost", "not ready"},

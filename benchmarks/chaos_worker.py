@@ -21,7 +21,7 @@ from subnetwork.runtime import launch
 from subnetwork.runtime.serve import Template
 from subnetwork.runtime.wire import HEADER, Header, Link, Verb
 
-SLOW = 0.4  # seconds more for each local step
+SLOW = 2.4  # seconds more for each local step: over 0.75 of the least deadline, and below it
 VALUES = {"nan": float("nan"), "inf": float("inf"), "huge": 1e25}
 FRAMES: list[str] = []  # what is to be wrong with the next answer
 
