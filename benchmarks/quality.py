@@ -102,12 +102,14 @@ SECTIONS = {
         replace(CORA, data="citeseer", model="sage"), (2, 4, 8), ("shared", "dirichlet")
     ),
     "physics": Section(
-        replace(CORA, data="coauthor_physics", hidden=(64,), rounds=10), (2, 4, 8), ("shared",)
+        replace(CORA, data="coauthor_physics", hidden=(64,), rounds=10),
+        (2, 4, 8),
+        ("shared", "dirichlet"),
     ),
     "physics_sage": Section(
         replace(CORA, data="coauthor_physics", model="sage", hidden=(64,), rounds=10),
         (2, 4, 8),
-        ("shared",),
+        ("shared", "dirichlet"),
     ),
     "fashion": Section(
         Training(data="fashion_mnist", hidden=(512,), step_size=0.1, local_steps=50, period=4), (4,)
