@@ -255,3 +255,12 @@ def test_what_is_sent_to_all_is_let_pass_but_not_by_programs_that_are_run(tmp_pa
         child = births.start("worker 0", "runs", [], tmp_path / "log")
         assert child.wait(30)
         assert child.returncode == 5, child.ended()
+
+
+def test_the_command_starts_its_nursery_for_the_modules_that_it_uses():
+    """It names them before torch is imported, and so before they are."""
+    from subnetwork.cli import train
+    from subnetwork.experiments import rank
+    from subnetwork.methods import worker
+
+    assert (train.WORKERS, train.RANKS) == (worker.MODULE, rank.MODULE)

@@ -213,22 +213,15 @@ def _prepare(folder: Path, out: Path, *, resume: bool, restart: bool) -> None:
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if resume:
+        from subnetwork.nets.checkpoint import second_name
+
         for path in out.glob("*.jsonl"):
-            _link(str(path), str(folder / path.name))
+            second_name(path, folder / path.name)
         if (out / "tensorboard").is_dir():
-            shutil.copytree(out / "tensorboard", folder / "tensorboard", copy_function=_link)
+            shutil.copytree(out / "tensorboard", folder / "tensorboard", copy_function=second_name)
         copy = folder / f"{CHECKPOINTS}.new"
-        shutil.copytree(out / CHECKPOINTS, copy, copy_function=_link)
+        shutil.copytree(out / CHECKPOINTS, copy, copy_function=second_name)
         copy.rename(folder / CHECKPOINTS)
-
-
-def _link(source: str, target: str) -> str:
-    """The same file under a second name, or a copy: files of a run are replaced, never changed."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
 
 
 def _put(stage: Path, out: Path) -> None:

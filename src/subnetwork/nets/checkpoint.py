@@ -177,7 +177,7 @@ def retell(found: Checkpoint, folder: Path, header: Mapping[str, Any]) -> Path:
     stage, shards = staging(folder, found.k), found._written
     try:
         for shard in shards:
-            _second_name(found.path / shard.file, stage / shard.file)
+            second_name(found.path / shard.file, stage / shard.file)
         return commit(stage, folder, found.k, header, found.kinds, shards)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -276,6 +276,20 @@ def commit(
     stage.rename(target)
     _force(folder)
     _prune(folder, k)
+    return target
+
+
+def second_name(source: str | Path, target: str | Path) -> str | Path:
+    """The same file under another name, or a copy on disk: such files are replaced, never changed.
+
+    As `shutil.copytree` takes its `copy_function`.
+    """
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+        with Path(target).open("rb+") as file:
+            os.fsync(file.fileno())
     return target
 
 
@@ -390,15 +404,6 @@ def _force(folder: Path) -> None:
 
 def _says(path: Path) -> str:
     return (path / COMMITTED).read_text()
-
-
-def _second_name(path: Path, name: Path) -> None:
-    try:
-        os.link(path, name)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, name)
-        with name.open("rb+") as file:
-            os.fsync(file.fileno())
 
 
 def _intact(path: Path) -> bool:
