@@ -48,8 +48,17 @@ class Saved:
 
     run: Training
     start: Start
-    path: Path
-    law: str  # of the cut, as `NetSketch.to_json` wrote it
+    found: Checkpoint
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.found.path
+
+    @property
+    def law(self) -> str:
+        """Of the cut, as `NetSketch.to_json` wrote it."""
+        return json.dumps(self.found.header["sketch"])
 
 
 class Keeper:
@@ -177,7 +186,7 @@ def read(found: checkpoint.Checkpoint) -> Saved:
     """The run, the model and the last row of a checkpoint."""
     run, of = training_of(found.header["run"]), found.header
     start = Start(lambda: state_of(found.tensors()), found.k, of["row"], of.get("notes", {}), found)
-    return Saved(run, start, found.path, json.dumps(of["sketch"]))
+    return Saved(run, start, found)
 
 
 def _plain(run: Training) -> dict[str, Any]:
