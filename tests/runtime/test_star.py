@@ -239,7 +239,7 @@ def test_a_round_from_which_nobody_came_back_is_repeated():
     patience = Patience(floor=0.5, first=20, missing=20, least=4)
     apart = run(row, seated(seats, patience=patience, report=faults.append))
     assert_same_models(apart, run(row, here(row.local)))
-    assert {f.kind for f in faults} == {"frozen", "waiting", "joined"}
+    assert {f.kind for f in faults} - {"waiting"} == {"frozen", "joined"}  # or all came at once
 
 
 def test_a_worker_that_never_answers_is_not_sent_for_for_ever():
