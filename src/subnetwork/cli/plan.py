@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
 
@@ -12,6 +12,7 @@ from subnetwork.cli.quantities import bits_per_second, duration, n_bytes, rate, 
 
 if TYPE_CHECKING:
     from subnetwork.runtime.costs import Network, Pace, Round, Setting
+    from subnetwork.runtime.direct import Wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ def plan(
         raise ValueError(f"A model is cut for two workers or more, not --workers {workers}.")
     network = _network(link, given)  # refused before anything takes time
     from subnetwork import decompose
+    from subnetwork.deals import Lazy, Perm
     from subnetwork.runtime.calibration import calibrate, sizes
     from subnetwork.runtime.costs import Setting, predict
     from subnetwork.runtime.memory import keep_memory
@@ -80,7 +82,9 @@ def plan(
     entries = sizes(cut, workers, moments=link.moments)
     keep_memory()  # as those who will train do
     say(console, f"\nmeasuring steps for {link.calibration:g} s")
-    pace = calibrate(cut, workers, budget=link.calibration)
+    deal = Perm(workers) if link.period == 1 else Lazy(workers, link.period)
+    wire = cast("Wire", setting.wire)  # Setting knows no other
+    pace = calibrate(cut, workers, budget=link.calibration, deal=deal, wire=wire)
     costs = predict(entries, pace, network, setting)
     for line in ("", _heading(setting, network, pace), *_rows(costs), "", *_verdict(costs)):
         say(console, line)

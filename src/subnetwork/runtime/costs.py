@@ -43,13 +43,16 @@ class Pace:
     step_whole: float  # forward, backward and optimizer of the whole model on one batch
     step_part: float  # of a subnetwork
     handling: float = 0.0  # a coordinator's cutting and merging of all subnetworks of a round
-    averaging: float = 0.0  # copying a whole model into a flat buffer and back
+    averaging: float = 0.0  # copying a whole model into a flat buffer
     batch: float = 0.0  # making a batch
     around_whole: float = 0.0  # a round of local work beside its steps: copies, module, optimizer
     around_part: float = 0.0
     direct: float | None = None
     """One worker's share of a direct hand-over; None: the coordinator's handling, divided by n."""
     outer: float = 0.0  # DiLoCo's step over the whole model
+    buckets: float = 0.0  # copying the gradients of a step into DDP's buckets, and the means back
+    reducing: float = 0.0
+    """For a byte that a worker sends, and gets, in an all-reduce: adding and copying."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,18 @@ class Network:
                 "day."
             )
 
-    def seconds(self, n_bytes: float, hops: float, crowding: float = 1.0) -> float:
+    def seconds(
+        self, n_bytes: float, hops: float, crowding: float = 1.0, reducing: float = 0.0
+    ) -> float:
         """To move so many bytes over the busiest link, in so many waits for another worker.
 
-        Where workers share cores, copying takes `crowding` times as long; it goes on beside the
-        transfer, so the slower of the two counts.
+        Where workers share cores, what the processor does takes `crowding` times as long: copying,
+        or `reducing` seconds a byte, in which copying is. It goes on beside the transfer, so the
+        slower of the two counts.
         """
         wire = 8 * n_bytes / (self.bandwidth * self.share)
-        return max(wire, crowding * self.copying * n_bytes) + hops * self.latency
+        busy = crowding * max(self.copying, reducing) * n_bytes
+        return max(wire, busy) + hops * self.latency
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,7 @@ def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
 
 def local_sgd(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """Whole models, averaged by an all-reduce after each round."""
-    one_way, exchange = _all_reduce(WIRES[setting.wire] * sizes.whole, network, setting)
+    one_way, exchange = _all_reduce(WIRES[setting.wire] * sizes.whole, pace, network, setting)
     return Round(
         compute=(setting.n_steps * (pace.step_whole + pace.batch) + pace.around_whole)
         * setting.crowding,
@@ -242,17 +249,19 @@ def diloco(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
 def ddp(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """As many steps of whole models with a gradient all-reduce in each, behind the backward pass.
 
-    All buckets but the last one may travel while the backward pass goes on.
+    All buckets but the last one may travel while the backward pass goes on. What the processor does
+    for them is not hidden: it is taken from the backward pass.
     """
     gradients = FLOAT * sizes.whole
-    one_way, exchange = _all_reduce(gradients, network, setting)
+    one_way, exchange = _all_reduce(gradients, pace, network, setting)
     step = (pace.step_whole + pace.batch) * setting.crowding
     may_hide = 1 - min(1.0, BUCKET / gradients)
-    hidden = min(BACKWARD_SHARE * pace.step_whole * setting.crowding, may_hide * exchange)
+    idle = max(0.0, exchange - pace.reducing * setting.crowding * one_way)
+    hidden = min(BACKWARD_SHARE * pace.step_whole * setting.crowding, may_hide * idle)
     return Round(
         compute=setting.n_steps * step,
         exchange=setting.n_steps * (exchange - hidden),
-        handling=0.0,
+        handling=setting.n_steps * pace.buckets * setting.crowding,
         bytes_down=setting.n_steps * one_way,
         bytes_up=setting.n_steps * one_way,
         memory=_training(sizes.whole, sizes) + sizes.activations_whole + gradients,
@@ -313,10 +322,13 @@ def _hops(setting: Setting) -> float:
     return 2 * (setting.n_workers - 1)
 
 
-def _all_reduce(n_bytes: float, network: Network, setting: Setting) -> tuple[float, float]:
+def _all_reduce(
+    n_bytes: float, pace: Pace, network: Network, setting: Setting
+) -> tuple[float, float]:
     """Bytes of a worker in each direction, and seconds, of the mean of n flat buffers."""
     n, hops = setting.n_workers, _hops(setting)
-    if setting.reduce == "tree":  # whole buffers, one level after another
-        return 2 * n_bytes, network.seconds(hops * n_bytes, hops, setting.crowding)
-    one_way = 2 * (n - 1) / n * n_bytes
-    return one_way, network.seconds(one_way, hops, setting.crowding)
+    # a tree sends whole buffers, one level after another
+    tree = setting.reduce == "tree"
+    one_way = 2 * n_bytes if tree else 2 * (n - 1) / n * n_bytes
+    passed_on = hops * n_bytes if tree else one_way
+    return one_way, network.seconds(passed_on, hops, setting.crowding, pace.reducing)
