@@ -1,11 +1,15 @@
 """The cost model's formulas against hand counts, messages counted one by one, and exact draws."""
 
 import math
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from subnetwork import Perm, decompose
@@ -22,6 +26,7 @@ from subnetwork.runtime.costs import (
     moved,
     predict,
 )
+from subnetwork.runtime.reducing import reducing
 
 SIZES = Sizes(1000, (10, 100, 40), activations_whole=64, activations_part=16, moments=1)
 PACE = Pace(step_whole=8.0, step_part=1.0, handling=4.0, averaging=0.5)
@@ -90,6 +95,32 @@ def test_copying_counts_where_it_is_slower_than_the_link():
     slow, fast = Network(8.0, 0.5, 1.0, copying=0.25), Network(80.0, 0.5, 1.0, copying=0.25)
     assert slow.seconds(10, 2, crowding=2.0) == 10 + 1
     assert fast.seconds(10, 2, crowding=2.0) == 5 + 1
+
+
+def test_an_all_reduce_takes_at_least_what_the_processor_does():
+    """n = 4 on 2 cores; 6000 bytes each way, at 2^-10 seconds each where processors do them."""
+    pace, setting = replace(PACE, reducing=2**-10), Setting(4, 2, cores=2)
+    slow, fast = Network(8.0, 0.25, 1.0), Network(8e6, 0.25, 1.0)
+    before, after = (predict(SIZES, of, slow, setting) for of in (PACE, pace))
+    assert before == after
+    busy = 2 * 6000 * 2**-10
+    costs = predict(SIZES, pace, fast, setting)
+    assert costs["Local SGD"].exchange == costs["DiLoCo"].exchange == busy + 6 * 0.25
+    assert costs["DDP"].exchange == 2 * (busy + 6 * 0.25)
+    for name in ("IST, direct", "IST, coordinator"):  # they reduce nothing
+        assert costs[name] == predict(SIZES, PACE, fast, setting)[name]
+    # what TCP copies is part of it: the larger of both counts
+    tcp = replace(fast, copying=2**-9)
+    assert predict(SIZES, pace, tcp, setting)["Local SGD"].exchange == 2 * busy + 6 * 0.25
+    tcp = replace(fast, copying=2**-11)
+    assert predict(SIZES, pace, tcp, setting)["Local SGD"].exchange == busy + 6 * 0.25
+
+
+def test_ddp_copies_gradients_into_buckets_and_back_in_every_step():
+    pace = replace(PACE, buckets=0.5)
+    costs = predict(SIZES, pace, LINK, Setting(4, 3, cores=2))
+    assert costs["DDP"].handling == 3 * 0.5 * 2
+    assert {name for name, cost in costs.items() if cost.handling == 3 * 0.5 * 2} == {"DDP"}
 
 
 def ring(n, size):
@@ -184,6 +215,18 @@ def test_the_backward_pass_hides_all_buckets_of_ddp_but_the_last():
     )
 
 
+def test_what_processors_do_for_an_all_reduce_hides_behind_nothing():
+    """100 MiB in four buckets: 1.5 of it a nanosecond a byte, half of that is the processor's."""
+    large, link = Sizes(4 * 25 * 2**20 // 4, (0, 1)), Network(8e9, share=1.0)
+    whole = 1.5 * 4 * large.whole / 1e9
+    pace = Pace(9.0, 1.0, reducing=0.5e-9)
+    found = METHODS["DDP"](large, pace, link, Setting(4, 1)).exchange
+    assert found == pytest.approx(whole - 3 / 4 * whole / 2)
+    pace = replace(pace, reducing=3e-9)
+    found = METHODS["DDP"](large, pace, link, Setting(4, 1)).exchange
+    assert found == pytest.approx(3 * whole)
+
+
 def test_ist_does_not_pay_where_links_are_free_and_parts_as_slow_as_the_model():
     costs = predict(SIZES, Pace(1.0, 0.9, 4.0), Network(math.inf), Setting(2, 10))
     best, times = break_even(costs)
@@ -238,7 +281,7 @@ def test_calibration_measures_what_it_says_and_leaves_no_trace():
     pace = calibrate(plan, 4, budget=0.3)
     assert min(pace.step_whole, pace.step_part, pace.handling, pace.averaging) > 0
     assert pace.direct is not None
-    assert min(pace.batch, pace.direct, pace.outer) > 0
+    assert min(pace.batch, pace.direct, pace.outer, pace.buckets, pace.reducing) > 0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert torch.equal(state, torch.get_rng_state())
     assert threads == torch.get_num_threads()
@@ -254,3 +297,42 @@ def test_the_loopback_is_a_fast_link():
     link = loopback(0.05)
     assert link.bandwidth > 1e8
     assert 0 < link.latency < 0.01
+
+
+def open_here():
+    """Descriptors and threads of this process; of Python alone where the system lists none."""
+    lists = [Path("/proc/self/fd"), Path("/proc/self/task")]
+    found = [len(list(of.iterdir())) for of in lists if of.is_dir()]
+    return [*found, threading.active_count()]
+
+
+def more_than(before):
+    """Whether more is open than before; threads of the system take a moment to be gone."""
+    ends = time.monotonic() + 20
+    while more := any(now > then for now, then in zip(open_here(), before, strict=True)):
+        if time.monotonic() > ends:
+            break
+        time.sleep(0.05)
+    return more
+
+
+def test_an_all_reduce_is_measured_and_leaves_nothing_behind():
+    reducing(1 << 20, 0.0)  # torch starts what it keeps
+    before = open_here()
+    for n_bytes in (1, 1 << 20, 1 << 40):  # the last by a buffer that fits
+        assert 1e-12 < reducing(n_bytes, 0.0) < 1e-3
+    assert not dist.is_initialized()
+    assert not more_than(before)
+
+
+def test_the_default_group_of_the_caller_stays_as_it_is():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        group = dist.group.WORLD
+        assert reducing(1 << 20, 0.0) > 0
+        assert dist.group.WORLD is group
+        x = torch.ones(3)
+        dist.all_reduce(x)
+        assert x.tolist() == [1.0, 1.0, 1.0]
+    finally:
+        dist.destroy_process_group()
