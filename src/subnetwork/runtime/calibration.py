@@ -105,23 +105,25 @@ def calibrate(
                 work[f"{name} {n_steps}"] = _round(plan, feed, of, n_steps)
         spans = _in_turns(work, budget)
         a_byte = reducing(whole.n_bytes, budget / 12)
+    middle = {name: statistics.median(measured) for name, measured in spans.items()}
     step, around = {}, {}
     for name in ("whole", "part"):
-        one, several = spans[f"{name} 1"], spans[f"{name} {STEPS}"]
-        step[name] = max(0.0, (several - one) / (STEPS - 1))
-        around[name] = max(0.0, one - step[name])
-        step[name] = max(0.0, step[name] - spans["batch"])
+        turns = zip(spans[f"{name} 1"], spans[f"{name} {STEPS}"], strict=True)
+        more = statistics.median(several - one for one, several in turns)
+        step[name] = max(0.0, more / (STEPS - 1))
+        around[name] = max(0.0, middle[f"{name} 1"] - step[name])
+        step[name] = max(0.0, step[name] - middle["batch"])
     return Pace(
         step["whole"],
         step["part"],
-        spans["handling"],
-        spans["averaging"],
-        spans["batch"],
+        middle["handling"],
+        middle["averaging"],
+        middle["batch"],
         around["whole"],
         around["part"],
-        spans["direct"],
-        spans["outer"],
-        spans["buckets"],
+        middle["direct"],
+        middle["outer"],
+        middle["buckets"],
         a_byte,
     )
 
@@ -285,8 +287,8 @@ def _outer(whole: Submodel) -> Callable[[], object]:
     return lambda: sgd_step(whole.params, zeros, zeros, 0.7, 0.9, nesterov=True)
 
 
-def _in_turns(work: Mapping[str, Callable[[], object]], budget: float) -> dict[str, float]:
-    """Median processor seconds of each; at least three rounds, whatever the budget."""
+def _in_turns(work: Mapping[str, Callable[[], object]], budget: float) -> dict[str, list[float]]:
+    """Processor seconds of each, turn by turn; at least three turns, whatever the budget."""
     spans: dict[str, list[float]] = {name: [] for name in work}
     for do in work.values():
         do()  # the first one allocates
@@ -296,7 +298,7 @@ def _in_turns(work: Mapping[str, Callable[[], object]], budget: float) -> dict[s
             started = time.thread_time()
             do()
             spans[name].append(time.thread_time() - started)
-    return {name: statistics.median(measured) for name, measured in spans.items()}
+    return spans
 
 
 @contextmanager
