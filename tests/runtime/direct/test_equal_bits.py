@@ -151,7 +151,7 @@ class Seldom:
 
 
 def test_a_round_is_drawn_once_however_far_lines_are_looked_back_for():
-    """Full words of 64 rounds are looked at in every later round, and are what one asks for once."""
+    """Words of 64 rounds that are full are looked at in every later round, and stay as they are."""
     drawn = []
 
     class Counting(NetSketch):
