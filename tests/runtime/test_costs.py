@@ -14,6 +14,8 @@ from torch import nn
 
 from subnetwork import Perm, decompose
 from subnetwork.deals import Lazy
+from subnetwork.nets import SGD, Adam
+from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.partition import NetSketch
 from subnetwork.runtime.calibration import calibrate, loopback, sizes
 from subnetwork.runtime.costs import (
@@ -25,6 +27,14 @@ from subnetwork.runtime.costs import (
     break_even,
     moved,
     predict,
+)
+from subnetwork.runtime.direct import (
+    draws_of,
+    handed_over,
+    merged,
+    taken,
+    together,
+    with_moments,
 )
 from subnetwork.runtime.reducing import reducing
 
@@ -52,13 +62,13 @@ def test_a_round_of_each_method_by_hand():
     costs = predict(SIZES, PACE, LINK, Setting(4, 2))
     direct, star = costs["IST, direct"], costs["IST, coordinator"]
     local, ddp = costs["Local SGD"], costs["DDP"]
-    # 3/4 of 140 cut entries once; 2 * 3/4 of 10 shared ones: 420 + 60 bytes
-    assert direct.bytes_up == direct.bytes_down == 4 * 105 + 4 * 15
-    assert direct.exchange == pytest.approx(0.480 + (1 + 6) * 0.25)
+    # 3/4 of 140 cut entries once; 2 * 3/4 of 10 shared ones: 420 + 60 bytes, and their moment
+    assert direct.bytes_up == direct.bytes_down == 2 * (4 * 105 + 4 * 15)
+    assert direct.exchange == pytest.approx(0.960 + (1 + 6) * 0.25)
     assert (direct.compute, direct.handling) == (2.0, 1.0)
-    # 150 entries down and up for each of 3 others, over the coordinator's link
-    assert star.bytes_up == star.bytes_down == 600
-    assert star.exchange == pytest.approx(2 * (1.8 + 0.25))
+    # 150 entries with a moment down and up for each of 3 others, over the coordinator's link
+    assert star.bytes_up == star.bytes_down == 1200
+    assert star.exchange == pytest.approx(2 * (3.6 + 0.25))
     # 2 * 3/4 of 1000 entries, in 6 steps of the ring
     assert local.bytes_up == 6000
     assert local.exchange == pytest.approx(6 + 6 * 0.25)
@@ -66,15 +76,15 @@ def test_a_round_of_each_method_by_hand():
     # a gradient is one bucket: nothing is hidden
     assert (ddp.bytes_up, ddp.exchange) == (12000, pytest.approx(15))
     # parameters, gradients, one moment: 12 bytes an entry; a flat buffer
-    assert star.memory == 12 * 150 + 16 + 600
+    assert star.memory == 12 * 150 + 16 + 1200
     assert local.memory == 12 * 1000 + 64 + 4000
     assert costs["DiLoCo"].memory == local.memory + 8000
-    assert direct.memory == 12 * 150 + 16 + 4 * 990 / 4 + 4 * (150 + 105)
+    assert direct.memory == 12 * 150 + 16 + 8 * 990 / 4 + 8 * (150 + 105)
     # replicas: 1/4 of what all hold and of the 100, all of the 40; kept: these and what was sent
     lasting = predict(SIZES, PACE, LINK, Setting(4, 2, replicas=1))["IST, direct"]
-    assert lasting.bytes_up == direct.bytes_up + 4 * (2.5 + 25 + 10 + 30)
-    assert lasting.exchange == pytest.approx(0.480 + 0.270 + (1 + 6 + 3) * 0.25)
-    assert lasting.memory == direct.memory + 4 * 990 / 4 + 480 + 4 * 37.5
+    assert lasting.bytes_up == direct.bytes_up + 8 * (2.5 + 25 + 10 + 30)
+    assert lasting.exchange == pytest.approx(0.960 + 0.540 + (1 + 6 + 3) * 0.25)
+    assert lasting.memory == direct.memory + 8 * 990 / 4 + 960 + 8 * 37.5
     assert costs["DiLoCo"].seconds == local.seconds
 
 
@@ -193,11 +203,9 @@ def test_the_share_that_moves_is_that_of_the_deals(n, period):
 def test_wire_and_cores_scale_what_they_should():
     full = predict(SIZES, PACE, LINK, Setting(4, 2))
     half = predict(SIZES, PACE, LINK, Setting(4, 2, wire="bfloat16", cores=2))
-    for name in ("IST, coordinator", "Local SGD"):
+    for name in ("IST, direct", "IST, coordinator", "Local SGD"):
         assert half[name].bytes_up == full[name].bytes_up / 2
         assert half[name].compute == 2 * full[name].compute
-    # of IST's direct exchange only what is handed over: shared entries are reduced in float32
-    assert half["IST, direct"].bytes_up == 2 * 105 + 4 * 15
     assert half["DDP"].bytes_up == full["DDP"].bytes_up
     assert predict(SIZES, PACE, LINK, Setting(4, 2, cores=8)) == full
 
@@ -278,13 +286,47 @@ def test_calibration_measures_what_it_says_and_leaves_no_trace():
     plan = decompose(model, torch.randn(32, 256))
     before = [p.clone() for p in model.parameters()]
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    pace = calibrate(plan, 4, budget=0.3)
+    pace = calibrate(plan, 4, budget=0.3, optimizer=Adam(1e-6))
     assert min(pace.step_whole, pace.step_part, pace.handling, pace.averaging) > 0
     assert pace.direct is not None
     assert min(pace.batch, pace.direct, pace.outer, pace.buckets, pace.reducing) > 0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert torch.equal(state, torch.get_rng_state())
     assert threads == torch.get_num_threads()
+
+
+def counted(exchange, sent):
+    """The same side of an exchange; bytes that it sends are noted."""
+    try:
+        post = next(exchange)
+        while True:
+            sent.append(post.n_bytes)
+            yield post
+            post = next(exchange)
+    except StopIteration as end:
+        return end.value
+
+
+@pytest.mark.parametrize("wire", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1)])
+def test_the_bytes_of_a_hand_over_are_those_that_ranks_send(optimizer, wire):
+    """A merge and a hand-over of 4 ranks, moments with their parameters, one layer held by all.
+
+    Owners are random, int8 has scales and Adam counts steps: 8 % are allowed.
+    """
+    layers = (nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64))
+    plan = decompose(nn.Sequential(nn.Linear(16, 32), *layers), torch.randn(4, 16), width=["1.*"])
+    x, sketch = plan.state(moments=optimizer.moments), NetSketch(plan.layout, Perm(4))
+    draws = [draws_of(sketch, x.params, 0, moments=optimizer.moments) for _ in range(4)]
+    whole = [with_moments(x.params.items(), optimizer.moments, plan.layout) for _ in range(4)]
+    held = [taken(draws[i], i, 0, whole[i]) for i in range(4)]
+    sent = []
+    for step in (merged, handed_over):
+        sides = [counted(step(draws[i], i, held[i], wire), sent) for i in range(4)]
+        held = together(sides)
+    found = sizes(plan, 4, moments=len(set(optimizer.moments) - {COUNTER}))
+    told = METHODS["IST, direct"](found, PACE, LINK, Setting(4, 2, wire=wire)).bytes_up
+    assert sum(sent) / 4 == pytest.approx(told, rel=0.08)
 
 
 def test_more_workers_than_units_are_refused_with_the_most_that_go():

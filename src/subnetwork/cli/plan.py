@@ -34,7 +34,8 @@ class Link:
     cores: float | None = None
     """Cores that all workers share; by default each worker has one of its own."""
     moments: int = 0
-    """Moments of the local optimizer: 0 for SGD, 1 with momentum, 2 for Adam."""
+    """Moments of the local optimizer, which travel with a part: 0 for SGD, 1 with momentum, 2 for
+    Adam."""
     calibration: float = 5.0
     """Seconds to measure steps for."""
 
@@ -67,7 +68,8 @@ def plan(
     network = _network(link, given)  # refused before anything takes time
     from subnetwork import decompose
     from subnetwork.deals import Lazy, Perm
-    from subnetwork.runtime.calibration import calibrate, sizes
+    from subnetwork.nets import SGD, Adam
+    from subnetwork.runtime.calibration import STILL, calibrate, sizes
     from subnetwork.runtime.costs import Setting, predict
     from subnetwork.runtime.memory import keep_memory
 
@@ -84,7 +86,8 @@ def plan(
     say(console, f"\nmeasuring steps for {link.calibration:g} s")
     deal = Perm(workers) if link.period == 1 else Lazy(workers, link.period)
     wire = cast("Wire", setting.wire)  # Setting knows no other
-    pace = calibrate(cut, workers, budget=link.calibration, deal=deal, wire=wire)
+    steps = (SGD(STILL), SGD(STILL, momentum=0.9), Adam(STILL))[link.moments]
+    pace = calibrate(cut, workers, budget=link.calibration, deal=deal, wire=wire, optimizer=steps)
     costs = predict(entries, pace, network, setting)
     for line in ("", _heading(setting, network, pace), *_rows(costs), "", *_verdict(costs)):
         say(console, line)

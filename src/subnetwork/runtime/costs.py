@@ -165,17 +165,27 @@ def moved(n_workers: int, period: int | None, n_axes: int) -> float:
     return (1 - 1 / n_workers) * (1 - untouched)
 
 
+def sent(sizes: Sizes, setting: Setting) -> float:
+    """Bytes of an entry of a part on its way, with its moments, which int8 leaves at 16 bits.
+
+    >>> sent(Sizes(8, (8,), moments=2), Setting(2, 1, wire="int8"))
+    5
+    """
+    wire = WIRES[setting.wire]
+    return wire + sizes.moments * max(wire, WIRES["bfloat16"])
+
+
 def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """IST without a server: each entry that changes hands travels once; shared ones are reduced."""
-    n, wire = setting.n_workers, WIRES[setting.wire]
+    n, wire, whole = setting.n_workers, sent(sizes, setting), FLOAT * (1 + sizes.moments)
     shared, *cut = sizes.part
     handed = sum(moved(n, setting.period, k) * size for k, size in enumerate(cut, 1))
-    one_way = wire * handed + FLOAT * 2 * (n - 1) / n * shared
+    one_way = wire * (handed + 2 * (n - 1) / n * shared)
     hops = (1 if handed else 0) + (_hops(setting) if shared else 0)
-    kept = FLOAT * (1 + setting.replicas) * max(0, sizes.whole - shared) / n  # what nobody holds
+    kept = whole * (1 + setting.replicas) * max(0, sizes.whole - shared) / n  # what nobody holds
     own, idle = _copied(sizes, setting)
-    kept += setting.replicas * (one_way + FLOAT * own)  # what was sent; the rest of a replica
-    one_way += setting.replicas * FLOAT * (own + idle)
+    kept += setting.replicas * (one_way + whole * own)  # what was sent; the rest of a replica
+    one_way += setting.replicas * whole * (own + idle)
     hops += setting.replicas * 3  # replicas, and a word at the end of each stage
     flat = wire * (sizes.held + handed)
     own = pace.handling / n if pace.direct is None else pace.direct
@@ -206,7 +216,7 @@ def _copied(sizes: Sizes, setting: Setting) -> tuple[float, float]:
 def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """IST through a coordinator that is worker 0 too: every subnetwork goes down and comes back."""
     n = setting.n_workers
-    one_way = WIRES[setting.wire] * sizes.held
+    one_way = sent(sizes, setting) * sizes.held
     return Round(
         compute=_part_compute(pace, setting),
         exchange=2 * network.seconds((n - 1) * one_way, 1, setting.crowding),
@@ -218,7 +228,7 @@ def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
 
 
 def local_sgd(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
-    """Whole models, averaged by an all-reduce after each round."""
+    """Whole models, averaged by an all-reduce after each round; moments stay where they are."""
     one_way, exchange = _all_reduce(WIRES[setting.wire] * sizes.whole, pace, network, setting)
     return Round(
         compute=(setting.n_steps * (pace.step_whole + pace.batch) + pace.around_whole)
