@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -27,7 +27,14 @@ STARTS = 3  # of a process that ends before it has joined
 def launched(
     n_workers: int, module: str, births: Nursery | None = None
 ) -> Iterator[tuple[Remote, ...]]:
-    """Have a process call `module.main([FOLDER, WORKER])` for every worker; yield their seats.
+    """`crew`, of a number of workers that stays: yield their seats."""
+    with crew(n_workers, module, births) as workers:
+        yield workers.seats
+
+
+@contextmanager
+def crew(n_workers: int, module: str, births: Nursery | None = None) -> Iterator["Crew"]:
+    """Have a process call `module.main([FOLDER, WORKER])` for every worker; yield all of them.
 
     One set of workers serves any number of jobs, and a worker that dies is started again. Workers
     find the coordinator, which listens on the loopback interface alone, and prove that they belong
@@ -35,7 +42,7 @@ def launched(
     block is left, no worker process is left behind.
 
     Args:
-        n_workers: how many.
+        n_workers: how many there are at first.
         module: what they run.
         births: where they come from; if left out, a nursery of their own.
 
@@ -46,26 +53,71 @@ def launched(
     listener = Listener(n_workers, write_secret(folder))
     (folder / "address").write_text(listener.address)
     with nursery(module) if births is None else nullcontext(births) as source:
-        doors = [Process(source, module, folder, worker, listener) for worker in range(n_workers)]
-        seats = tuple(Remote(worker, door) for worker, door in enumerate(doors))
+        workers = Crew(source, module, folder, listener)
         try:
-            for door in doors:
-                door.start()
-            _await_all(seats, doors)
-            yield seats
-            for door in doors:
-                door.finished()
-            for seat in seats:
-                seat.leave()
-            _await_end(doors)
+            workers.at_least(n_workers)
+            yield workers
+            workers.at_most(0)
         finally:
-            for door in doors:
-                door.finished()
-                door.end()
-            for seat in seats:
-                seat.close()
+            workers.end()
             listener.close()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class Crew:
+    """The workers that a command started, between two jobs more or fewer of them."""
+
+    def __init__(self, births: Nursery, module: str, folder: Path, listener: Listener) -> None:
+        self._births, self._module = births, module
+        self._folder, self._listener = folder, listener
+        self._doors: list[Process] = []
+        self._seats: list[Remote] = []
+
+    @property
+    def seats(self) -> tuple[Remote, ...]:
+        """Where they sit."""
+        return tuple(self._seats)
+
+    def at_least(self, n_workers: int) -> None:
+        """Start as many as are missing, and wait for them.
+
+        Raises:
+            WorkerLostError: where one did not come up; those that were there are there.
+        """
+        there = len(self._seats)
+        self._listener.admit(n_workers)
+        for worker in range(there, n_workers):
+            door = Process(self._births, self._module, self._folder, worker, self._listener)
+            self._doors.append(door)
+            self._seats.append(Remote(worker, door))
+        try:
+            for door in self._doors[there:]:
+                door.start()
+            _await_all(dict(enumerate(self._seats[there:], there)), self._doors)
+        except BaseException:  # Ctrl-C too; it goes on up
+            self._end(there)
+            raise
+
+    def at_most(self, n_workers: int) -> None:
+        """Send the others away, from the last one on."""
+        for door in self._doors[n_workers:]:
+            door.finished()
+        for seat in self._seats[n_workers:]:
+            seat.leave()
+        _await_end(self._doors[n_workers:])
+        self._end(n_workers)
+
+    def end(self) -> None:
+        """End them all now."""
+        self._end(0)
+
+    def _end(self, first: int) -> None:
+        for door in self._doors[first:]:
+            door.finished()
+            door.end()
+        for seat in self._seats[first:]:
+            seat.close()
+        del self._doors[first:], self._seats[first:]
 
 
 class Process:
@@ -156,10 +208,10 @@ def bound_to_parent() -> None:
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
-def _await_all(seats: Sequence[Remote], doors: Sequence[Process]) -> None:
-    """Until every worker has joined; one that ends before that is seen at once."""
+def _await_all(seats: Mapping[int, Remote], doors: Sequence[Process]) -> None:
+    """Until these workers have joined; one that ends before that is seen at once."""
     deadline = time.monotonic() + START_UP
-    waiting = dict(enumerate(seats))
+    waiting = dict(seats)
     while waiting:
         for worker, seat in list(waiting.items()):
             if doors[worker].left():
