@@ -67,7 +67,8 @@ def taken(place: Path) -> Request | None:
         workers = _number(mine)
         if workers is not None:
             return Request(mine, workers)
-        mine.unlink(missing_ok=True)
+        with suppress(OSError):
+            mine.unlink()
     return None
 
 
