@@ -65,59 +65,63 @@ def crew(n_workers: int, module: str, births: Nursery | None = None) -> Iterator
 
 
 class Crew:
-    """The workers that a command started, between two jobs more or fewer of them."""
+    """The workers that a command started; between two jobs there may come to be more, or fewer."""
 
     def __init__(self, births: Nursery, module: str, folder: Path, listener: Listener) -> None:
         self._births, self._module = births, module
         self._folder, self._listener = folder, listener
-        self._doors: list[Process] = []
-        self._seats: list[Remote] = []
+        self._there: list[tuple[Process, Remote]] = []
 
     @property
     def seats(self) -> tuple[Remote, ...]:
         """Where they sit."""
-        return tuple(self._seats)
+        return tuple(seat for _, seat in self._there)
 
     def at_least(self, n_workers: int) -> None:
-        """Start as many as are missing, and wait for them.
+        """Start as many as are missing, also in place of those that were dismissed for good.
 
         Raises:
             WorkerLostError: where one did not come up; those that were there are there.
         """
-        there = len(self._seats)
         self._listener.admit(n_workers)
-        for worker in range(there, n_workers):
-            door = Process(self._births, self._module, self._folder, worker, self._listener)
-            self._doors.append(door)
-            self._seats.append(Remote(worker, door))
+        there = dict(enumerate(self._there))
+        missing = [i for i in range(n_workers) if i not in there or there[i][1].closed()]
+        new = {i: self._place(i) for i in missing}
         try:
-            for door in self._doors[there:]:
+            for door, _ in new.values():
                 door.start()
-            _await_all(dict(enumerate(self._seats[there:], there)), self._doors)
+            _await_all(new)
         except BaseException:  # Ctrl-C too; it goes on up
-            self._end(there)
+            _end(list(new.values()))
             raise
+        self._there = [place for _, place in sorted({**there, **new}.items())]
 
     def at_most(self, n_workers: int) -> None:
         """Send the others away, from the last one on."""
-        for door in self._doors[n_workers:]:
+        leaving = self._there[n_workers:]
+        for door, _ in leaving:
             door.finished()
-        for seat in self._seats[n_workers:]:
+        for _, seat in leaving:
             seat.leave()
-        _await_end(self._doors[n_workers:])
-        self._end(n_workers)
+        _await_end([door for door, _ in leaving])
+        _end(leaving)
+        del self._there[n_workers:]
 
     def end(self) -> None:
         """End them all now."""
-        self._end(0)
+        _end(self._there)
 
-    def _end(self, first: int) -> None:
-        for door in self._doors[first:]:
-            door.finished()
-            door.end()
-        for seat in self._seats[first:]:
-            seat.close()
-        del self._doors[first:], self._seats[first:]
+    def _place(self, worker: int) -> "tuple[Process, Remote]":
+        door = Process(self._births, self._module, self._folder, worker, self._listener)
+        return door, Remote(worker, door)
+
+
+def _end(places: "Sequence[tuple[Process, Remote]]") -> None:
+    for door, _ in places:
+        door.finished()
+        door.end()
+    for _, seat in places:
+        seat.close()
 
 
 class Process:
@@ -208,22 +212,21 @@ def bound_to_parent() -> None:
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
-def _await_all(seats: Mapping[int, Remote], doors: Sequence[Process]) -> None:
-    """Until these workers have joined; one that ends before that is seen at once."""
+def _await_all(places: Mapping[int, tuple[Process, Remote]]) -> None:
+    """Until every worker has joined; one that ends before that is seen at once."""
     deadline = time.monotonic() + START_UP
-    waiting = dict(seats)
+    waiting = dict(places)
     while waiting:
-        for worker, seat in list(waiting.items()):
-            if doors[worker].left():
-                fate = doors[worker].fate()
-                raise WorkerLostError(f"worker {worker} did not come up: {fate}")
+        for worker, (door, seat) in list(waiting.items()):
+            if door.left():
+                raise WorkerLostError(f"worker {worker} did not come up: {door.fate()}")
             if seat.present():
                 del waiting[worker]
         if waiting and time.monotonic() > deadline:
-            fates = "; ".join(f"worker {worker}: {doors[worker].fate()}" for worker in waiting)
+            fates = "; ".join(f"worker {i}: {door.fate()}" for i, (door, _) in waiting.items())
             raise WorkerLostError(
-                f"{len(waiting)} of {len(seats)} workers did not come up in {START_UP} s: {fates}. "
-                "Run again, with fewer workers if the machine is busy."
+                f"{len(waiting)} of {len(places)} workers did not come up in {START_UP} s: {fates}."
+                " Run again, with fewer workers if the machine is busy."
             )
         time.sleep(0.005)
 
