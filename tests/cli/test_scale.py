@@ -264,6 +264,21 @@ def test_between_two_parts_the_record_has_no_last_line_and_watch_says_running(tm
     assert re.search(r"^2 +\d", after, re.MULTILINE)  # the third worker has a line
 
 
+def test_a_logger_that_failed_is_not_begun_again(tmp_path, monkeypatch):
+    from subnetwork.cli import train
+
+    class Fails(Plan):
+        def row(self, row):
+            raise RuntimeError("no space")
+
+    fails, asks = Fails({}), Plan({1: [3]})
+    monkeypatch.setattr(train, "loggers", lambda _: [fails, asks])
+    done = command("train", *SMALL, "--rounds", 3, "--here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (fails.begun, asks.begun) == ([(0, 2)], [(0, 2), (2, 3)])
+    assert done.stderr.count("failed in row") == 1
+
+
 def test_a_request_that_a_killed_run_left_is_not_heard(tmp_path):
     flags = [*SMALL, "--rounds", 3, "--here"]
     assert trained({0: ["stop"]}, *flags, cwd=tmp_path)[0].returncode == 130

@@ -180,7 +180,7 @@ def _carry_out(
 
 @contextmanager
 def _telling(
-    console: Output, told: "Sequence[Logger]", folder: Path, scaling: Scaling
+    console: Output, told: "list[Logger]", folder: Path, scaling: Scaling
 ) -> Iterator[Callable[[Row], None]]:
     """Yield what tells every row of a part to the terminal and to the loggers."""
     from subnetwork.loggers import logged
