@@ -269,7 +269,7 @@ def test_a_logger_that_failed_is_not_begun_again(tmp_path, monkeypatch):
 
     class Fails(Plan):
         def row(self, row):
-            raise RuntimeError("no space")
+            raise RuntimeError(f"no space for round {row['k']}")
 
     fails, asks = Fails({}), Plan({1: [3]})
     monkeypatch.setattr(train, "loggers", lambda _: [fails, asks])
