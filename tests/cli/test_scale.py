@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -88,6 +89,11 @@ def same(one, other):
     (last,) = sorted(path.name for path in (other / "checkpoints").iterdir())[-1:]
     for name in ("model.safetensors", f"checkpoints/{last}/shard-0-of-1.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
+    headers = [
+        json.loads((at / f"checkpoints/{last}/header.json").read_text()) for at in (one, other)
+    ]
+    for what in ("run", "sketch"):
+        assert headers[0][what] == headers[1][what]
 
 
 def resumed(k, before, after, flags, cwd, out):
@@ -390,6 +396,24 @@ def test_an_interrupt_during_the_change_keeps_the_rounds(at, tmp_path, monkeypat
     plan = {1: [3]} if at == "begin" else {}
     assert trained(plan, *flags, "--out", "whole", cwd=tmp_path)[0].returncode == 0
     same(tmp_path / "runs/train", tmp_path / "whole")
+
+
+def test_an_interrupt_after_the_last_word_of_ranks_ends_the_run(tmp_path, monkeypatch):
+    """They are asked for interrupts once a round, and end with the part."""
+    from subnetwork.cli import parts
+
+    leaves = parts.Scaling.leaves
+
+    def interrupted(scaling, kept):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return leaves(scaling, kept)
+
+    monkeypatch.setattr(parts.Scaling, "leaves", interrupted)
+    flags = [*SMALL, "--rounds", 4, "--exchange", "direct"]
+    done, _ = trained({0: [3]}, *flags, cwd=tmp_path)
+    assert done.returncode == 130
+    assert "interrupted; 2 rounds are kept; go on with: subnetwork train --resume" in done.stderr
+    assert not processes()
 
 
 def test_the_command_asks_a_run_in_another_process(tmp_path):

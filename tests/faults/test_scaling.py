@@ -17,7 +17,7 @@ from subnetwork.cli.requests import ask
 from worker_processes import all_gone, descendants
 
 pytestmark = pytest.mark.faults
-SMALL = ["--hidden", "12", "--batch-size", "8", "--momentum", "0.5", "--rounds", "60"]
+SMALL = ["--hidden", "12", "--batch-size", "8", "--momentum", "0.5"]
 
 
 def command(*arguments, cwd):
@@ -59,7 +59,7 @@ def test_a_signal_during_the_change_costs_no_round_that_was_kept(
     seed, sent, exchange, tmp_path, monkeypatch
 ):
     """Resumed, it is the run that was interrupted where the workers changed, if they did."""
-    flags = [*SMALL, "--workers", "2", "--exchange", exchange]
+    flags = [*SMALL, "--workers", "2", "--rounds", "100000", "--exchange", exchange]
     process = subprocess.Popen(
         [sys.executable, "-m", "subnetwork", "train", *flags, "--checkpoint-every", "1"],
         cwd=tmp_path,
@@ -80,10 +80,12 @@ def test_a_signal_during_the_change_costs_no_round_that_was_kept(
     _, errors = process.communicate(timeout=300)
     assert process.returncode == (130 if sent == signal.SIGTERM else -9), errors
     assert all_gone(pids, 20)
+    kept = max(int(path.name[6:14]) for path in folder.glob("checkpoints/round-*"))
+    rounds = ["--rounds", kept + 3]
     star = ["--exchange", "star", "--here"]
-    assert command("train", "--resume", *star, cwd=tmp_path) == 0
+    assert command("train", "--resume", *star, *rounds, cwd=tmp_path) == 0
     changes = changed(tmp_path / "runs/train")
-    as_planned(changes, tmp_path, monkeypatch)
+    as_planned(changes, rounds, tmp_path, monkeypatch)
     models = [tmp_path / at / "model.safetensors" for at in ("runs/train", "planned")]
     assert models[0].read_bytes() == models[1].read_bytes()
 
@@ -95,14 +97,15 @@ def changed(folder: Path):
     return [(k, n[1]) for k, n in changes if n is not None]
 
 
-def as_planned(changes, cwd, monkeypatch):
+def as_planned(changes, rounds, cwd, monkeypatch):
     """The same run in one process, ended and resumed where workers changed."""
     from subnetwork.cli import train
 
     here, flags = ["--here", "--out", "planned"], [*SMALL, "--workers", "2"]
     for k, n in changes:
         monkeypatch.setattr(train, "loggers", lambda _, k=k: [Stops(k)])
-        assert command("train", *flags, *here, cwd=cwd) == 130
+        long = ["--rounds", 100000] if flags[0] != "--resume" else []
+        assert command("train", *flags, *long, *here, cwd=cwd) == 130
         flags = ["--resume", "--workers", n]
     monkeypatch.undo()
-    assert command("train", *flags, *here, cwd=cwd) == 0
+    assert command("train", *flags, *rounds, *here, cwd=cwd) == 0

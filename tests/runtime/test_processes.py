@@ -77,7 +77,7 @@ import sys
 from subnetwork.methods.worker import main as work
 
 def main(arguments):
-    return 7 if int(arguments[1]) >= 2 else work(arguments)
+    return 7 if arguments[1] == "2" else work(arguments)
 """
 
 

@@ -172,10 +172,12 @@ def _carry_out(
     with scaling.way.workers(t.run) as workers:
         if isinstance(workers, Rank):
             lead(workers, t, row, Job(t.run, folder, part.source), start, keeper, edges)
-            return
-        x = record(folder, t, row, workers, edges, start, keeper)
-        if scaling.next is None:
-            write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
+        else:
+            x = record(folder, t, row, workers, edges, start, keeper)
+            if scaling.next is None:
+                write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
+    if isinstance(workers, Rank) and scaling.next is not None and workers.stop():
+        raise KeyboardInterrupt  # which came after all had said that they go on
 
 
 @contextmanager
