@@ -52,7 +52,7 @@ def writing(
     config: Row,
     more: Row | None = None,
     rows: Sequence[Row] = (),
-    late: Callable[[], Sequence[Row]] = list,
+    late: Callable[[], Sequence[Row] | None] = list,
 ) -> Iterator[Callable[[Row], None]]:
     """Open a record and yield the function that adds a row.
 
@@ -68,7 +68,8 @@ def writing(
         config: how it ran.
         more: further entries of the header.
         rows: rows of a run that goes on.
-        late: asked when the record ends for faults that no row has: its last line has them.
+        late: asked when the block was left for faults that no row has: the last line has them. With
+            None there is no last line where it ended well: the record is gone on with at once.
 
     Raises:
         OSError: the file cannot be written; a full disk only when the record begins or ends.
@@ -95,9 +96,11 @@ def writing(
         try:
             yield lines.add
         except BaseException as reason:  # Ctrl-C too; it goes on up, and the record says why
-            lines.add(_end(str(reason) or type(reason).__name__, late()))
+            lines.add(_end(str(reason) or type(reason).__name__, late() or ()))
             raise
-        lines.add(_end("done", late()))
+        left = late()
+        if left is not None:
+            lines.add(_end("done", left))
         lines.all_written(path)
 
 

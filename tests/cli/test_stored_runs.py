@@ -221,6 +221,17 @@ def test_watch_takes_a_line_that_is_being_written(tmp_path):
         assert ("no row yet" in out) == (not workers)
 
 
+def test_a_rate_is_that_of_the_rows_with_as_many_workers_as_now():
+    from subnetwork.cli.watch import _rate
+
+    two = [{"seconds": s, "worker_steps": [10, 10]} for s in (1.0, 2.0, 3.0)]
+    three = [{"seconds": s, "worker_steps": [10, 10, 8]} for s in (5.0, 7.0)]
+    assert [_rate(two, worker) for worker in (0, 1)] == ["10", "10"]
+    assert [_rate(two + three, worker) for worker in (0, 2)] == ["5", "4"]
+    assert _rate(two + three[:1], 2) == "4"
+    assert _rate(two[:1], 0) == "10"
+
+
 def test_watch_tells_a_running_process_from_one_that_is_gone(tmp_path):
     flags = ["--hidden", "12", "--batch-size", "8", "--workers", "2", "--rounds", "99999", "--here"]
     process = subprocess.Popen(

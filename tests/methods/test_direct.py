@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ranks_in_threads import together
 from subnetwork.experiments import direct as module
 from subnetwork.experiments.direct import Job, check_direct, follow, lead
-from subnetwork.experiments.resume import Keeper, Start, going_on, saved
+from subnetwork.experiments.resume import Edges, Keeper, Start, going_on, saved
 from subnetwork.experiments.training import merged, record
 from subnetwork.methods import Training
 from subnetwork.methods.rows import method, task
@@ -66,7 +66,7 @@ def direct(run, folder, old=None):
         torch.set_num_threads(1)
         if place.rank:
             return follow(place)
-        return lead(place, t, row, job, start, keeper, silent)
+        return lead(place, t, row, job, start, keeper, Edges(silent))
 
     together(run.workers, side)
     return t
@@ -79,7 +79,7 @@ def through_a_coordinator(run, folder):
     row = method(t)
     start = Start(lambda: row.x)
     keeper = Keeper(folder / "checkpoints", t, start, every=10**6)
-    x = record(folder, t, row, None, silent, start, keeper)
+    x = record(folder, t, row, None, Edges(silent), start, keeper)
     write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
 
 

@@ -15,9 +15,9 @@ from subnetwork.algorithm import WorkerLostError, rounds
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.methods.worker import MODULE, build
-from subnetwork.runtime import dropped, dropping, here, launched, seated, serve
+from subnetwork.runtime import crew, dropped, dropping, here, launched, seated, serve
 from subnetwork.runtime.seats import Remote
-from worker_processes import alive, children
+from worker_processes import alive, children, descendants
 
 RUN = Training(hidden=(12, 9), workers=4, rounds=3, local_steps=2, batch_size=8, momentum=0.5)
 
@@ -70,6 +70,59 @@ def test_a_worker_that_does_not_come_up_is_reported_with_its_last_words():
     with pytest.raises(WorkerLostError, match="worker 0 did not come up: .*No module named"):
         with launched(1, "subnetwork.no_such_module"):
             pass
+
+
+SHY = """
+import sys
+from subnetwork.methods.worker import main as work
+
+def main(arguments):
+    return 7 if arguments[1] == "2" else work(arguments)
+"""
+
+
+def every_worker():
+    """Process ids of all workers below this process, those of the fixture among them."""
+    return [pid for name, pids in descendants().items() if name[:7] == "worker " for pid in pids]
+
+
+def test_a_crew_grows_and_shrinks_and_where_a_worker_does_not_come_the_others_stay(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "shy.py").write_text(SHY)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    before = set(every_worker())
+
+    def own():
+        return sorted(set(every_worker()) - before)
+
+    with crew(1, "shy") as workers:
+        (first,) = workers.seats
+        workers.at_least(2)
+        two, pids = workers.seats, own()
+        assert two[0] is first
+        with pytest.raises(WorkerLostError, match="worker 2 did not come up: .*status 7"):
+            workers.at_least(4)
+        assert workers.seats == two
+        assert own() == pids
+        run = of_method("ist", workers=2)
+        row = method(task(run))
+        for ready in [seat.assign(run.to_json(), row.local) for seat in two]:
+            ready()
+        apart, together = run_all(row, seated(two)), run_all(row, here(row.local))
+        assert torch.equal(apart[-1].x.params["0.weight"], together[-1].x.params["0.weight"])
+        two[1].dismiss(for_good=True)
+        workers.at_least(2)
+        assert workers.seats[0] is first
+        assert workers.seats[1].present()
+        (stays,) = set(own()) & set(pids)
+        assert len(own()) == 2
+        workers.at_most(1)
+        assert workers.seats == (first,)
+        assert own() == [stays]
+        workers.at_least(2)
+        assert len(own()) == 2
+    assert not own()
 
 
 DYING = """

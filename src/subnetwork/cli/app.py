@@ -71,6 +71,9 @@ app.command(
     "subnetwork.cli.train:train", help="Train a network on worker processes, or under torchrun."
 )
 app.command("subnetwork.cli.plan:plan", help="Say how a model is cut, and whether it pays.")
+app.command(
+    "subnetwork.cli.scale:scale", help="Have a running run go on with more or fewer workers."
+)
 app.command("subnetwork.cli.watch:watch", help="Show a run and its workers as it goes.")
 app.command(
     "subnetwork.cli.evaluate:evaluate", help="Test a run's merged model on the data of the run."

@@ -9,8 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from subnetwork.cli.requests import GONE, PLACE
+
 # what commands write into a run's folder; a name that ends in / is a folder of such files
-OURS = ("*.jsonl", "report.html", "model.safetensors", "tensorboard/")
+OURS = (
+    *("*.jsonl", "report.html", "model.safetensors", "tensorboard/"),
+    *(f"{PLACE}/", f"{GONE}/"),  # of a run that was killed
+)
 CHECKPOINTS = "checkpoints"
 IN_CHECKPOINTS = ("header.json", "manifest.json", "COMMITTED", "shard-*.safetensors")
 

@@ -151,28 +151,30 @@ def begun(
     return start
 
 
-@contextmanager
-def kept(
-    keeping: Keeping, t: "Task", start: "Start", n_rounds: int, console: "Console"
-) -> Iterator[tuple[Path, "Keeper"]]:
-    """Yield the folder to write the run in, and what keeps its checkpoints.
-
-    However the run ends, what is said of it says how to go on, where that is possible.
-    """
+def keeper_of(keeping: Keeping, t: "Task", start: "Start", console: "Console") -> "Keeper":
+    """What keeps the run's checkpoints."""
     from subnetwork.experiments.resume import Keeper
 
-    keeper = Keeper(
+    return Keeper(
         unfinished(keeping.out) / CHECKPOINTS,
         t,
         start,
         every=keeping.checkpoint_every,
         say=lambda line: say(console, f"{line}; training goes on"),
     )
+
+
+@contextmanager
+def kept(keeping: Keeping, keeper: "Keeper", n_rounds: int) -> Iterator[Path]:
+    """Yield the folder to write the run in.
+
+    However the run ends, what is said of it says how to go on, where that is possible.
+    """
     begun = False  # until then, what is refused is said as it is
     try:
         with resumable(keeping.out, resume=keeping.resume, restart=keeping.restart) as folder:
             begun = True
-            yield folder, keeper
+            yield folder
     except (KeyboardInterrupt, RunFailedError, OSError) as reason:
         if not begun:
             raise

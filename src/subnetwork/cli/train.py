@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,20 +10,27 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from subnetwork.cli.console import Output, say
-from subnetwork.cli.keeping import Keeping, begun, continued_as, earlier, kept, loggers
+from subnetwork.cli.keeping import (
+    Keeping,
+    begun,
+    continued_as,
+    earlier,
+    keeper_of,
+    kept,
+    loggers,
+)
 from subnetwork.cli.live import showing
+from subnetwork.cli.parts import Part, Scaling, Way
+from subnetwork.cli.requests import hearing
 from subnetwork.environment import rank_under_torchrun, workers_under_torchrun
 from subnetwork.methods import Training
 from subnetwork.nursery import Nursery, nursery
 from subnetwork.record import Row
 
 if TYPE_CHECKING:
-    from subnetwork.experiments.direct import Job
-    from subnetwork.experiments.resume import Keeper, Start
+    from subnetwork.experiments.resume import Keeper
     from subnetwork.loggers import Logger
-    from subnetwork.methods.rows import Method, Task
     from subnetwork.runtime import Place, Seat
-    from subnetwork.runtime.direct import Rank
 
 WORKERS, RANKS = "subnetwork.methods.worker", "subnetwork.experiments.rank"
 TRUSTED = (
@@ -90,7 +97,6 @@ def _run(
     import torch
 
     from subnetwork.cli.handing import check_exchange
-    from subnetwork.experiments.direct import Job
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.uses import check_given
     from subnetwork.runtime import place_under_torchrun
@@ -118,13 +124,19 @@ def _run(
         say(console, TRUSTED)
     told = loggers(keeping)
     start = begun(keeping, t, row, old, console)
+    part: Part | None = Part(t, row, start, None if old is None else old.path)
+    keeper = keeper_of(keeping, t, start, console)
     with (
-        kept(keeping, t, start, row.n_rounds, console) as (folder, keeper),
-        _workers(run, place, births, here=here) as workers,
-        _telling(console, told, folder, run, start.k) as tell,
+        kept(keeping, keeper, row.n_rounds) as folder,
+        hearing(folder) as requests,
+        _way(run, place, births, here=here) as way,
     ):
-        job = Job(run, folder, None if old is None else old.path)
-        _carry_out(workers, t, row, job, start, keeper, tell)
+        del t, row, start, old  # of a part that ended, nothing is kept here
+        while part is not None:
+            scaling = Scaling(part, way, keeping, requests, console)
+            with _telling(console, told, folder, scaling) as tell:
+                _carry_out(scaling, folder, keeper, tell)
+            part = scaling.next
     say(console, f"wrote {keeping.out}/{run.method}.jsonl and {keeping.out}/model.safetensors")
     return 0
 
@@ -143,37 +155,42 @@ def _another_rank(place: "Place") -> int:
 
 
 def _carry_out(
-    workers: "Rank | Sequence[Seat] | None",
-    t: "Task",
-    row: "Method",
-    job: "Job",
-    start: "Start",
-    keeper: "Keeper",
-    tell: Callable[[Row], None],
+    scaling: Scaling, folder: Path, keeper: "Keeper", tell: Callable[[Row], None]
 ) -> None:
-    """Train at these workers; record, checkpoints and model go to the job's folder."""
-    from subnetwork.experiments.direct import lead
+    """Train a part of a run; record, checkpoints and the last one's model go to a folder."""
+    from subnetwork.experiments.direct import Job, lead
+    from subnetwork.experiments.resume import Edges
     from subnetwork.experiments.training import merged, record
     from subnetwork.nets.tensorfile import write_tensors
     from subnetwork.runtime.direct import Rank
 
-    if isinstance(workers, Rank):
-        lead(workers, t, row, job, start, keeper, tell)
-    else:
-        x = record(job.folder, t, row, workers, tell, start, keeper)
-        write_tensors(job.folder / "model.safetensors", merged(t, x).state_dict())
+    part = scaling.part
+    t, row, start = part.t, part.row, part.start
+    if part.asked is not None:
+        keeper.go_on(t, start)
+    edges = Edges(tell, scaling.begun, scaling.wanted, scaling.leaves, part.notes)
+    with scaling.way.workers(t.run) as workers:
+        if isinstance(workers, Rank):
+            lead(workers, t, row, Job(t.run, folder, part.source), start, keeper, edges)
+        else:
+            x = record(folder, t, row, workers, edges, start, keeper)
+            if scaling.next is None:
+                write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
+    if isinstance(workers, Rank) and scaling.next is not None and workers.stop():
+        raise KeyboardInterrupt  # which came after all had said that they go on
 
 
 @contextmanager
 def _telling(
-    console: Output, told: "Sequence[Logger]", folder: Path, run: Training, k: int
+    console: Output, told: "list[Logger]", folder: Path, scaling: Scaling
 ) -> Iterator[Callable[[Row], None]]:
-    """Yield what tells every row to the terminal and to the loggers."""
+    """Yield what tells every row of a part to the terminal and to the loggers."""
     from subnetwork.loggers import logged
 
+    run, k = scaling.part.t.run, scaling.part.start.k
     with (
         showing(console, run.method, run.total_steps) as show,
-        logged(told, folder, asdict(run), k) as log,
+        logged(told, folder, asdict(run), k, ended=scaling.ended) as log,
     ):
 
         def tell(row: Row) -> None:
@@ -216,34 +233,29 @@ def _for_torchrun(run: Training, ranks: int | None, *, here: bool, said: bool) -
 
 
 @contextmanager
-def _workers(
+def _way(
     run: Training, place: "Place | None", births: Nursery | None, *, here: bool
-) -> Iterator["Rank | Sequence[Seat] | None"]:
-    """Rank 0 of a run by direct hand-over; else the coordinator's seats, or None for `here`."""
-    from subnetwork.cli.handing import handing_over
-
-    if run.exchange == "direct":
-        with handing_over(run, place, births) as rank:
-            yield rank
-    else:
-        with _seats(run.workers, place, births, here=here) as seats:
-            yield seats
-
-
-@contextmanager
-def _seats(
-    n_workers: int, place: "Place | None", births: Nursery | None, *, here: bool
-) -> Iterator["Sequence[Seat] | None"]:
-    from subnetwork.cli.handing import say_exchange
+) -> Iterator[Way]:
+    """How the run comes by its workers, however many; when it is left, none is left."""
+    from subnetwork.cli.handing import handing_over, say_exchange
     from subnetwork.methods.worker import MODULE
-    from subnetwork.runtime import launched
+    from subnetwork.runtime import crew
 
-    if here:
-        yield None
+    fixed = place is not None
+    if run.exchange == "direct":
+        yield Way(lambda run: handing_over(run, place, births), torchrun=fixed)
+    elif here:
+        yield Way(lambda _: nullcontext(None), here=True)
     elif place is not None:
         say_exchange(place, "star")
         with place.seats() as seats:
-            yield seats
+            yield Way(lambda _: nullcontext(seats), torchrun=fixed)
     else:
-        with launched(n_workers, MODULE, births) as started:
-            yield started
+        with crew(run.workers, MODULE, births) as workers:
+
+            @contextmanager
+            def those_of(run: Training) -> Iterator["Sequence[Seat]"]:
+                workers.at_most(run.workers)
+                yield workers.seats
+
+            yield Way(those_of, workers.at_least)

@@ -111,8 +111,11 @@ def _sum(rows: Rows, key: str, worker: int) -> float:
 
 
 def _rate(rows: Rows, worker: int) -> str:
-    """Local steps of a worker a second, lately."""
+    """Local steps of a worker a second, lately, and since there are as many workers as now."""
     recent = rows[-RECENT - 1 :]
+    counts = [len(row.get("worker_steps") or ()) for row in recent]
+    others = [i for i, n in enumerate(counts) if n != counts[-1]]
+    recent = recent[others[-1] :] if others else recent
     before = recent[0].get("seconds") or 0.0 if len(rows) > 1 else 0.0
     taken = recent[1:] if len(rows) > 1 else recent
     passed = (rows[-1].get("seconds") or 0.0) - before

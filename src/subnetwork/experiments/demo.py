@@ -13,6 +13,7 @@ from subnetwork import record
 from subnetwork.algorithm import rounds
 from subnetwork.experiments import evidence, interpolation, neighbourhood
 from subnetwork.experiments.outcome import Outcome, equal, verdict, write_claims
+from subnetwork.experiments.resume import Edges
 from subnetwork.experiments.training import merged
 from subnetwork.experiments.training import record as record_training
 from subnetwork.methods import Training
@@ -68,7 +69,7 @@ def run(
 
 def _train(folder: Path, t: Task, row: Method, seats: Sequence[Seat], show: Show) -> ModelState:
     with show(t.run.method) as show_row:
-        return record_training(folder, t, row, seats, show_row)
+        return record_training(folder, t, row, seats, Edges(show_row))
 
 
 def _of_training(folder: Path) -> list[Outcome]:

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from subnetwork.algorithm import DivergedError, WorkerLostError
 from subnetwork.deals import Bernoulli
 from subnetwork.experiments.leader import Leader
-from subnetwork.experiments.resume import Keeper, Start
+from subnetwork.experiments.resume import Edges, Keeper, Start
 from subnetwork.experiments.shards import read_by_parts, save_with_others
 from subnetwork.experiments.side import Side, wire_of
 from subnetwork.experiments.training import check_test_loss, earlier, merged
@@ -26,7 +27,7 @@ from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.evaluate import Scores
 from subnetwork.nets.pieces import kinds_of
 from subnetwork.nets.tensorfile import in_order, write_passing, write_tensors
-from subnetwork.record import Row, writing
+from subnetwork.record import writing
 from subnetwork.runtime.direct import (
     Company,
     DirectRound,
@@ -88,6 +89,10 @@ class Tested:
     module: torch.nn.Module | None = None  # where the network is no chain
 
 
+class _LeftError(Exception):
+    """The run goes on as another one, of other ranks."""
+
+
 def check_direct(name: str, row: Method) -> None:
     """Raise ValueError for a method that direct hand-over does not carry."""
     if row.merge is not holders or not isinstance(row.local, LocalSteps):
@@ -119,11 +124,12 @@ def lead(
     job: Job,
     start: Start,
     keeper: Keeper,
-    show: Callable[[Row], None],
+    edges: Edges,
 ) -> None:
     """Rank 0: run the method; write record, checkpoints and model to the folder; show every row.
 
-    An interrupt ends the run after the round under way, with a checkpoint.
+    An interrupt ends the run after the round under way, with a checkpoint. Where it is to go on as
+    another run, the ranks end with a checkpoint too, and neither model nor last line is written.
     """
     job = replace(job, start=start.k)
     keeper.begin(row.sketch.to_json())
@@ -131,7 +137,7 @@ def lead(
     config = asdict(t.run) | {"where": "ranks", "threads": torch.get_num_threads()}
     path = job.folder / f"{t.run.method}.jsonl"
     more, rows = start.notes, earlier(path, start)
-    leader = Leader(t, row, start, keeper)
+    leader = Leader(t, row, start, keeper, edges)
     with writing(
         path,
         kind="train",
@@ -139,9 +145,10 @@ def lead(
         config=config,
         more=more,
         rows=rows,
-        late=lambda: leader.faults,
+        late=lambda: None if leader.left else leader.faults,
     ) as write:
-        leader.tell_to(write, show)
+        leader.tell_to(write, edges.show)
+        edges.begun()
         try:
             _take_part(place, t, row, job, leader)
         except WorkerLostError as error:
@@ -169,11 +176,13 @@ def _take_part(place: Rank, t: Task, row: Method, job: Job, leader: Leader | Non
     if k == row.n_rounds:
         held = _begun(side)
         _write_model(side, held, _tested(side, held))
-    elif company is not None:
-        after = partial(_after_round, side, leader, place.stop)
-        begun = partial(_begun, side)
-        lasting_rounds(company, _local(row), begun, after, n_rounds=row.n_rounds)
-    else:
+        return
+    with suppress(_LeftError):
+        if company is not None:
+            after = partial(_after_round, side, leader, place.stop)
+            begun = partial(_begun, side)
+            lasting_rounds(company, _local(row), begun, after, n_rounds=row.n_rounds)
+            return
         for done in _rounds(side, _begun(side)):
             _after_round(side, leader, place.stop, done)
             del done  # before the hand-over: old and new part are not both here
@@ -243,6 +252,7 @@ def _after_round(
         "due": leader is not None and leader.due(done.k),
         "kept": leader is not None and leader.kept(done.k + 1),
         "stop": stop(),
+        "wanted": leader is not None and leader.wanted(done.k + 1),
         "took": [round(seconds, 7) for seconds in astuple(done.took)],
         "wire": side.wired(),
         "peak": peak_memory(),
@@ -259,13 +269,18 @@ def _after_round(
         check_test_loss(side.t.run.method, done.k, tested.scores)
         leader.note(done.k, said, tested.scores, time.perf_counter() - began)
     last, stopped = done.k + 1 == side.row.n_rounds, any(each["stop"] for each in said)
-    due = last or stopped or any(each["due"] for each in said)
+    wanted = any(each["wanted"] for each in said)
+    due = last or stopped or wanted or any(each["due"] for each in said)
     if due and not any(each["kept"] for each in said):
         _keep(side, done.held, done.k + 1, leader)
     if last:
         _write_model(side, done.held, tested)
     elif stopped:
         raise KeyboardInterrupt(f"interrupted after {done.k + 1} rounds")
+    elif wanted:
+        leaves = {"leaves": leader is not None and leader.leaves(done.k + 1)}
+        if any(each["leaves"] for each in tell(side.links, side.rank, side.n_workers, leaves)):
+            raise _LeftError
 
 
 def _keep(side: Side, held: Held, k: int, leader: Leader | None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from subnetwork.experiments.resume import Keeper, Start
+from subnetwork.experiments.resume import Edges, Keeper, Start
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets.evaluate import Scores
 from subnetwork.record import Row
@@ -22,14 +22,16 @@ COORDINATORS = ("usual_norms", "next_weights")  # what a coordinator would go on
 class Leader:
     """What rank 0 does besides: rows, checkpoints."""
 
-    def __init__(self, t: Task, row: Method, start: Start, keeper: Keeper) -> None:
-        self._t, self._method, self._keeper = t, row, keeper
+    def __init__(self, t: Task, row: Method, start: Start, keeper: Keeper, edges: Edges) -> None:
+        self._t, self._method, self._keeper, self._edges = t, row, keeper, edges
         self._told: tuple[Callable[[Row], None], ...] = ()
         self.row: dict[str, Any] = dict(start.row)
         self._law = row.sketch.to_json()
         self._kept = {key: value for key, value in start.row.items() if key in COORDINATORS}
         self._started = time.perf_counter() - self.row.get("seconds", 0.0)
-        self.faults: list[dict[str, Any]] = []  # since the last row
+        self.faults = edges.notes  # since the last row
+        self._wanted: tuple[int, bool] = -1, False  # a round, and whether the run ends before it
+        self.left: bool | None = None  # whether it did
         self._due = -1, False  # a round, and whether a checkpoint was due after it
         self._wired = [Bytes(0, 0)] * t.run.workers
         self._testing = 0.0  # seconds of the last test, for which the others wait
@@ -43,6 +45,18 @@ class Leader:
         if self._due[0] != k:
             self._due = k, self._keeper.due()
         return self._due[1]
+
+    def wanted(self, k: int) -> bool:
+        """Whether the run is to go on as another one before round k."""
+        if self._wanted[0] != k:
+            self._wanted, self.left = (k, self._edges.wanted(k)), None
+        return self._wanted[1]
+
+    def leaves(self, k: int) -> bool:
+        """Whether it does; asked when its checkpoint was to be written."""
+        if self.left is None:
+            self.left = self._edges.leaves(self.kept(k))
+        return self.left
 
     def kept(self, k: int) -> bool:
         """Whether the checkpoint before a round is there."""

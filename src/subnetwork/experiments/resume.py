@@ -14,7 +14,7 @@ from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ModelState, NetSketch, checkpoint
 from subnetwork.nets.checkpoint import Checkpoint
-from subnetwork.record import OUT_OF_SPACE
+from subnetwork.record import OUT_OF_SPACE, Row
 
 CHANGEABLE = (
     *("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum"),
@@ -40,6 +40,23 @@ class Start:
     def x(self) -> ModelState:
         """The whole model, made or read when it is first asked for."""
         return self.make()
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What happens at the edges of a part of a run: where it begins, and after each of its rows."""
+
+    show: Callable[[Row], None]
+    """Is told of every row."""
+    begun: Callable[[], None] = lambda: None
+    """Is told when the record is there, before the first round."""
+    wanted: Callable[[int], bool] = lambda _: False
+    """Asked after a row whether the run is to go on as another one before round k. There is a
+    checkpoint then, unless the disk is full."""
+    leaves: Callable[[bool], bool] = lambda _: False
+    """Told whether the checkpoint is there, and asked whether the part ends with it."""
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    """Faults that the next row is to tell of, those of checkpoints among them."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +153,11 @@ class Keeper:
             self._cost = self._last - started
         self.kept = k
         return None
+
+    def go_on(self, t: Task, start: Start) -> None:
+        """Keep the run as another one from now on, which goes on from the newest checkpoint."""
+        assert self.kept == start.k
+        self._task, self._start = t, start
 
     def _header(self, row: Mapping[str, Any], law: str) -> dict[str, Any]:
         return {

@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 
 from subnetwork.algorithm import DivergedError, Round, WorkerLostError, rounds
-from subnetwork.experiments.resume import Keeper, Start
+from subnetwork.experiments.resume import Edges, Keeper, Start
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ABSENT, Gradients, ModelState, NetPartition, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
@@ -188,58 +188,87 @@ def record(
     t: Task,
     method: Method,
     seats: Sequence[Seat] | None,
-    show: Callable[[Mapping[str, Any]], None],
+    edges: Edges,
     start: Start | None = None,
     keeper: Keeper | None = None,
 ) -> ModelState:
     """Run the method, write `folder`/METHOD.jsonl row by row, show every row; return the model.
 
     With a `keeper` the run is kept as it goes, when it ends, and when it is interrupted or loses a
-    worker; the rounds under way are dropped then.
+    worker; the rounds under way are dropped then. It ends too where it `edges.leaves`, to go on as
+    another run: it is kept, and the record has no last line.
 
     Raises:
         ValueError: a run that is to be kept is cut by a law that cannot be written down.
     """
     start = start or Start(lambda: method.x)
     law = method.sketch.to_json() if keeper is not None else ""
-    where = "this process" if seats is None else "processes"
-    config = asdict(t.run) | {"where": where, "threads": torch.get_num_threads()}
+    config = asdict(t.run) | _where(seats)
     path = folder / f"{t.run.method}.jsonl"
-    x, k, row = start.x, start.k, dict(start.row)
+    x, k, row, left = start.x, start.k, dict(start.row), False
     if keeper is not None:
         keeper.begin(law)
     more, rows = start.notes, earlier(path, start)
     faults: list[Fault] = []
-    stale: list[dict[str, Any]] = []  # checkpoints that could not be written
 
-    def late() -> list[dict[str, Any]]:
-        return [*(fault.to_row() for fault in faults), *stale]
+    def late() -> list[dict[str, Any]] | None:
+        return None if left else [*(fault.to_row() for fault in faults), *edges.notes]
 
     def keep(*, last: bool = True) -> None:
         if keeper is not None and k > start.k and (keeper.due() or last):
-            stale.extend(_kept(keeper, k, x, row, law))
+            edges.notes.extend(_kept(keeper, k, x, row, law))
 
-    with writing(
-        path, kind="train", name=t.run.method, config=config, more=more, rows=rows, late=late
-    ) as write:
-        try:
-            for progress in train(t, method, seats, start, faults):
-                row = progress.row | {"faults": [*progress.row.get("faults", []), *stale]}
-                write(row)
-                stale.clear()
-                x, k = progress.x, row["k"] + 1
-                show(row)
-                keep(last=False)
-        except (KeyboardInterrupt, WorkerLostError) as reason:
-            keep()
-            ended = "all" if k == method.n_rounds else "interrupted after"
-            raise type(reason)(str(reason) or f"{ended} {k} rounds") from None
-        except OSError:
-            with suppress(OSError):
-                keep()
-            raise
-        keep()
+    def done() -> str:
+        return f"{'all' if k == method.n_rounds else 'interrupted after'} {k} rounds"
+
+    with (
+        writing(
+            path, kind="train", name=t.run.method, config=config, more=more, rows=rows, late=late
+        ) as write,
+        _kept_however_it_ends(keep, done),
+    ):
+        edges.begun()
+        for progress in train(t, method, seats, start, faults):
+            row = progress.row | {"faults": [*progress.row.get("faults", []), *edges.notes]}
+            write(row)
+            edges.notes.clear()
+            x, k = progress.x, row["k"] + 1
+            edges.show(row)
+            keep(last=False)
+            if left := _leaves(edges, k, keeper, keep):
+                break
     return x
+
+
+def _leaves(edges: Edges, k: int, keeper: Keeper | None, keep: Callable[[], None]) -> bool:
+    """Whether the run is to go on as another one before round k, from a checkpoint."""
+    if not edges.wanted(k):
+        return False
+    keep()
+    return edges.leaves(keeper is not None and keeper.kept == k)
+
+
+def _where(seats: Sequence[Seat] | None) -> dict[str, Any]:
+    where = "this process" if seats is None else "processes"
+    return {"where": where, "threads": torch.get_num_threads()}
+
+
+@contextmanager
+def _kept_however_it_ends(keep: Callable[[], None], done: Callable[[], str]) -> Iterator[None]:
+    """Keep a run when the block is left; an end without a reason is said to be after what is done.
+
+    On a full disk the reason is the disk.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, WorkerLostError) as reason:
+        keep()
+        raise type(reason)(str(reason) or done()) from None
+    except OSError:
+        with suppress(OSError):
+            keep()
+        raise
+    keep()
 
 
 def earlier(path: Path, start: Start) -> list[Row]:

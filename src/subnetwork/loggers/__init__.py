@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,26 +31,31 @@ class Logger(Protocol):
 
 @contextmanager
 def logged(
-    loggers: Sequence[Logger], folder: Path, config: Row, k: int = 0
+    loggers: list[Logger],
+    folder: Path,
+    config: Row,
+    k: int = 0,
+    *,
+    ended: Callable[[], str] = lambda: "done",
 ) -> Iterator[Callable[[Row], None]]:
     """Yield the function that tells all loggers of a row; they are told of the run's end as well.
 
-    A logger that raises is named on stderr, once, and told no more.
+    A logger that raises is named on stderr, once, taken out of the list, and told no more. `ended`
+    is asked for the reason of an end that no exception is.
     """
-    present = [one for one in loggers if _tell(one, one.begin, folder, config, k)]
+    loggers[:] = [one for one in loggers if _tell(one, one.begin, folder, config, k)]
 
     def tell(row: Row) -> None:
-        present[:] = [one for one in present if _tell(one, one.row, row)]
+        loggers[:] = [one for one in loggers if _tell(one, one.row, row)]
 
-    reason = "done"
     try:
         yield tell
+        reason = ended()
     except BaseException as error:
         reason = str(error) or type(error).__name__
         raise
     finally:
-        for one in present:
-            _tell(one, one.end, reason)
+        loggers[:] = [one for one in loggers if _tell(one, one.end, reason)]
 
 
 def logger_named(name: str) -> Logger:

@@ -33,9 +33,8 @@ class Listener:
     def __init__(self, n_workers: int, secret: bytes, *, host: str = LOOPBACK) -> None:
         assert len(secret) == NONCE
         self._secret = secret
-        self._arrived: tuple[queue.SimpleQueue[Link], ...] = tuple(
-            queue.SimpleQueue() for _ in range(n_workers)
-        )
+        self._arrived: list[queue.SimpleQueue[Link]] = []
+        self.admit(n_workers)
         self._lock = threading.Lock()
         self._closed = False
         self._proving: dict[socket.socket, threading.Thread] = {}
@@ -49,6 +48,11 @@ class Listener:
         """Where to connect to, as HOST PORT."""
         host, port = self._socket.getsockname()[:2]
         return f"{host} {port}"
+
+    def admit(self, n_workers: int) -> None:
+        """Take in so many workers from now on, if there were to be fewer."""
+        while len(self._arrived) < n_workers:
+            self._arrived.append(queue.SimpleQueue())
 
     def arrived(self, worker: int) -> Link | None:
         """The newest link of a worker that came since this was last asked, or None."""

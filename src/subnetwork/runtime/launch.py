@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -27,7 +27,14 @@ STARTS = 3  # of a process that ends before it has joined
 def launched(
     n_workers: int, module: str, births: Nursery | None = None
 ) -> Iterator[tuple[Remote, ...]]:
-    """Have a process call `module.main([FOLDER, WORKER])` for every worker; yield their seats.
+    """`crew`, of a number of workers that stays: yield their seats."""
+    with crew(n_workers, module, births) as workers:
+        yield workers.seats
+
+
+@contextmanager
+def crew(n_workers: int, module: str, births: Nursery | None = None) -> Iterator["Crew"]:
+    """Have a process call `module.main([FOLDER, WORKER])` for every worker; yield all of them.
 
     One set of workers serves any number of jobs, and a worker that dies is started again. Workers
     find the coordinator, which listens on the loopback interface alone, and prove that they belong
@@ -35,7 +42,7 @@ def launched(
     block is left, no worker process is left behind.
 
     Args:
-        n_workers: how many.
+        n_workers: how many there are at first.
         module: what they run.
         births: where they come from; if left out, a nursery of their own.
 
@@ -46,26 +53,75 @@ def launched(
     listener = Listener(n_workers, write_secret(folder))
     (folder / "address").write_text(listener.address)
     with nursery(module) if births is None else nullcontext(births) as source:
-        doors = [Process(source, module, folder, worker, listener) for worker in range(n_workers)]
-        seats = tuple(Remote(worker, door) for worker, door in enumerate(doors))
+        workers = Crew(source, module, folder, listener)
         try:
-            for door in doors:
-                door.start()
-            _await_all(seats, doors)
-            yield seats
-            for door in doors:
-                door.finished()
-            for seat in seats:
-                seat.leave()
-            _await_end(doors)
+            workers.at_least(n_workers)
+            yield workers
+            workers.at_most(0)
         finally:
-            for door in doors:
-                door.finished()
-                door.end()
-            for seat in seats:
-                seat.close()
+            workers.end()
             listener.close()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class Crew:
+    """The workers that a command started; between two jobs there may come to be more, or fewer."""
+
+    def __init__(self, births: Nursery, module: str, folder: Path, listener: Listener) -> None:
+        self._births, self._module = births, module
+        self._folder, self._listener = folder, listener
+        self._there: list[tuple[Process, Remote]] = []
+
+    @property
+    def seats(self) -> tuple[Remote, ...]:
+        """Where they sit."""
+        return tuple(seat for _, seat in self._there)
+
+    def at_least(self, n_workers: int) -> None:
+        """Start as many as are missing, also in place of those that were dismissed for good.
+
+        Raises:
+            WorkerLostError: where one did not come up; those that were there are there.
+        """
+        self._listener.admit(n_workers)
+        there = dict(enumerate(self._there))
+        missing = [i for i in range(n_workers) if i not in there or there[i][1].closed()]
+        new = {i: self._place(i) for i in missing}
+        try:
+            for door, _ in new.values():
+                door.start()
+            _await_all(new)
+        except BaseException:  # Ctrl-C too; it goes on up
+            _end(list(new.values()))
+            raise
+        self._there = [place for _, place in sorted({**there, **new}.items())]
+
+    def at_most(self, n_workers: int) -> None:
+        """Send the others away, from the last one on."""
+        leaving = self._there[n_workers:]
+        for door, _ in leaving:
+            door.finished()
+        for _, seat in leaving:
+            seat.leave()
+        _await_end([door for door, _ in leaving])
+        _end(leaving)
+        del self._there[n_workers:]
+
+    def end(self) -> None:
+        """End them all now."""
+        _end(self._there)
+
+    def _place(self, worker: int) -> "tuple[Process, Remote]":
+        door = Process(self._births, self._module, self._folder, worker, self._listener)
+        return door, Remote(worker, door)
+
+
+def _end(places: "Sequence[tuple[Process, Remote]]") -> None:
+    for door, _ in places:
+        door.finished()
+        door.end()
+    for _, seat in places:
+        seat.close()
 
 
 class Process:
@@ -156,22 +212,21 @@ def bound_to_parent() -> None:
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
-def _await_all(seats: Sequence[Remote], doors: Sequence[Process]) -> None:
+def _await_all(places: Mapping[int, tuple[Process, Remote]]) -> None:
     """Until every worker has joined; one that ends before that is seen at once."""
     deadline = time.monotonic() + START_UP
-    waiting = dict(enumerate(seats))
+    waiting = dict(places)
     while waiting:
-        for worker, seat in list(waiting.items()):
-            if doors[worker].left():
-                fate = doors[worker].fate()
-                raise WorkerLostError(f"worker {worker} did not come up: {fate}")
+        for worker, (door, seat) in list(waiting.items()):
+            if door.left():
+                raise WorkerLostError(f"worker {worker} did not come up: {door.fate()}")
             if seat.present():
                 del waiting[worker]
         if waiting and time.monotonic() > deadline:
-            fates = "; ".join(f"worker {worker}: {doors[worker].fate()}" for worker in waiting)
+            fates = "; ".join(f"worker {i}: {door.fate()}" for i, (door, _) in waiting.items())
             raise WorkerLostError(
-                f"{len(waiting)} of {len(seats)} workers did not come up in {START_UP} s: {fates}. "
-                "Run again, with fewer workers if the machine is busy."
+                f"{len(waiting)} of {len(places)} workers did not come up in {START_UP} s: {fates}."
+                " Run again, with fewer workers if the machine is busy."
             )
         time.sleep(0.005)
 
