@@ -8,6 +8,7 @@ import pytest
 import subnetwork
 from subnetwork.cli import main
 from subnetwork.deals import Lazy, Perm
+from subnetwork.nets import SGD, Adam
 from subnetwork.nets.models import MODELS
 from subnetwork.runtime.costs import Pace
 
@@ -90,15 +91,15 @@ def test_with_a_bandwidth_it_predicts_rounds_and_says_whether_ist_pays(command, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "deal", "wire"),
+    ("flags", "deal", "wire", "moments"),
     [
-        ((), Perm(3), "float32"),
-        (("--period", 5, "--wire", "int8"), Lazy(3, 5), "int8"),
+        ((), Perm(3), "float32", SGD(1).moments),
+        (("--period", 5, "--wire", "int8"), Lazy(3, 5), "int8", SGD(1).moments),
+        (("--moments", 1), Perm(3), "float32", SGD(1, momentum=0.9).moments),
+        (("--moments", 2), Perm(3), "float32", Adam(1).moments),
     ],
 )
-def test_what_is_measured_is_the_deal_and_the_wire_that_are_asked_for(
-    flags, deal, wire, command, monkeypatch
-):
+def test_what_is_measured_is_what_is_asked_for(flags, deal, wire, moments, command, monkeypatch):
     asked = {}
 
     def calibrated(_, n_workers, **given):
@@ -110,6 +111,7 @@ def test_what_is_measured_is_the_deal_and_the_wire_that_are_asked_for(
         "plan", "mine.py:build", "--workers", 3, "--bandwidth", "1mbit", *flags, *QUICK
     )
     assert status == 0, error
+    assert asked.pop("optimizer").moments == moments
     assert asked == {"n_workers": 3, "budget": 0.2, "deal": deal, "wire": wire}
 
 
