@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from subnetwork.nets.counters import no_moments
 from subnetwork.nets.layout import Layout
+from subnetwork.nets.seeding import seeded
 from subnetwork.nets.state import ModelState, Submodel, Tensors
 
 
@@ -96,8 +97,7 @@ def initial_state(
         ValueError: a parameter belongs to a layer that has no `reset_parameters`, or to one whose
             `reset_parameters` leaves it as it is.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         module = architecture.build(architecture.layout.all_units)
         spoil(module)
         for _, layer in initialising(module):

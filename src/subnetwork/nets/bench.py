@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from subnetwork.nets.copying import copied
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import Tensors
+from subnetwork.nets.trace.outside import leaves
 from subnetwork.nets.trace.tracer import Inputs, first_line, seeded
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # the largest difference called rounding
@@ -131,8 +132,8 @@ def outputs(model: nn.Module, inputs: Inputs, gradients: bool = False) -> list[T
     with seeded(), torch.set_grad_enabled(gradients), _Quiet():  # type: ignore[no-untyped-call]
         taken = inputs.each(torch.clone)  # forward may write into them
         out = model(*taken.args, **taken.kwargs)
-        leaves = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        real = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in leaves]
+        found = [x for x in leaves(out) if isinstance(x, Tensor)]
+        real = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in found]
         return [x.clone() for x in real if x.is_floating_point()]  # it may return its own buffers
 
 

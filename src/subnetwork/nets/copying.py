@@ -6,6 +6,18 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+HELD = "held_units"
+"""Attribute of a cut module: the units that it holds on each axis."""
+OF = "held_of"
+"""Attribute of a cut module: how many units each axis of the whole has."""
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module inside what torch.compile made of it; any other module as it is."""
+    inside = getattr(model, "_orig_mod", model)
+    assert isinstance(inside, nn.Module)
+    return inside
+
 
 def copied(model: nn.Module, memo: Mapping[int, object] | None = None) -> nn.Module:
     """A deep copy; tensors that forward left on the model become constants of the copy.

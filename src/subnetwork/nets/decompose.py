@@ -13,13 +13,14 @@ from subnetwork.nets.builders import Builder, CannotBuildError
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.builders.copy import Copy
 from subnetwork.nets.builders.export import NOT_EXPORTED, exported
+from subnetwork.nets.copying import uncompiled
 from subnetwork.nets.depth import chosen_blocks, skippable, with_blocks
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.overlaps import check_memory
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.rule import Rule
-from subnetwork.nets.trace.tracer import Inputs, trace
+from subnetwork.nets.trace.tracer import Inputs, rehearse, trace
 from subnetwork.nets.verify import Evidence, measured, problem_running
 
 Make: TypeAlias = Callable[[nn.Module, Inputs, Layout, Mapping[str, Block]], Builder]
@@ -67,6 +68,7 @@ def decompose(  # noqa: PLR0913 (each has a name and a default)
         ValueError: where nothing can be cut, a pattern names no axis, the model does not run on
             the batch, or two of its parameters are views of one memory.
     """
+    model = uncompiled(model)
     check_memory(model)
     inputs = Inputs.of(example_batch)
     everything = found(trace(model, inputs, rules))
@@ -112,6 +114,7 @@ def plan_from(
         ValueError: where the layout does not fit the model, or its parts are not the model at
             masked parameters.
     """
+    model = uncompiled(model)
     check_memory(model)
     layout.check(dict(model.named_parameters()))
     places = {
@@ -126,6 +129,7 @@ def plan_from(
     axes = tuple(Axis(axis, n, (), False, places[axis]) for axis, n in layout.sizes.items())
     everything = Found(axes, layout, {}, (), None)
     inputs = Inputs.of(example_batch)
+    rehearse(model, inputs)
     search = _Search(model, inputs, everything, _makes(builder), verify)
     attempt = search.attempt_layout(layout, search.named_blocks(layout))
     if attempt.builder is None:

@@ -20,6 +20,7 @@ from subnetwork.nets.modules import Modules
 from subnetwork.nets.optimizers import MOMENTUM, Optimizer, check_step_size
 from subnetwork.nets.scale import Scale, scaled, unscaled
 from subnetwork.nets.schedules import Schedule
+from subnetwork.nets.seeding import seeded
 from subnetwork.nets.state import Submodel, copied
 from subnetwork.nets.stepping import Stepping
 
@@ -240,8 +241,7 @@ class Gradients:
 @contextmanager
 def _keyed_noise(batches: Feed, worker: int, k: int) -> Iterator[None]:
     """Dropout and the like draw from (seed, worker, round), wherever the worker lives."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(batches.seed, NOISE, worker, k))
+    with seeded(key(batches.seed, NOISE, worker, k)):
         yield
 
 

@@ -15,9 +15,16 @@ def check_memory(model: nn.Module) -> None:
     """Parameters are either one object under several names, which is a tie, or lie apart.
 
     Raises:
-        ValueError: where a parameter and another tensor of the model are views of one memory.
+        ValueError: where a parameter and another tensor of the model are views of one memory, or
+            entries of one parameter are.
     """
     stretches = sorted(_stretches(model), key=lambda s: (s.memory, s.start))
+    for name, x, *_ in stretches:
+        if isinstance(x, nn.Parameter) and x.numel() > _span(x):
+            raise ValueError(
+                f"Entries of {name} share one memory (it was expanded), so that a part could not "
+                "train its own. Make it a tensor of its own: nn.Parameter(x.contiguous())."
+            )
     for _, one_memory in groupby(stretches, key=lambda s: s.memory):
         active: list[_Stretch] = []
         for stretch in one_memory:

@@ -1,6 +1,6 @@
 """A plan: what of a model is cut, how its subnetworks are built, and what they cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from subnetwork.nets.axes import Axis
 from subnetwork.nets.bench import Bench
 from subnetwork.nets.builders import Builder
 from subnetwork.nets.builders.block import Block
+from subnetwork.nets.copying import HELD, OF, uncompiled
 from subnetwork.nets.counters import no_moments
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, NetSketch
@@ -17,9 +18,6 @@ from subnetwork.nets.state import ModelState
 from subnetwork.nets.table import table, text
 from subnetwork.nets.trace.tracer import Inputs
 from subnetwork.nets.verify import Evidence, measured
-
-HELD = "held_units"
-"""Attribute of a cut module: the units that it holds on each axis."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,6 +95,7 @@ class Plan:
             n modules in the model's mode, whose parameters have the model's names. Each says in
             its attribute ``held_units`` which units of each axis it holds.
         """
+        model = uncompiled(model)
         self.layout.check(dict(model.named_parameters()))
         partition = NetSketch(self.layout, deal).sample(seed, round)
         return [self._part(model, partition.units(i)) for i in range(partition.n_workers)]
@@ -104,9 +103,10 @@ class Plan:
     def _part(self, model: nn.Module, units: Mapping[str, Tensor]) -> nn.Module:
         part = self.builder.build(model, units)
         object.__setattr__(part, HELD, dict(units))
+        object.__setattr__(part, OF, dict(self.layout.sizes))
         return part
 
-    def merge(self, model: nn.Module, subs: Sequence[nn.Module]) -> nn.Module:
+    def merge(self, model: nn.Module, subs: Iterable[nn.Module]) -> nn.Module:
         """Write trained parts back, in place: the mean over the holders of each entry.
 
         An entry that one part holds takes its value, one that nobody holds keeps its own. Buffers
@@ -116,12 +116,22 @@ class Plan:
         part is the part.
 
         Raises:
-            ValueError: where a part does not say which units it holds, or has not their parameters.
+            ValueError: where there is no part, a part does not say which units it holds, is one of
+                another plan, or has not the parameters of its units, in their shapes.
         """
+        subs, given = list(subs), model
+        if not subs:
+            raise ValueError("plan.merge was given no parts. Give it those of plan.cut.")
+        model = uncompiled(model)
         if not all(hasattr(sub, HELD) for sub in subs):
             raise ValueError(
                 "plan.merge was given a module that does not say which units it holds. "
                 "Give it the modules that plan.cut returned."
+            )
+        if any(getattr(sub, OF) != dict(self.layout.sizes) for sub in subs):
+            raise ValueError(
+                "plan.merge was given a part of another plan, whose axes have other units. Merge "
+                "with the plan that cut it."
             )
         hands: dict[str, Hands] = {
             axis: tuple(getattr(sub, HELD)[axis].numpy() for sub in subs)
@@ -133,7 +143,7 @@ class Plan:
         merged = partition.merge(whole, parts)
         for name, p in whole.items():
             p.copy_(merged[name])
-        return model
+        return given
 
     def verify(self, *, gradients: bool = False) -> "Plan":
         """Measure again, near the model's present values; returns the plan with the evidence.
@@ -171,13 +181,20 @@ def _brought_back(
     sub: nn.Module, whole: Mapping[str, Tensor], partition: NetPartition, i: int
 ) -> dict[str, Tensor]:
     """The parameters of part i, in the types of the whole ones and where these are."""
-    named = dict(getattr(sub, "_orig_mod", sub).named_parameters())  # of torch.compile
+    named = dict(uncompiled(sub).named_parameters())
     lacking = [name for name in whole if partition.holds(name, i) and name not in named]
     if lacking:
         raise ValueError(
             f"plan.merge was given a part without {lacking[0]}, which it holds. Give it the "
             "modules that plan.cut returned, without a wrapper."
         )
+    for name, p in whole.items():
+        shape = partition.entries(name, p, i).shape
+        if name in named and partition.holds(name, i) and tuple(named[name].shape) != shape:
+            raise ValueError(
+                f"plan.merge was given a part whose {name} has shape {tuple(named[name].shape)}, "
+                f"but its units make {shape}. Give it the modules that plan.cut returned."
+            )
     return {name: named[name].detach().to(p) for name, p in whole.items() if name in named}
 
 

@@ -42,10 +42,10 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
             kept[storage.data_ptr()] = storage.nbytes()
         return x
 
-    counter = FlopCounterMode(display=False)
+    counter, given = FlopCounterMode(display=False), inputs.each(torch.clone)  # it may write there
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), without_mkldnn(), saving, counter:
-        out = model.train()(*inputs.args, **inputs.kwargs)
+        out = model.train()(*given.args, **given.kwargs)
     del out
     n = sum(p.numel() for p in model.parameters())
     payload = sum(p.numel() * p.element_size() for p in model.parameters())

@@ -28,7 +28,7 @@ from subnetwork.nets.builders.blocks import blocks
 from subnetwork.nets.builders.detour import Detour, detours, take
 from subnetwork.nets.builders.rewrite import NodeDims, Sizes, rewrite
 from subnetwork.nets.builders.sizes import insert_check, sizes_of_inputs
-from subnetwork.nets.copying import copied
+from subnetwork.nets.copying import HELD, OF, copied
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.trace.seen import Seen, readings
 from subnetwork.nets.trace.terms import Atom, Cat, Dims, Prod, Term, resolved
@@ -65,8 +65,7 @@ class Export:
                 rewrite(node, self.dims, sizes)
         small.graph.lint()
         small.recompile()
-        small.train = types.MethodType(_train, small)  # type: ignore[method-assign]
-        small.eval = types.MethodType(_train_off, small)  # type: ignore[method-assign]
+        _guard(small)
         return small
 
     def at(self, model: nn.Module, inputs: Inputs, /) -> "Export":
@@ -225,6 +224,24 @@ class _Recorder(fx.Interpreter):
 def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+
+
+def _guard(small: fx.GraphModule) -> None:
+    """Have a graph refuse what it does not compute, and its deep copies too."""
+    small.train = types.MethodType(_train, small)  # type: ignore[method-assign]
+    small.eval = types.MethodType(_train_off, small)  # type: ignore[method-assign]
+    object.__setattr__(small, "__deepcopy__", types.MethodType(_deep_copy, small))
+
+
+def _deep_copy(self: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
+    """What copy.deepcopy makes: torch's copy of a graph, which forgets attributes of ours."""
+    with _silent():
+        twin = fx.GraphModule.__deepcopy__(self, memo)
+    _guard(twin)
+    for name in (HELD, OF):
+        if hasattr(self, name):
+            object.__setattr__(twin, name, copy.deepcopy(getattr(self, name)))
+    return twin
 
 
 def _train(self: nn.Module, mode: bool = True) -> nn.Module:

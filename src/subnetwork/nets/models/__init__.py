@@ -20,6 +20,7 @@ from subnetwork.nets.models.gpt import GPT
 from subnetwork.nets.models.mlp import mlp
 from subnetwork.nets.models.relu import MaskedReLU
 from subnetwork.nets.models.resnet import ResNet
+from subnetwork.nets.seeding import seeded
 
 __all__ = ["GAT", "GCN", "GPT", "MODELS", "SAGE", "MaskedReLU", "Network", "ResNet", "Sizes"]
 __all__ += ["mlp", "network"]
@@ -126,8 +127,7 @@ def network(name: str, sizes: Sizes, data: DataSet | GraphSet, *, seed: int) -> 
     """
     if name not in MODELS:
         raise ValueError(f"There is no model {name!r}. Known are: {', '.join(MODELS)}.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return MODELS[name](sizes, data)
 
 

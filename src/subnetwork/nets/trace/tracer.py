@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from subnetwork.nets import seeding
 from subnetwork.nets.copying import copied, plain_tensors
+from subnetwork.nets.trace.outside import Reached, ReachesOutsideError, leaves
 from subnetwork.nets.trace.rule import Call, Reading, Rule
 from subnetwork.nets.trace.seen import Seen, Watch, readings
 from subnetwork.nets.trace.terms import Dims, freeze, fresh
@@ -62,7 +64,8 @@ def trace(model: nn.Module, inputs: Inputs, rules: Sequence[Rule] = ()) -> Trace
     Before that it is run once as it is, since forward may fill caches that outlive this pass.
 
     Raises:
-        ValueError: where the model does not run on the inputs at all.
+        ValueError: where the model does not run on the inputs at all, or reaches parameters that a
+            copy of it does not have.
     """
     try:
         rehearse(model, inputs)
@@ -70,6 +73,8 @@ def trace(model: nn.Module, inputs: Inputs, rules: Sequence[Rule] = ()) -> Trace
         if isinstance(traced, Traced):
             return traced
         return _traced(_copied(model, None), inputs.each(torch.clone), rules, traced)
+    except ReachesOutsideError:
+        raise
     except Exception as problem:
         raise ValueError(
             f"The model cannot be traced on the example batch: {first_line(problem)}. "
@@ -92,14 +97,16 @@ def rehearse(model: nn.Module, inputs: Inputs) -> None:
 
     A cache outside the model (`functools.lru_cache`) that forward fills so holds real tensors: one
     that such a pass filled would be of no use to the model afterwards.
+
+    Raises:
+        ReachesOutsideError: the copy reads a parameter of the model itself.
     """
     tensors = [*model.parameters(), *model.buffers(), *inputs.tensors()]
     if any(x.is_meta for x in tensors):
         return
-    devices = sorted({x.get_device() for x in tensors if x.is_cuda})
-    with torch.random.fork_rng(devices=devices), seeded(), torch.no_grad(), without_mkldnn():
-        given = inputs.each(torch.clone)
-        _copied(model, None).train()(*given.args, **given.kwargs)
+    given, twin = inputs.each(torch.clone), _copied(model, None).train()
+    with seeded(), torch.no_grad(), without_mkldnn(), Reached(model):
+        twin(*given.args, **given.kwargs)
 
 
 def first_line(problem: Exception) -> str:
@@ -182,8 +189,7 @@ def seeded() -> Iterator[None]:
     """
     python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 (what models draw from)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeding.seeded(0):
             random.seed(0)
             np.random.seed(0)  # noqa: NPY002
             yield
@@ -198,7 +204,7 @@ def watch(seen: Seen, run: Callable[..., object], inputs: Inputs) -> None:
         seen.put(x, fresh(x.shape, "the model's input"))
     with seeded(), torch.enable_grad(), without_mkldnn(), Watch(seen):
         out = run(*inputs.args, **inputs.kwargs)
-    outs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    outs = [x for x in leaves(out) if isinstance(x, Tensor)]
     if not any(x.is_floating_point() or x.is_complex() for x in outs):
         raise ValueError(
             f"forward returned a {type(out).__name__} in which no floating-point tensor is found, "

@@ -15,6 +15,7 @@ from subnetwork.nets.architecture import (
 )
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetSketch
+from subnetwork.nets.seeding import seeded
 from subnetwork.nets.state import Tensors
 from subnetwork.runtime.direct.counted import (
     COUNTER,
@@ -39,8 +40,7 @@ def initial_parameters(architecture: Architecture, *, seed: int) -> Iterator[tup
     """
     with torch.device("meta"):
         module = architecture.build(architecture.layout.all_units).to("meta")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         state = torch.random.get_rng_state()
     for path, layer in initialising(module):
         with torch.random.fork_rng(devices=[]):

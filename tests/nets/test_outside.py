@@ -1,0 +1,156 @@
+"""What a plan cannot see or would share: closures, odd outputs, copies, parts of another plan."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from subnetwork import Perm, decompose
+from subnetwork.nets.seeding import seeded
+from subnetwork.nets.trace.outside import leaves
+
+X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+
+def mlp(hidden=8):
+    return nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+
+
+class Gained(nn.Module):
+    """A hook that holds the module which owns the parameter it reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.gain = mlp(), nn.Parameter(torch.tensor(2.0))
+        self.net[0].register_forward_hook(lambda _m, _x, out: out * self.gain)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_hook_that_holds_the_model_is_refused():
+    with pytest.raises(ValueError, match=r"^forward reaches the parameter gain through a closure"):
+        decompose(Gained(), X)
+
+
+def test_a_forward_that_was_replaced_and_holds_a_layer_is_refused():
+    model = mlp()
+    head = model[2]
+    model[2].forward = lambda x: linear(x, head.weight, head.bias) * 2
+    with pytest.raises(ValueError, match=r"reaches the parameter 2\.weight"):
+        decompose(model, X)
+
+
+def test_hooks_that_take_what_they_are_given_are_fine():
+    model = mlp()
+    model[0].register_forward_hook(lambda module, _x, out: out + module.bias)
+    assert decompose(model, X).exact
+
+
+@dataclass
+class Policy:
+    mean: torch.Tensor
+    kind: str = "normal"
+
+
+class ActorCritic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+        self.policy, self.value = nn.Linear(8, 6), nn.Linear(8, 1)
+
+    def forward(self, x):
+        hidden = self.body(x)
+        return Policy(self.policy(hidden)), self.value(hidden)
+
+
+def test_outputs_in_a_dataclass_are_outputs():
+    plan = decompose(ActorCritic(), X)
+    assert list(plan.layout.sizes) == ["body.0.hidden"]
+    assert plan.cut(plan.model, deal=Perm(2))[0](X)[0].mean.shape == (6, 6)
+
+
+def test_leaves_are_found_in_dataclasses_and_distributions():
+    one, two = torch.zeros(1), torch.ones(2)
+    found = list(leaves({"a": Policy(one), "b": torch.distributions.Normal(two, two)}))
+    assert any(x is one for x in found)
+    assert sum(isinstance(x, torch.Tensor) and x.shape == (2,) for x in found) == 2
+
+
+def test_a_deep_copy_of_an_exported_part_is_a_part():
+    model = mlp()
+    plan = decompose(model, X, builder="export")
+    first, second = plan.cut(model, deal=Perm(2))
+    twin = copy.deepcopy(copy.deepcopy(first))
+    for refused in (twin.eval, lambda: twin.train(False)):
+        with pytest.raises(RuntimeError, match="computes in training mode only"):
+            refused()
+    with torch.no_grad():
+        twin.get_parameter("0.weight").fill_(5.0)
+    assert not (first.get_parameter("0.weight") == 5.0).any()
+    plan.merge(model, [twin, second])
+    assert (model[0].weight[first.held_units["0.hidden"]] == 5.0).all()
+
+
+def test_what_is_no_part_of_the_plan_is_not_merged():
+    model = mlp()
+    plan, other = decompose(model, X), decompose(mlp(6), X)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="was given no parts"):
+        plan.merge(model, [])
+    with pytest.raises(ValueError, match="a part of another plan"):
+        plan.merge(model, other.cut(other.model, deal=Perm(2)))
+    parts = plan.cut(model, deal=Perm(2))
+    parts[0][2].bias = nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match=r"whose 2\.bias has shape \(1,\), but .* \(3,\)"):
+        plan.merge(model, parts)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    plan.merge(model, iter(plan.cut(model, deal=Perm(2))))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile
+def test_a_compiled_model_is_the_model():
+    model = mlp()
+    compiled = torch.compile(model)
+    plan = decompose(compiled, X)
+    assert list(plan.layout.dims) == [name for name, _ in model.named_parameters()]
+    parts = plan.cut(compiled, deal=Perm(2))
+    with torch.no_grad():
+        parts[0][2].bias.fill_(1.0)
+        parts[1][2].bias.fill_(3.0)
+    assert plan.merge(compiled, parts) is compiled
+    assert torch.allclose(model[2].bias, torch.full((3,), 2.0))
+
+
+def test_a_parameter_whose_entries_share_memory_is_refused():
+    model = mlp()
+    model[0].bias = nn.Parameter(torch.ones(1).expand(8))
+    with pytest.raises(ValueError, match=r"Entries of 0\.bias share one memory .*contiguous"):
+        decompose(model, X)
+
+
+def test_a_table_leaves_the_example_batch_alone():
+    class Writes(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.sub_(1.0))
+
+    batch = X.clone()
+    decompose(Writes(*mlp()), batch).table(2)
+    assert torch.equal(batch, X)
+
+
+def test_generators_of_an_accelerator_that_is_not_in_use_are_left_alone(monkeypatch):
+    """Torch would put their seed off until CUDA starts, and nothing would put it back then."""
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    model, before = mlp(), torch.get_rng_state()
+    decompose(model, X)
+    with seeded(3):
+        drawn = torch.rand(4)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(drawn, torch.rand(4, generator=torch.Generator().manual_seed(3)))
+    assert not seeds
