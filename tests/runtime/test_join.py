@@ -16,7 +16,9 @@ from subnetwork import Perm, decompose, join, rounds
 from subnetwork.algorithm import RunFailedError
 from subnetwork.nets import NetSketch, holders
 from subnetwork.nets.architecture import runnable
+from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import Submodel
+from subnetwork.nets.terms import Prod
 from subnetwork.runtime import here
 from subnetwork.runtime.carrying import State, put, read
 from subnetwork.runtime.direct import agree
@@ -141,23 +143,145 @@ def test_adam_travels_between_processes(tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_uneven_counts_never_lengthen_a_step():
-    """What a running mean stands for is kept where torch corrects by the smallest count."""
-    p = nn.Parameter(torch.zeros(3))
-    counts = torch.tensor([4.0, 2.0, 10.0])
-    means = {"exp_avg": torch.tensor([1.0, 2.0, 3.0]), "exp_avg_sq": torch.tensor([1.0, 2.0, 3.0])}
-    optimizer = torch.optim.Adam([p], 0.1, betas=(0.9, 0.99))
-    put(optimizer, {"p": p}, State({m: {"p": t} for m, t in means.items()}, {"p": counts}))
-    state = optimizer.state[p]
-    assert float(state["step"]) == 2
-    for moment, beta in (("exp_avg", 0.9), ("exp_avg_sq", 0.99)):
-        exact = (means[moment] / (1 - beta ** counts.double())).float()
-        torch.testing.assert_close(state[moment] / (1 - beta**2), exact)
-    p.grad = torch.ones(3)
+COUNTS = (40, 0, 1000, 2, 7, 1, 400, 41)
+OPTIMIZERS = {
+    "adam": lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.1, amsgrad=True, foreach=True),
+    "fused": lambda p: torch.optim.Adam(p, 0.1, fused=True),
+    "radam": lambda p: torch.optim.RAdam(p, 0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, 0.1, lr_decay=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.1),
+}
+GRADIENTS = {
+    "constant": lambda _: 1.0,
+    "smaller": lambda _: 0.01,
+    "larger": lambda _: 100.0,
+    "falling": lambda s: 0.5**s,
+    "turning": lambda s: (-1.0) ** s * (s + 1),
+}
+
+
+def with_counts(make):
+    """A parameter of every count, each stepped alone by torch, and all as the units of one."""
+    alone = [nn.Parameter(torch.full((3,), 0.5)) for _ in COUNTS]
+    optimizers = [make([p]) for p in alone]
+    for p, optimizer, count in zip(alone, optimizers, COUNTS, strict=True):
+        for step in range(count):
+            p.grad = torch.tensor([1.0, 0.3, -2.0]) * (1 + step % 3)
+            optimizer.step()
+    states = [o.state[p] for p, o in zip(alone, optimizers, strict=True)]
+    zeros = torch.zeros(3)
+    moments = {
+        m: {"w": torch.stack([state.get(m, zeros) for state in states])}
+        for m in states[0]
+        if m != "step"
+    }
+    together = nn.Parameter(torch.stack([p.detach() for p in alone]))
+    return alone, optimizers, together, State(moments, {"w": torch.tensor([COUNTS]).T.float()})
+
+
+LAYOUT = Layout({"units": len(COUNTS)}, {"w": ("units", None)})
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_every_unit_makes_the_steps_of_its_own_count_to_the_bit(kind, gradient):
+    make = OPTIMIZERS[kind]
+    alone, optimizers, together, state = with_counts(make)
+    optimizer = make([together])
+    stepped = put(optimizer, {"w": together}, state, LAYOUT)
+    for step in range(50):
+        g = torch.tensor([1.0, -0.2, 3.0]) * GRADIENTS[gradient](step)
+        for p, own in zip(alone, optimizers, strict=True):
+            p.grad = g.clone()
+            own.step()
+        together.grad = g.expand(len(COUNTS), 3).clone()
+        optimizer.step()
+        assert torch.equal(together, torch.stack(list(alone))), step
+    after = read([stepped], {"w": together}, state)
+    assert after.counters["w"].flatten().tolist() == [count + 50 for count in COUNTS]
+    for m, of in after.moments.items():
+        exact = torch.stack([own.state[p][m] for p, own in zip(alone, optimizers, strict=True)])
+        assert torch.equal(of["w"], exact), m
+
+
+def test_state_that_no_step_was_taken_on_goes_on_as_it_came():
+    _, _, together, state = with_counts(OPTIMIZERS["adam"])
+    here, now = torch.optim.Adam([together]), state
+    for _ in range(20):
+        stepped = put(here, {"w": together}, now, LAYOUT)
+        now = read([stepped], {"w": together}, now)
+        stepped.let_go()
+    for m, of in state.moments.items():
+        assert torch.equal(now.moments[m]["w"], of["w"])
+    assert torch.equal(now.counters["w"], state.counters["w"])
+    nobody = read([], {"w": together}, state)
+    assert torch.equal(nobody.moments["exp_avg"]["w"], state.moments["exp_avg"]["w"])
+
+
+def test_a_closure_is_called_once_and_its_gradient_is_that_of_the_step():
+    _, _, together, state = with_counts(OPTIMIZERS["adam"])
+    twin, calls = nn.Parameter(together.detach().clone()), []
+    ways = [torch.optim.Adam([p], 0.1) for p in (together, twin)]
+    for p, optimizer in zip((together, twin), ways, strict=True):
+        put(optimizer, {"w": p}, state, LAYOUT)
+
+    def closure():
+        calls.append(1)
+        ways[0].zero_grad()
+        loss = together.square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        told = ways[0].step(closure)
+        ways[1].zero_grad()
+        loss = twin.square().sum()
+        loss.backward()
+        ways[1].step()
+        assert torch.equal(told, loss)
+    assert len(calls) == 3
+    assert torch.equal(together, twin)
+
+
+def test_a_parameter_without_gradient_is_left_with_its_count():
+    _, _, together, state = with_counts(OPTIMIZERS["adam"])
+    other, before = nn.Parameter(torch.ones(1)), together.detach().clone()
+    optimizer = torch.optim.Adam([together, other])
+    layout = Layout({"units": len(COUNTS)}, {"w": ("units", None), "o": (None,)})
+    moments = {m: {**of, "o": torch.zeros(1)} for m, of in state.moments.items()}
+    state = State(moments, {**state.counters, "o": torch.zeros(1)})
+    named = {"w": together, "o": other}
+    stepped = put(optimizer, named, state, layout)
+    other.grad = torch.ones(1)
     optimizer.step()
-    before = State({m: {"p": t} for m, t in means.items()}, {"p": counts})
-    after = read([optimizer], {"p": p}, before)
-    assert after.counters["p"].tolist() == [5, 3, 11]
+    assert optimizer.param_groups[0]["params"] == [together, other]
+    after = read([stepped], named, state)
+    assert torch.equal(together, before)
+    assert torch.equal(after.counters["w"], state.counters["w"])
+    assert after.counters["o"].tolist() == [1]
+
+
+def test_a_count_of_a_unit_is_that_of_all_its_entries():
+    """Three rows a head and two columns a channel, as in the projections of attention."""
+    layout = Layout({"heads": 2, "channels": 2}, {"w": (Prod(("heads", 3)), Prod((2, "channels")))})
+    w, entry = nn.Parameter(torch.zeros(4, 6).T), nn.Parameter(torch.zeros(1))
+    counts, v = torch.tensor([[0.0, 100.0], [3.0, 7.0]]), 1 - 0.999**100
+    of_all = torch.zeros(6, 4).index_fill_(1, torch.tensor([1, 3]), v)
+    of_all[3:] = 0
+    state = State({"exp_avg": {"w": torch.zeros(6, 4)}, "exp_avg_sq": {"w": of_all}}, {"w": counts})
+    optimizer, alone = torch.optim.Adam([w]), torch.optim.Adam([entry])
+    put(optimizer, {"w": w}, state, layout)
+    alone.state[entry] = {
+        "step": torch.tensor(100.0),
+        "exp_avg": torch.zeros(1),
+        "exp_avg_sq": torch.full((1,), v),
+    }
+    w.grad, entry.grad = torch.ones(6, 4), torch.ones(1)
+    optimizer.step()
+    alone.step()
+    assert torch.equal(w[:3, [1, 3]], entry.expand(3, 2))
+    torch.testing.assert_close(w[:3, [0, 2]], torch.full((3, 2), -0.001))
 
 
 def test_the_state_of_another_rounds_optimizer_is_refused():

@@ -56,6 +56,21 @@ def spread(dim: Dim, sizes: Mapping[str, int]) -> Tensor | None:
     return _spread(dim, sizes)
 
 
+def per_entry(counter: Tensor, dims: Sequence[Dim], sizes: Mapping[str, int]) -> Tensor:
+    """A counter with a number for every entry along the cut dims: it broadcasts to its parameter.
+
+    Args:
+        counter: of a parameter, or of a part of it.
+        dims: the terms of the parameter's dims.
+        sizes: units that are held on each axis.
+    """
+    for d, dim in enumerate(dims):
+        index = spread(dim, sizes)
+        if index is not None:
+            counter = counter.index_select(d, index.to(counter.device))
+    return counter
+
+
 def no_moments(layout: Layout, params: Tensors, names: Sequence[str]) -> dict[str, Tensors]:
     """Moments that start at zero, of these names."""
     return {

@@ -20,7 +20,7 @@ from subnetwork.nets.copying import copied
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.state import Submodel
-from subnetwork.runtime.carrying import State, kinds, put, read
+from subnetwork.runtime.carrying import State, Stepped, kinds, put, read
 from subnetwork.runtime.direct import (
     Draws,
     Held,
@@ -81,7 +81,7 @@ class Session:
         self.bytes_sent = self.bytes_received = 0
         self._plan, self._merged = plan, False
         self._module: nn.Module | None = None
-        self._carried: list[Optimizer] = []
+        self._carried: list[Stepped] = []
         self._links = _links(rank, deal.n_workers)
         whole = {name: p.detach().cpu() for name, p in plan.model.named_parameters()}
         plan.layout.check(whole)
@@ -106,7 +106,11 @@ class Session:
             self._begin()
             module = self._subnetwork()
             self._carried = []
-            yield module
+            try:
+                yield module
+            finally:
+                for stepped in self._carried:
+                    stepped.let_go()
             self._end(module)
 
     def carry(self, optimizer: Optimizer) -> None:
@@ -122,8 +126,11 @@ class Session:
             ValueError: where the optimizer steps other parameters.
         """
         assert self._module is not None, "rounds() yields a module first"
-        put(optimizer, dict(self._module.named_parameters()), self._state())
-        self._carried.append(optimizer)
+        for stepped in [s for s in self._carried if s.optimizer is optimizer]:
+            stepped.let_go()
+            self._carried.remove(stepped)
+        named = dict(self._module.named_parameters())
+        self._carried.append(put(optimizer, named, self._state(), self._plan.layout))
 
     def model(
         self,
