@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ranks_in_threads import together
 from subnetwork import Perm, decompose, join, rounds
 from subnetwork.algorithm import RunFailedError
 from subnetwork.nets import NetSketch, holders
@@ -22,6 +24,7 @@ from subnetwork.nets.terms import Prod
 from subnetwork.runtime import here
 from subnetwork.runtime.carrying import State, put, read
 from subnetwork.runtime.direct import agree
+from subnetwork.runtime.join import Session
 
 ROOT = Path(__file__).parents[2]
 MODEL = """
@@ -282,6 +285,44 @@ def test_a_count_of_a_unit_is_that_of_all_its_entries():
     alone.step()
     assert torch.equal(w[:3, [1, 3]], entry.expand(3, 2))
     torch.testing.assert_close(w[:3, [0, 2]], torch.full((3, 2), -0.001))
+
+
+def in_threads(monkeypatch, n, side):
+    """side(rank, session) of n sessions whose links are those of threads."""
+    own = threading.local()
+    monkeypatch.setattr(sys.modules["subnetwork.runtime.join"], "_links", lambda *_: own.links)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    plan = decompose(model, torch.randn(3, 4))
+
+    def run(place):
+        own.links = place.links()
+        return side(place.rank, Session(plan, Perm(n), 0, "float32", place.rank))
+
+    return together(n, run)
+
+
+@pytest.mark.parametrize("idle", [0, 1])
+def test_a_worker_that_took_no_step_yet_makes_room_for_the_others_state(monkeypatch, idle):
+    """In the first round one optimizer has no state: what the other has travels all the same."""
+    inputs = torch.ones(5, 4)
+
+    def side(rank, session):
+        for sub in session.rounds(3):
+            optimizer = torch.optim.AdamW(sub.parameters(), 0.01)
+            session.carry(optimizer)
+            for _ in range(0 if session.k == 0 and rank == idle else 2):
+                optimizer.zero_grad()
+                sub(inputs).square().sum().backward()
+                optimizer.step()
+        state = session._state()
+        steps = {n: c.flatten().tolist() for n, c in state.counters.items()}
+        return session.model(everywhere=True).state_dict(), steps, set(state.moments)
+
+    (one, steps, kinds), (other, _, kinds_too) = in_threads(monkeypatch, 2, side)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert kinds == kinds_too == {"exp_avg", "exp_avg_sq"}
+    assert set(steps["0.bias"]) == {4.0, 6.0}
 
 
 def test_the_state_of_another_rounds_optimizer_is_refused():

@@ -34,6 +34,7 @@ from subnetwork.runtime.direct import (
     merged,
     over,
     taken,
+    tell,
     whole_parameters,
 )
 from subnetwork.runtime.direct.counted import COUNTER, is_counter, packed, unpacked
@@ -190,13 +191,16 @@ class Session:
         self._merged = True
 
     def _make_room(self, found: set[str]) -> None:
-        """For state that was not there before: on all ranks at once, zero where nobody has any."""
-        new = sorted(found - set(unpacked(self._held.submodel).moments))
-        if not new:
-            return
-        agree(self._links, self.rank, [self.n_workers, zlib.crc32(" ".join(new).encode())])
+        """For state that was not there before on any rank: on all at once, and zero at first.
+
+        Every rank says what it found, each round: one that took no step has found nothing new.
+        """
+        told = tell(self._links, self.rank, self.n_workers, {"kinds": sorted(found)})
+        known = unpacked(self._held.submodel).moments
+        new = sorted({kind for words in told for kind in words["kinds"]} - set(known))
         moments = [name for name in new if name != COUNTER]
-        self._held = with_new_moments(self._draws, self.rank, self._held, moments)
+        if moments:
+            self._held = with_new_moments(self._draws, self.rank, self._held, moments)
         if COUNTER in new:
             self._draws, self._held = with_new_counters(self._draws, self.rank, self._held)
 
