@@ -287,13 +287,13 @@ def test_a_count_of_a_unit_is_that_of_all_its_entries():
     torch.testing.assert_close(w[:3, [0, 2]], torch.full((3, 2), -0.001))
 
 
-def in_threads(monkeypatch, n, side):
+def in_threads(monkeypatch, n, side, model=None):
     """side(rank, session) of n sessions whose links are those of threads."""
     own = threading.local()
     monkeypatch.setattr(sys.modules["subnetwork.runtime.join"], "_links", lambda *_: own.links)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
-    plan = decompose(model, torch.randn(3, 4))
+    hidden = nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh()
+    plan = decompose(model or nn.Sequential(*hidden, nn.Linear(8, 2)), torch.randn(3, 4))
 
     def run(place):
         own.links = place.links()
@@ -323,6 +323,44 @@ def test_a_worker_that_took_no_step_yet_makes_room_for_the_others_state(monkeypa
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert kinds == kinds_too == {"exp_avg", "exp_avg_sq"}
     assert set(steps["0.bias"]) == {4.0, 6.0}
+
+
+class Mixed(nn.Module):
+    """Parameters of four kinds; those that are no numbers with a mean are never trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(8, 4, dtype=torch.cfloat))
+        self.b = nn.Parameter(torch.randn(3, 8, dtype=torch.cfloat))
+        self.scale = nn.Parameter(torch.ones(3))
+        self.order = nn.Parameter(torch.tensor([2**24 + 1, 7]), requires_grad=False)
+        self.flags = nn.Parameter(torch.tensor([True, False]), requires_grad=False)
+
+    def forward(self, x):
+        return ((x.to(self.a.dtype) @ self.a.T).tanh() @ self.b.T).abs() * self.scale
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_parameters_of_all_kinds_go_through_rounds(monkeypatch, kind):
+    def side(_, session):
+        for sub in session.rounds(3):
+            optimizer = OPTIMIZERS[kind](sub.parameters())
+            session.carry(optimizer)
+            for _ in range(2):
+                optimizer.zero_grad()
+                sub(torch.ones(5, 4)).square().sum().backward()
+                optimizer.step()
+        counters = session._state().counters
+        return session.model(everywhere=True), {c.dtype for c in counters.values()}
+
+    torch.manual_seed(0)
+    model = Mixed()
+    (one, dtypes), (other, _) = in_threads(monkeypatch, 2, side, model)
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+    assert torch.equal(one.order, model.order)
+    assert torch.equal(one.flags, model.flags)
+    assert not torch.equal(one.a, model.a)
+    assert dtypes == {torch.float32}
 
 
 def test_the_state_of_another_rounds_optimizer_is_refused():

@@ -45,6 +45,13 @@ def counter_shape(layout: Layout, name: str) -> tuple[int, ...]:
     return tuple(1 if dim is None else extent(_term(dim), sizes) for dim in layout.dims[name])
 
 
+def counter_type(p: Tensor) -> torch.dtype:
+    """The dtype of a parameter's counters: its own, that of its real part, or float32."""
+    if p.is_complex():
+        return p.dtype.to_real()
+    return p.dtype if p.is_floating_point() else torch.float32
+
+
 def spread(dim: Dim, sizes: Mapping[str, int]) -> Tensor | None:
     """For every index along a parameter's dim, its index in the counter; None where they are one.
 
@@ -75,7 +82,9 @@ def no_moments(layout: Layout, params: Tensors, names: Sequence[str]) -> dict[st
     """Moments that start at zero, of these names."""
     return {
         moment: {
-            name: p.new_zeros(counter_shape(layout, name) if moment == COUNTER else p.shape)
+            name: p.new_zeros(counter_shape(layout, name), dtype=counter_type(p))
+            if moment == COUNTER
+            else p.new_zeros(p.shape)
             for name, p in params.items()
         }
         for moment in names

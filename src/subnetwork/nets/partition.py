@@ -18,6 +18,7 @@ from subnetwork.nets.counters import at_size
 from subnetwork.nets.entries import Entries, Key
 from subnetwork.nets.laws import deal_from, least_hand, written
 from subnetwork.nets.layout import Layout
+from subnetwork.nets.means import mean_over_all, mean_over_holders
 from subnetwork.nets.state import ABSENT, ModelState, Submodel, Tensors, views
 from subnetwork.nets.terms import Dim, apart, places
 
@@ -76,8 +77,9 @@ class NetPartition:
         """The mean over the holders of each entry; an entry that nobody holds keeps its value.
 
         One holder: its value. Several: x + mean_i (z_i - x), summed in the order of the workers,
-        which leaves an entry that nobody changed as it was, to the bit. With one deal per axis a
-        matrix between two cut axes is covered by 1/n each round; the other blocks wait. A worker
+        which leaves an entry that nobody changed as it was, to the bit. Whole numbers and booleans
+        have no mean: one takes the value of the last holder that changed it. With one deal per axis
+        a matrix between two cut axes is covered by 1/n each round; the other blocks wait. A worker
         whose part is empty (`ABSENT`) holds nothing.
 
         Args:
@@ -95,9 +97,9 @@ class NetPartition:
                 for block, value in zip(blocks, values, strict=True):
                     block.scatter(target, value)
             elif len(values) > 1 and not any(block.cut for block in blocks):
-                _mean_over_all(target, values)
+                mean_over_all(target, values)
             else:
-                _mean_over_holders(target, blocks, values)
+                mean_over_holders(target, blocks, values)
             merged[name] = target
         return merged
 
@@ -312,26 +314,3 @@ def block_of(
 def _are_disjoint(hands: Hands) -> bool:
     units = np.concatenate(hands)
     return len(np.unique(units)) == len(units)
-
-
-def _mean_over_all(entry: Tensor, values: Sequence[Tensor]) -> None:
-    """What `_mean_over_holders` does where several workers hold every entry, in fewer passes.
-
-    Whole numbers and infinite entries have no mean: where nobody changed the tensor it is left.
-    """
-    real = entry.is_floating_point() or entry.is_complex()
-    if not (real and entry.isfinite().all()) and all(torch.equal(v, entry) for v in values):
-        return
-    change = values[0] - entry
-    for value in values[1:]:
-        change += value - entry
-    entry += change.div_(len(values))
-
-
-def _mean_over_holders(entry: Tensor, blocks: Sequence[Entries], values: Sequence[Tensor]) -> None:
-    sole, change, holders = entry.clone(), torch.zeros_like(entry), torch.zeros_like(entry)
-    for block, value in zip(blocks, values, strict=True):
-        sole[block.key] = value
-        change[block.key] += value - entry[block.key]
-        holders[block.key] += 1
-    entry.copy_(torch.where(holders > 1, entry + change / holders.clamp(min=1), sole))
