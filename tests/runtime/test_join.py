@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ranks_in_threads import together
-from subnetwork import Perm, decompose, join, rounds
+from subnetwork import Full, Perm, decompose, join, rounds
 from subnetwork.algorithm import RunFailedError
 from subnetwork.nets import NetSketch, holders
 from subnetwork.nets.architecture import runnable
@@ -294,10 +294,11 @@ def in_threads(monkeypatch, n, side, model=None):
     torch.manual_seed(0)
     hidden = nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh()
     plan = decompose(model or nn.Sequential(*hidden, nn.Linear(8, 2)), torch.randn(3, 4))
+    sketch = NetSketch(plan.layout, Perm(n))
 
     def run(place):
         own.links = place.links()
-        return side(place.rank, Session(plan, Perm(n), 0, "float32", place.rank))
+        return side(place.rank, Session(plan, sketch, 0, "float32", place.rank))
 
     return together(n, run)
 
@@ -415,6 +416,45 @@ def test_a_deal_for_other_workers_than_processes_is_refused():
     with pytest.raises(ValueError, match="wire='fp8' is none of float32, bfloat16, int8"):
         with join(plan, deal=Perm(1), wire="fp8"):
             pass
+
+
+def test_axes_may_have_deals_of_their_own():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+    plan = decompose(model, torch.randn(3, 4))
+    first, *_ = plan.layout.sizes
+    with join(plan, deal={first: Full(1), "*": Perm(1)}) as session:
+        for sub in session.rounds(1):
+            assert len(list(sub.parameters())) == 6
+    with pytest.raises(ValueError, match="for 2 workers, but there is one process"):
+        with join(plan, deal={first: Full(2), "*": Perm(2)}):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"deal": 2}, r"deal=2 is no deal. Write Perm\(2\)"),
+        ({"deal": {"*": 2}}, r"deal=2 is no deal. Write Perm\(2\)"),
+        ({"seed": 1.5}, r"seed=1.5 is no whole number. Give one, such as 0"),
+    ],
+)
+def test_what_is_no_deal_or_seed_is_refused(wrong, said):
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    with pytest.raises(ValueError, match=said):
+        with join(decompose(model, torch.randn(3, 4)), **{"deal": Perm(1), **wrong}):
+            pass
+
+
+def test_carry_outside_of_a_round_is_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    said = r"carry was called where no round goes on. Call it in the body"
+    with join(decompose(model, torch.randn(3, 4)), deal=Perm(1)) as session:
+        with pytest.raises(ValueError, match=said):
+            session.carry(torch.optim.SGD(model.parameters(), 0.1))
+        for sub in session.rounds(1):
+            optimizer = torch.optim.SGD(sub.parameters(), 0.1)
+        with pytest.raises(ValueError, match=said):
+            session.carry(optimizer)
 
 
 def test_batch_statistics_are_named():

@@ -16,7 +16,7 @@ from subnetwork.keys import key, shuffled, words
 from subnetwork.nets.buffers import Buffers
 from subnetwork.nets.counters import at_size
 from subnetwork.nets.entries import Entries, Key
-from subnetwork.nets.laws import deal_from, least_hand, written
+from subnetwork.nets.laws import check_deals, check_draw, deal_from, dealt, least_hand, written
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.means import mean_over_all, mean_over_holders
 from subnetwork.nets.state import ABSENT, ModelState, Submodel, Tensors, views
@@ -200,12 +200,10 @@ class NetSketch:
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"Hands are multiples of width={self.width} units; use 1 or more.")
+        check_deals(self.deal.values() if isinstance(self.deal, Mapping) else [self.deal])
         deals = self.deals
         for number, (axis, size) in enumerate(self.layout.sizes.items()):
-            try:  # refuses here what it would refuse in round 0
-                deals[axis].hands(size, seed=0, k=0, axis=number)
-            except ValueError as mistake:
-                raise ValueError(f"Axis {axis}: {mistake}") from None
+            dealt(deals[axis], axis, size, number, seed=0, k=0)  # refuses what it would in round 0
             least = least_hand(deals[axis], size, number)  # of all rounds; None: see `sample`
             if axis not in self.layout.depth and least is not None and least < self.width:
                 raise ValueError(
@@ -218,6 +216,12 @@ class NetSketch:
                 f"All axes of a model are dealt to the same workers, not to {counts} of them. "
                 "Give every deal the same n_workers."
             )
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        given = [*self.deal.values()] if isinstance(self.deal, Mapping) else [self.deal]
+        return given[0].n_workers
 
     @property
     def deals(self) -> dict[str, Deal]:
@@ -247,11 +251,13 @@ class NetSketch:
 
         Raises:
             ValueError: where a hand of this round is smaller than `width`, under a deal whose
-                smallest hand could not be known before (`Bernoulli`, or one of your own).
+                smallest hand could not be known before (`Bernoulli`, or one of your own); where
+                the hands of a deal of your own are none; where seed or k is no whole number.
         """
+        check_draw(seed, k)
         deals = self.deals
         hands = {
-            axis: deals[axis].hands(size, seed=seed, k=k, axis=number)
+            axis: dealt(deals[axis], axis, size, number, seed=seed, k=k)
             for number, (axis, size) in enumerate(self.layout.sizes.items())
         }
         if self.width > 1:
