@@ -265,6 +265,39 @@ def test_a_parameter_without_gradient_is_left_with_its_count():
     assert after.counters["o"].tolist() == [1]
 
 
+def test_sparse_gradients_are_refused_where_counts_differ():
+    _, _, together, state = with_counts(OPTIMIZERS["adagrad"])
+    optimizer = OPTIMIZERS["adagrad"]([together])
+    put(optimizer, {"w": together}, state, LAYOUT)
+    together.grad = torch.ones_like(together).to_sparse()
+    with pytest.raises(ValueError, match=r"a sparse gradient does not allow. Use embeddings with"):
+        optimizer.step()
+
+
+def test_an_optimizer_that_is_carried_twice_steps_once_and_is_let_go(monkeypatch):
+    """After the round, too: its hooks are gone."""
+
+    def side(_, session):
+        hooks = []
+        for sub in session.rounds(4):
+            optimizer = torch.optim.Adam(sub.parameters(), 0.1)
+            for _ in range(1 + twice):
+                session.carry(optimizer)
+            hooks.append(len(optimizer._optimizer_step_pre_hooks))
+            sub(torch.ones(5, 4)).square().sum().backward()
+            optimizer.step()
+        assert not optimizer._optimizer_step_pre_hooks
+        return session.model(everywhere=True).state_dict(), hooks
+
+    found = []
+    for twice in (False, True):
+        model, hooks = in_threads(monkeypatch, 2, side)[0]
+        assert hooks[0] == 0
+        assert hooks[-1] == 1
+        found.append(model)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_a_count_of_a_unit_is_that_of_all_its_entries():
     """Three rows a head and two columns a channel, as in the projections of attention."""
     layout = Layout({"heads": 2, "channels": 2}, {"w": (Prod(("heads", 3)), Prod((2, "channels")))})
