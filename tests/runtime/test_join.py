@@ -277,11 +277,11 @@ def test_sparse_gradients_are_refused_where_counts_differ():
 def test_an_optimizer_that_is_carried_twice_steps_once_and_is_let_go(monkeypatch):
     """After the round, too: its hooks are gone."""
 
-    def side(_, session):
+    def side(session, times):
         hooks = []
         for sub in session.rounds(4):
             optimizer = torch.optim.Adam(sub.parameters(), 0.1)
-            for _ in range(1 + twice):
+            for _ in range(times):
                 session.carry(optimizer)
             hooks.append(len(optimizer._optimizer_step_pre_hooks))
             sub(torch.ones(5, 4)).square().sum().backward()
@@ -290,8 +290,8 @@ def test_an_optimizer_that_is_carried_twice_steps_once_and_is_let_go(monkeypatch
         return session.model(everywhere=True).state_dict(), hooks
 
     found = []
-    for twice in (False, True):
-        model, hooks = in_threads(monkeypatch, 2, side)[0]
+    for times in (1, 2):
+        model, hooks = in_threads(monkeypatch, 2, lambda _, s, n=times: side(s, n))[0]
         assert hooks[0] == 0
         assert hooks[-1] == 1
         found.append(model)
