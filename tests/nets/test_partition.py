@@ -1,5 +1,7 @@
 """Cut and merge: physically smaller, exact, complete."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -283,6 +285,42 @@ def test_a_layout_with_blocks_is_plain_data():
     assert Layout.from_json(BLOCKS.to_json()) == BLOCKS
     with pytest.raises(ValueError, match=r"b0 is said to belong to unit 4 of axis blocks"):
         Layout(BLOCKS.sizes, BLOCKS.dims, unit_of={"b0": ("blocks", 4)})
+
+
+@dataclass(frozen=True)
+class Own:
+    """A deal of one's own: the same two hands in every round."""
+
+    units: tuple[object, object]
+    n_workers: int = 2
+
+    def hands(self, _size, **_):
+        return self.units
+
+
+def test_hands_of_any_whole_type_and_empty_ones_are_dealt():
+    layout = Layout({"units": 4}, {"w": ("units",)})
+    hands = np.array([0, 3], np.int32), []
+    partition = NetSketch(layout, Own(hands)).sample(0, 0)
+    assert [hand.dtype for hand in partition.hands["units"]] == [np.int64, np.int64]
+    x = ModelState({"w": torch.arange(4.0)})
+    assert partition.select(x, 0).params["w"].tolist() == [0, 3]
+    assert not partition.has_network(1)
+
+
+@pytest.mark.parametrize("hand", [[-1, 2], [2, 2], [3, 1], [4], [0.0, 1.0], [True, False]])
+def test_hands_that_are_no_units_are_refused(hand):
+    layout = Layout({"units": 4}, {"w": ("units",)})
+    with pytest.raises(ValueError, match=r"Axis units: the deal gave worker 1 in round 0 a hand"):
+        NetSketch(layout, Own(([0], np.array(hand))))
+    with pytest.raises(ValueError, match=r"gave 2 hands in round 0, but there are n_workers=3"):
+        NetSketch(layout, Own(([0], [1]), n_workers=3))
+
+
+@pytest.mark.parametrize(("path", "said"), [((1.5, 0), "seed=1.5"), ((0, 1.0), "round=1.0")])
+def test_a_draw_of_no_whole_number_is_refused(path, said):
+    with pytest.raises(ValueError, match=f"{said} is no whole number. Give one, such as 0"):
+        NetSketch(ARCHITECTURE.layout, Full(2)).sample(*path)
 
 
 def test_axes_may_have_deals_of_their_own():

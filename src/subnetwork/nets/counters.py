@@ -45,6 +45,13 @@ def counter_shape(layout: Layout, name: str) -> tuple[int, ...]:
     return tuple(1 if dim is None else extent(_term(dim), sizes) for dim in layout.dims[name])
 
 
+def counter_type(p: Tensor) -> torch.dtype:
+    """The dtype of a parameter's counters: its own, that of its real part, or float32."""
+    if p.is_complex():
+        return p.dtype.to_real()
+    return p.dtype if p.is_floating_point() else torch.float32
+
+
 def spread(dim: Dim, sizes: Mapping[str, int]) -> Tensor | None:
     """For every index along a parameter's dim, its index in the counter; None where they are one.
 
@@ -56,11 +63,28 @@ def spread(dim: Dim, sizes: Mapping[str, int]) -> Tensor | None:
     return _spread(dim, sizes)
 
 
+def per_entry(counter: Tensor, dims: Sequence[Dim], sizes: Mapping[str, int]) -> Tensor:
+    """A counter with a number for every entry along the cut dims: it broadcasts to its parameter.
+
+    Args:
+        counter: of a parameter, or of a part of it.
+        dims: the terms of the parameter's dims.
+        sizes: units that are held on each axis.
+    """
+    for d, dim in enumerate(dims):
+        index = spread(dim, sizes)
+        if index is not None:
+            counter = counter.index_select(d, index.to(counter.device))
+    return counter
+
+
 def no_moments(layout: Layout, params: Tensors, names: Sequence[str]) -> dict[str, Tensors]:
     """Moments that start at zero, of these names."""
     return {
         moment: {
-            name: p.new_zeros(counter_shape(layout, name) if moment == COUNTER else p.shape)
+            name: p.new_zeros(counter_shape(layout, name), dtype=counter_type(p))
+            if moment == COUNTER
+            else p.new_zeros(p.shape)
             for name, p in params.items()
         }
         for moment in names

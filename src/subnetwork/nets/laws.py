@@ -1,6 +1,6 @@
-"""What is known of a deal without a draw: its smallest hand, and itself as plain data."""
+"""What is known of deals without a draw, and draws of which each hand is checked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from math import isinf
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from subnetwork import deals
-from subnetwork.deals import Deal
+from subnetwork.deals import Deal, Hands
+from subnetwork.shapes import Units
 
 KINDS: Mapping[str, type[Deal]] = {
     kind.__name__: kind
@@ -18,6 +19,62 @@ KINDS: Mapping[str, type[Deal]] = {
     )
 }
 """The deals that can be written down: all of `subnetwork.deals`."""
+
+
+def check_deals(given: Iterable[object]) -> None:
+    """Raise ValueError unless all of these are deals."""
+    for deal in given:
+        if not isinstance(deal, Deal):
+            raise ValueError(
+                f"deal={deal!r} is no deal. Write Perm(2), say, of subnetwork, for two workers."
+            )
+
+
+def check_draw(seed: object, k: object) -> None:
+    """Raise ValueError unless both, of which a draw is made, are whole numbers."""
+    for name, number in (("seed", seed), ("round", k)):
+        if not hasattr(number, "__index__"):
+            raise ValueError(f"{name}={number!r} is no whole number. Give one, such as 0.")
+
+
+def dealt(deal: Deal, axis: str, size: int, number: int, *, seed: int, k: int) -> Hands:
+    """The hands of a round on one axis, as int64.
+
+    Args:
+        deal: the deal.
+        axis: the name of the axis.
+        size: its units.
+        number: its number.
+        seed: of the draw.
+        k: the round.
+
+    Raises:
+        ValueError: where the deal refuses, or its hands are none: other hands than workers, or one
+            whose units are not ascending or not on the axis.
+    """
+    try:
+        hands = deal.hands(size, seed=seed, k=k, axis=number)
+    except ValueError as mistake:
+        raise ValueError(f"Axis {axis}: {mistake}") from None
+    if len(hands) != deal.n_workers:
+        raise ValueError(
+            f"Axis {axis}: the deal gave {len(hands)} hands in round {k}, but there are "
+            f"n_workers={deal.n_workers}. Return a hand for every worker, an empty one for none."
+        )
+    return tuple(_checked(hand, i, (axis, size, k)) for i, hand in enumerate(hands))
+
+
+def _checked(hand: object, worker: int, where: tuple[str, int, int]) -> Units:
+    units, (axis, size, k) = np.asarray(hand), where
+    if not units.size:
+        return np.empty(0, np.int64)
+    whole = units.ndim == 1 and units.dtype.kind in "iu"
+    if not whole or units[0] < 0 or units[-1] >= size or not (units[1:] > units[:-1]).all():
+        raise ValueError(
+            f"Axis {axis}: the deal gave worker {worker} in round {k} a hand that is no ascending "
+            f"list of different units from 0 to {size - 1}. Return np.unique(units)."
+        )
+    return units.astype(np.int64, copy=False)
 
 
 def least_hand(deal: Deal, size: int, axis: int = 0) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from subnetwork.nets.means import has_mean
 from subnetwork.nets.partition import NetPartition
 from subnetwork.nets.state import ModelState, Submodel, Tensors
 
@@ -56,9 +57,10 @@ class Outer:
     ) -> ModelState:
         """Merge, then step from x^k along the change."""
         merged = holders(x, partition, trained)
-        gradients = {name: p - merged.params[name] for name, p in x.params.items()}
+        start = {n: p if has_mean(p) else merged.params[n] for n, p in x.params.items()}
+        gradients = {n: p - merged.params[n] for n, p in x.params.items() if has_mean(p)}
         params, outer = sgd_step(
-            x.params, gradients, x.outer, self.step_size, self.momentum, nesterov=self.momentum > 0
+            start, gradients, x.outer, self.step_size, self.momentum, nesterov=self.momentum > 0
         )
         held = partition.held(x.params, [z.params for z in trained])
         return ModelState(
@@ -104,8 +106,11 @@ def sgd_step(
     *,
     nesterov: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One step of torch's own SGD; returns new parameters and new momentum buffers (or none)."""
-    moved = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
+    """One step of torch's own SGD; returns new parameters and new momentum buffers (or none).
+
+    Whole numbers and booleans stay as they are.
+    """
+    moved = {n: p.detach().clone().requires_grad_() for n, p in params.items() if has_mean(p)}
     optimizer = torch.optim.SGD(
         list(moved.values()), lr=step_size, momentum=momentum, nesterov=nesterov
     )
@@ -119,4 +124,4 @@ def sgd_step(
         if momentum
         else {}
     )
-    return {name: p.detach() for name, p in moved.items()}, kept
+    return {name: moved.get(name, p).detach() for name, p in params.items()}, kept

@@ -16,8 +16,9 @@ from subnetwork.keys import key, shuffled, words
 from subnetwork.nets.buffers import Buffers
 from subnetwork.nets.counters import at_size
 from subnetwork.nets.entries import Entries, Key
-from subnetwork.nets.laws import deal_from, least_hand, written
+from subnetwork.nets.laws import check_deals, check_draw, deal_from, dealt, least_hand, written
 from subnetwork.nets.layout import Layout
+from subnetwork.nets.means import mean_over_all, mean_over_holders
 from subnetwork.nets.state import ABSENT, ModelState, Submodel, Tensors, views
 from subnetwork.nets.terms import Dim, apart, places
 
@@ -76,8 +77,9 @@ class NetPartition:
         """The mean over the holders of each entry; an entry that nobody holds keeps its value.
 
         One holder: its value. Several: x + mean_i (z_i - x), summed in the order of the workers,
-        which leaves an entry that nobody changed as it was, to the bit. With one deal per axis a
-        matrix between two cut axes is covered by 1/n each round; the other blocks wait. A worker
+        which leaves an entry that nobody changed as it was, to the bit. Whole numbers and booleans
+        have no mean: one takes the value of the last holder that changed it. With one deal per axis
+        a matrix between two cut axes is covered by 1/n each round; the other blocks wait. A worker
         whose part is empty (`ABSENT`) holds nothing.
 
         Args:
@@ -95,9 +97,9 @@ class NetPartition:
                 for block, value in zip(blocks, values, strict=True):
                     block.scatter(target, value)
             elif len(values) > 1 and not any(block.cut for block in blocks):
-                _mean_over_all(target, values)
+                mean_over_all(target, values)
             else:
-                _mean_over_holders(target, blocks, values)
+                mean_over_holders(target, blocks, values)
             merged[name] = target
         return merged
 
@@ -198,12 +200,10 @@ class NetSketch:
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"Hands are multiples of width={self.width} units; use 1 or more.")
+        check_deals(self.deal.values() if isinstance(self.deal, Mapping) else [self.deal])
         deals = self.deals
         for number, (axis, size) in enumerate(self.layout.sizes.items()):
-            try:  # refuses here what it would refuse in round 0
-                deals[axis].hands(size, seed=0, k=0, axis=number)
-            except ValueError as mistake:
-                raise ValueError(f"Axis {axis}: {mistake}") from None
+            dealt(deals[axis], axis, size, number, seed=0, k=0)  # refuses what it would in round 0
             least = least_hand(deals[axis], size, number)  # of all rounds; None: see `sample`
             if axis not in self.layout.depth and least is not None and least < self.width:
                 raise ValueError(
@@ -216,6 +216,12 @@ class NetSketch:
                 f"All axes of a model are dealt to the same workers, not to {counts} of them. "
                 "Give every deal the same n_workers."
             )
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers n."""
+        given = [*self.deal.values()] if isinstance(self.deal, Mapping) else [self.deal]
+        return given[0].n_workers
 
     @property
     def deals(self) -> dict[str, Deal]:
@@ -245,11 +251,13 @@ class NetSketch:
 
         Raises:
             ValueError: where a hand of this round is smaller than `width`, under a deal whose
-                smallest hand could not be known before (`Bernoulli`, or one of your own).
+                smallest hand could not be known before (`Bernoulli`, or one of your own); where
+                the hands of a deal of your own are none; where seed or k is no whole number.
         """
+        check_draw(seed, k)
         deals = self.deals
         hands = {
-            axis: deals[axis].hands(size, seed=seed, k=k, axis=number)
+            axis: dealt(deals[axis], axis, size, number, seed=seed, k=k)
             for number, (axis, size) in enumerate(self.layout.sizes.items())
         }
         if self.width > 1:
@@ -312,26 +320,3 @@ def block_of(
 def _are_disjoint(hands: Hands) -> bool:
     units = np.concatenate(hands)
     return len(np.unique(units)) == len(units)
-
-
-def _mean_over_all(entry: Tensor, values: Sequence[Tensor]) -> None:
-    """What `_mean_over_holders` does where several workers hold every entry, in fewer passes.
-
-    Whole numbers and infinite entries have no mean: where nobody changed the tensor it is left.
-    """
-    real = entry.is_floating_point() or entry.is_complex()
-    if not (real and entry.isfinite().all()) and all(torch.equal(v, entry) for v in values):
-        return
-    change = values[0] - entry
-    for value in values[1:]:
-        change += value - entry
-    entry += change.div_(len(values))
-
-
-def _mean_over_holders(entry: Tensor, blocks: Sequence[Entries], values: Sequence[Tensor]) -> None:
-    sole, change, holders = entry.clone(), torch.zeros_like(entry), torch.zeros_like(entry)
-    for block, value in zip(blocks, values, strict=True):
-        sole[block.key] = value
-        change[block.key] += value - entry[block.key]
-        holders[block.key] += 1
-    entry.copy_(torch.where(holders > 1, entry + change / holders.clamp(min=1), sole))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subnetwork.nets.counters import COUNTER, spread
+from subnetwork.nets.counters import COUNTER, counter_type, spread
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.optimizers import FIRST, SECOND, Adam, Group, Optimizer
 from subnetwork.nets.state import Tensors
@@ -83,7 +83,7 @@ class _PerUnit:
     """Adam on one parameter, with the bias correction of each unit's own number of steps.
 
     The order of operations is that of torch.optim.Adam on one tensor, so that every entry equals,
-    to the bit, what torch gives for its number of steps.
+    to the bit, what torch gives for its number of steps; a complex one is two real ones, as there.
     """
 
     optimizer: Adam
@@ -107,8 +107,11 @@ class _PerUnit:
         """One step at `factor` times the step size."""
         if self.param.grad is None:
             return
-        p, grad, lr = self.param, self.param.grad, self.options["lr"] * factor
-        first, second = self.moments[FIRST], self.moments[SECOND]
+        lr = self.options["lr"] * factor
+        p, grad, first, second = (
+            torch.view_as_real(t) if t.is_complex() else t
+            for t in (self.param, self.param.grad, self.moments[FIRST], self.moments[SECOND])
+        )
         beta1, beta2 = self.optimizer.betas
         decay = self.options["weight_decay"]
         if decay and self.optimizer.decoupled:
@@ -131,12 +134,12 @@ class _PerUnit:
 
     def _by_unit(self, table: np.ndarray) -> Tensor:
         """The table's value for each unit, as a tensor that broadcasts to the parameter."""
-        values = torch.from_numpy(table).to(self.param)
+        values = torch.from_numpy(table).to(self.param.device, counter_type(self.param))
         values = values.take(self._index)
         for d, index in enumerate(self.spread):
             if index is not None:
                 values = values.index_select(d, index.to(values.device))
-        return values
+        return values[..., None] if self.param.is_complex() else values
 
 
 def _differ(counter: Tensor) -> bool:

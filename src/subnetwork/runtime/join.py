@@ -20,7 +20,7 @@ from subnetwork.nets.copying import copied
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.state import Submodel
-from subnetwork.runtime.carrying import State, kinds, put, read
+from subnetwork.runtime.carrying import State, Stepped, kinds, put, read
 from subnetwork.runtime.direct import (
     Draws,
     Held,
@@ -34,6 +34,7 @@ from subnetwork.runtime.direct import (
     merged,
     over,
     taken,
+    tell,
     whole_parameters,
 )
 from subnetwork.runtime.direct.counted import COUNTER, is_counter, packed, unpacked
@@ -44,7 +45,9 @@ from subnetwork.runtime.torchrun import place_under_torchrun
 
 
 @contextmanager
-def join(plan: Plan, *, deal: Deal, seed: int = 0, wire: Wire = "float32") -> Iterator["Session"]:
+def join(
+    plan: Plan, *, deal: Deal | Mapping[str, Deal], seed: int = 0, wire: Wire = "float32"
+) -> Iterator["Session"]:
     """Take part in a training run as one of its workers; every process of torchrun calls this.
 
     The subnetworks of all workers are dealt anew each round and handed from worker to worker
@@ -53,40 +56,44 @@ def join(plan: Plan, *, deal: Deal, seed: int = 0, wire: Wire = "float32") -> It
 
     Args:
         plan: of `decompose`, made from the same model on every rank.
-        deal: who gets which units; for as many workers as there are processes.
+        deal: who gets which units, for as many workers as there are processes; or one for each
+            pattern of axes, as `NetSketch` takes them.
         seed: of the deal; the same on every rank.
         wire: what is sent: "float32" as it is, "bfloat16" or "int8" rounded.
 
     Raises:
-        ValueError: where the deal is for another number of workers than there are processes.
+        ValueError: where the deal is for another number of workers than there are processes, or
+            what is given is no deal, seed or wire.
         RunFailedError: where the ranks do not agree on model, plan, deal, seed or wire.
     """
     check_wire(wire)
     rank, n_workers = _here()
-    if deal.n_workers != n_workers:
+    sketch = NetSketch(plan.layout, deal)
+    sketch.sample(seed, 0)  # refuses before the ranks meet
+    if sketch.n_workers != n_workers:
         raise ValueError(
-            f"The deal is for {deal.n_workers} workers, but there "
+            f"The deal is for {sketch.n_workers} workers, but there "
             f"{'is one process' if n_workers == 1 else f'are {n_workers} processes'}. Start "
-            f"torchrun --nproc-per-node {deal.n_workers}, or deal to {n_workers}."
+            f"torchrun --nproc-per-node {sketch.n_workers}, or deal to {n_workers}."
         )
-    session = Session(plan, deal, seed, wire, rank)
+    session = Session(plan, sketch, seed, wire, rank)
     yield session
 
 
 class Session:
     """One worker's place in a run: its subnetwork each round, and the whole model at the end."""
 
-    def __init__(self, plan: Plan, deal: Deal, seed: int, wire: Wire, rank: int) -> None:
-        self.rank, self.n_workers, self.wire = rank, deal.n_workers, wire
+    def __init__(self, plan: Plan, sketch: NetSketch, seed: int, wire: Wire, rank: int) -> None:
+        self.rank, self.n_workers, self.wire = rank, sketch.n_workers, wire
         self.bytes_sent = self.bytes_received = 0
-        self._plan, self._merged = plan, False
+        self._plan, self._merged, self._in_body = plan, False, False
         self._module: nn.Module | None = None
-        self._carried: list[Optimizer] = []
-        self._links = _links(rank, deal.n_workers)
+        self._carried: list[Stepped] = []
+        self._links = _links(rank, sketch.n_workers)
         whole = {name: p.detach().cpu() for name, p in plan.model.named_parameters()}
         plan.layout.check(whole)
         like = {name: p.to("meta") for name, p in whole.items()}
-        self._draws = Draws(NetSketch(plan.layout, deal), like, seed)
+        self._draws = Draws(sketch, like, seed)
         agree(self._links, rank, [*digest(self._draws, wire), _sum(whole.values())])
         self._held = taken(self._draws, rank, 0, ((name, {PARAMS: p}) for name, p in whole.items()))
 
@@ -106,7 +113,13 @@ class Session:
             self._begin()
             module = self._subnetwork()
             self._carried = []
-            yield module
+            self._in_body = True
+            try:
+                yield module
+            finally:
+                self._in_body = False
+                for stepped in self._carried:
+                    stepped.let_go()
             self._end(module)
 
     def carry(self, optimizer: Optimizer) -> None:
@@ -119,11 +132,18 @@ class Session:
         steps: SGD, Adam, AdamW, Adagrad, RMSprop.
 
         Raises:
-            ValueError: where the optimizer steps other parameters.
+            ValueError: where the optimizer steps other parameters, and outside the loop's body.
         """
-        assert self._module is not None, "rounds() yields a module first"
-        put(optimizer, dict(self._module.named_parameters()), self._state())
-        self._carried.append(optimizer)
+        if self._module is None or not self._in_body:
+            raise ValueError(
+                "session.carry was called where no round goes on. Call it in the body of "
+                "`for sub in session.rounds(...)`, for an optimizer over sub.parameters()."
+            )
+        for stepped in [s for s in self._carried if s.optimizer is optimizer]:
+            stepped.let_go()
+            self._carried.remove(stepped)
+        named = dict(self._module.named_parameters())
+        self._carried.append(put(optimizer, named, self._state(), self._plan.layout))
 
     def model(
         self,
@@ -183,13 +203,16 @@ class Session:
         self._merged = True
 
     def _make_room(self, found: set[str]) -> None:
-        """For state that was not there before: on all ranks at once, zero where nobody has any."""
-        new = sorted(found - set(unpacked(self._held.submodel).moments))
-        if not new:
-            return
-        agree(self._links, self.rank, [self.n_workers, zlib.crc32(" ".join(new).encode())])
+        """For state that was not there before on any rank: on all at once, and zero at first.
+
+        Every rank says what it found, each round: one that took no step has found nothing new.
+        """
+        told = tell(self._links, self.rank, self.n_workers, {"kinds": sorted(found)})
+        known = unpacked(self._held.submodel).moments
+        new = sorted({kind for words in told for kind in words["kinds"]} - set(known))
         moments = [name for name in new if name != COUNTER]
-        self._held = with_new_moments(self._draws, self.rank, self._held, moments)
+        if moments:
+            self._held = with_new_moments(self._draws, self.rank, self._held, moments)
         if COUNTER in new:
             self._draws, self._held = with_new_counters(self._draws, self.rank, self._held)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from subnetwork.nets.counters import COUNTER, counter_shape, per_unit
+from subnetwork.nets.counters import COUNTER, counter_shape, counter_type, per_unit
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import Submodel, Tensors
 
@@ -40,18 +40,18 @@ def with_counters(layout: Layout) -> Layout:
 def counters_like(layout: Layout, like: Tensors) -> dict[str, Tensor]:
     """The whole counters of a layout, at zero, by their names in an exchange.
 
-    Their dtype is that of the parameter in `like`; float32 where that has 16 bits, which would stop
-    counting at 256.
+    Their dtype is that of the parameter in `like`, or of its real part; float32 where that has 16
+    bits, which would stop counting at 256, or is no floating point.
     """
     return {
-        counter_of(name): torch.zeros(counter_shape(layout, name), dtype=counter_type(p))
+        counter_of(name): torch.zeros(counter_shape(layout, name), dtype=_sent_type(p))
         for name, p in like.items()
     }
 
 
-def counter_type(p: Tensor) -> torch.dtype:
-    """The dtype of the counters of a parameter."""
-    return p.dtype if p.element_size() >= 4 else torch.float32
+def _sent_type(p: Tensor) -> torch.dtype:
+    counted = counter_type(p)
+    return counted if counted.itemsize >= 4 else torch.float32
 
 
 def packed(submodel: Submodel) -> Submodel:

@@ -45,7 +45,7 @@ class Draws:
     @property
     def n_workers(self) -> int:
         """Number of workers n."""
-        return next(iter(self.sketch.deals.values())).n_workers
+        return self.sketch.n_workers
 
     @property
     def grids(self) -> Mapping[str, Grid]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subnetwork.nets.means import added, change, changed
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
 from subnetwork.runtime.direct.held import (
@@ -96,7 +97,7 @@ def merged(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Excha
         return held
     shared = {name: Shared.of(draws, name, held.k, rank) for name in names}
     changes = {
-        (plane, name): _lines(held, plane, name, shared[name]) - held.x[plane][name]
+        (plane, name): change(_lines(held, plane, name, shared[name]), held.x[plane][name])
         for plane, tensors in planes(held.submodel).items()
         for name in names
         if name in tensors and len(shared[name].places)
@@ -105,25 +106,26 @@ def merged(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Excha
     yield post
     arrived = [iter(pieces) for pieces in post.into]
     tensors = {plane: dict(of) for plane, of in planes(held.submodel).items()}
-    for (plane, name), change in changes.items():
+    for (plane, name), own in changes.items():
         of = shared[name]
-        total = torch.zeros_like(change[of.mine])
+        total = torch.zeros_like(own[of.mine])
         for i in range(draws.n_workers):
             which = of.held_by(i)
             if i == rank:
-                total[which] += change[of.mine]
+                total[which] = added(total[which], own[of.mine])
             elif len(which):
-                how, groups = of_tensor(wire, plane, name, change), of.groups(of.mine[which])
-                total[which] += decoded(how, next(arrived[i]), groups, change)
+                how, groups = of_tensor(wire, plane, name, own), of.groups(of.mine[which])
+                theirs = decoded(how, next(arrived[i]), groups, own)
+                total[which] = added(total[which], theirs)
         tensors[plane][name] = _with_mean(of, tensors[plane][name], held.x[plane][name], total)
     return replace(held, submodel=submodel_of(tensors))
 
 
 def _with_mean(of: Shared, block: Tensor, x: Tensor, total: Tensor) -> Tensor:
-    """The block, with x + total / holders in the lines that this rank keeps."""
-    count = torch.as_tensor(np.bitwise_count(of.holders[of.mine.numpy()]), dtype=x.dtype)
+    """The block, with x and what all holders did to it in the lines that this rank keeps."""
+    count = torch.as_tensor(np.bitwise_count(of.holders[of.mine.numpy()]), dtype=torch.int32)
     merged = block.clone(memory_format=torch.contiguous_format)
-    as_lines(merged, of.grid)[of.places[of.mine]] = x[of.mine] + total / count[:, None]
+    as_lines(merged, of.grid)[of.places[of.mine]] = changed(x[of.mine], total, count[:, None])
     return merged
 
 
@@ -136,18 +138,18 @@ def _post(
 ) -> Post:
     """The changes of every line for its keeper."""
     parcels = Parcels.of(n_workers)
-    for (plane, name), change in changes.items():
-        of, how = shared[name], of_tensor(wire, plane, name, change)
+    for (plane, name), own in changes.items():
+        of, how = shared[name], of_tensor(wire, plane, name, own)
         leaving = [of.for_keeper(j) for j in range(n_workers)]
         order = torch.cat(leaving)
-        coded = encoded(how, change[order], of.groups(order), [len(part) for part in leaving])
-        parcels.add(coded.parcels, [_size(of, j, change, how) for j in range(n_workers)])
+        coded = encoded(how, own[order], of.groups(order), [len(part) for part in leaving])
+        parcels.add(coded.parcels, [_size(of, j, own, how) for j in range(n_workers)])
     return parcels.post()
 
 
-def _size(of: Shared, worker: int, change: Tensor, how: Wire) -> int:
+def _size(of: Shared, worker: int, own: Tensor, how: Wire) -> int:
     """Bytes that a worker sends of a rank's own lines."""
     which = of.held_by(worker)
     if worker == of.rank or not len(which):
         return 0
-    return n_bytes(how, len(which), of.groups(of.mine[which]), change)
+    return n_bytes(how, len(which), of.groups(of.mine[which]), own)
