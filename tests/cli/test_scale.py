@@ -199,6 +199,7 @@ def test_in_direct_hand_over_other_ranks_go_on(replicas, tmp_path):
         (["--workers", 2], 13, "--hidden 12 gives 12 units on axis .* for --workers 13"),
         (["--workers", 2], 1000, "batch_size=8 does not fit a shard of 1 rows"),
         (["--workers", 2], 0, "workers is a whole number from 1 on, not 0"),
+        (["--workers", 2], 10**20, "A run is scaled to at most 1024 workers"),
         (["--method", "narrow", "--workers", 1], 2, "narrow is one network .* not by 2"),
         (
             ["--method", "heterofl", "--workers", 2, "--capacities", 1, 0.5],
@@ -550,7 +551,8 @@ def test_what_is_no_running_run_is_refused(tmp_path):
         return found.stderr
 
     assert "there is no run in runs/train" in refused("--workers", 3)
-    assert "from 1 on, not 0" in refused("--workers", 0)
+    assert "from 1 to 1024, not 0" in refused("--workers", 0)
+    assert "from 1 to 1024, not 2000" in refused("--workers", 2000)
     assert "seconds, not -1.0" in refused("--workers", 3, "--wait", -1)
     flags = [*SMALL, "--rounds", 2, "--here"]
     trained({0: ["stop"]}, *flags, cwd=tmp_path)

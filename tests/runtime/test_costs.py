@@ -203,8 +203,10 @@ def test_the_share_that_moves_is_that_of_the_deals(n, period):
 def test_wire_and_cores_scale_what_they_should():
     full = predict(SIZES, PACE, LINK, Setting(4, 2))
     half = predict(SIZES, PACE, LINK, Setting(4, 2, wire="bfloat16", cores=2))
-    for name in ("IST, direct", "IST, coordinator", "Local SGD"):
+    for name in ("IST, direct", "Local SGD"):
         assert half[name].bytes_up == full[name].bytes_up / 2
+    assert half["IST, coordinator"].bytes_up == full["IST, coordinator"].bytes_up  # has no wires
+    for name in ("IST, coordinator", "Local SGD"):
         assert half[name].compute == 2 * full[name].compute
     assert half["DDP"].bytes_up == full["DDP"].bytes_up
     assert predict(SIZES, PACE, LINK, Setting(4, 2, cores=8)) == full
@@ -309,13 +311,16 @@ def counted(exchange, sent):
 
 @pytest.mark.parametrize("wire", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1)])
-def test_the_bytes_of_a_hand_over_are_those_that_ranks_send(optimizer, wire):
-    """A merge and a hand-over of 4 ranks, moments with their parameters, one layer held by all.
+@pytest.mark.parametrize("width", [["1.*"], None])
+def test_the_bytes_of_a_hand_over_are_those_that_ranks_send(width, optimizer, wire):
+    """A merge and a hand-over of 4 ranks: moments and counts with their parameters.
 
-    Owners are random, int8 has scales and Adam counts steps: 8 % are allowed.
+    With a layer that all hold, and with matrices cut on both sides, whose counts are one for each
+    pair of units. Owners are random: 8 % are allowed. int8 has a scale for what a worker sends of a
+    row, which is little where rows are as short as here and cut: 35 %.
     """
     layers = (nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64))
-    plan = decompose(nn.Sequential(nn.Linear(16, 32), *layers), torch.randn(4, 16), width=["1.*"])
+    plan = decompose(nn.Sequential(nn.Linear(16, 32), *layers), torch.randn(4, 16), width=width)
     x, sketch = plan.state(moments=optimizer.moments), NetSketch(plan.layout, Perm(4))
     draws = [draws_of(sketch, x.params, 0, moments=optimizer.moments) for _ in range(4)]
     whole = [with_moments(x.params.items(), optimizer.moments, plan.layout) for _ in range(4)]
@@ -325,8 +330,10 @@ def test_the_bytes_of_a_hand_over_are_those_that_ranks_send(optimizer, wire):
         sides = [counted(step(draws[i], i, held[i], wire), sent) for i in range(4)]
         held = together(sides)
     found = sizes(plan, 4, moments=len(set(optimizer.moments) - {COUNTER}))
+    assert bool(found.counters) == (COUNTER in optimizer.moments)
     told = METHODS["IST, direct"](found, PACE, LINK, Setting(4, 2, wire=wire)).bytes_up
-    assert sum(sent) / 4 == pytest.approx(told, rel=0.08)
+    short = wire == "int8" and width is None
+    assert sum(sent) / 4 == pytest.approx(told, rel=0.35 if short else 0.08)
 
 
 def test_more_workers_than_units_are_refused_with_the_most_that_go():

@@ -16,7 +16,7 @@ from subnetwork.cli.console import say
 from subnetwork.cli.folder import CHECKPOINTS, unfinished
 from subnetwork.cli.handing import check_exchange
 from subnetwork.cli.keeping import Keeping
-from subnetwork.cli.requests import Request, answer, taken
+from subnetwork.cli.requests import MOST, Request, answer, taken
 from subnetwork.methods import Training
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 
 SCALED = "scaled"
-CANNOT = (ValueError, RunFailedError, OSError, MemoryError)  # reasons to go on as before
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Scaling:
                 continue
             try:
                 self._coming = self._fitting(k, asked)
-            except CANNOT as reason:
+            except Exception as reason:
                 self._refuse(asked, reason)
                 continue
             self._k = k
@@ -125,7 +124,7 @@ class Scaling:
                 raise RunFailedError(f"the checkpoint of round {self._k} cannot be read.")
             start = going_on(coming.t, old)
             self.way.ready(coming.t.run.workers)
-        except CANNOT as reason:
+        except Exception as reason:
             self._refuse(coming.asked, reason)
             return False
         self.next = replace(coming, start=start, source=old.path)
@@ -147,6 +146,8 @@ class Scaling:
         from subnetwork.methods.rows import method, task
 
         old, n = self.part, asked.workers
+        if n > MOST:
+            raise ValueError(f"A run is scaled to at most {MOST} workers.")
         if k == old.row.n_rounds:
             raise ValueError(f"All {k} rounds are done.")
         if self.way.torchrun:

@@ -19,6 +19,7 @@ from pathlib import Path
 PLACE = "scale"
 GONE = f".{PLACE}.gone"  # while it is removed
 LONGEST = 4096  # bytes of a request
+MOST = 1024  # workers that a run is scaled to
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from subnetwork.algorithm import RunFailedError
 from subnetwork.cli.console import Output, say
 from subnetwork.cli.folder import is_written, run_folder, unfinished
-from subnetwork.cli.requests import PLACE, Answer, Request, answer_to, ask, taken_back
+from subnetwork.cli.requests import MOST, PLACE, Answer, Request, answer_to, ask, taken_back
 
 POLL = 0.05  # seconds between two looks for the answer
 CHANGE = 300.0  # seconds that a run has for what it took
@@ -27,8 +27,8 @@ def scale(run: Path = Path("runs/train"), *, workers: int, wait: float = 60.0) -
     wait:
         Seconds to wait for the end of a round; then the request is taken back.
     """
-    if workers < 1:
-        raise ValueError(f"--workers is a whole number from 1 on, not {workers}.")
+    if not 1 <= workers <= MOST:
+        raise ValueError(f"--workers is a whole number from 1 to {MOST}, not {workers}.")
     if not 0 < wait <= 1e6:
         raise ValueError(f"--wait is a positive number of seconds, not {wait}.")
     folder, console = _written(run, workers), Output()
@@ -61,6 +61,12 @@ def _written(run: Path, workers: int) -> Path:
     folder = unfinished(run)
     if folder.is_dir() and is_written(folder):
         return folder
+    if run.is_dir() and is_written(run):
+        name = run.with_name(run.name.removesuffix(".unfinished"))
+        raise ValueError(
+            f"{run} is where a run is being written. Name the run as its command does: "
+            f"subnetwork scale {name} --workers {workers}"
+        )
     there = run_folder(run) == folder
     more, state = ("", "nobody runs it") if there else (" --rounds N", "it is complete")
     raise ValueError(

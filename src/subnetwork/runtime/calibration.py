@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from subnetwork.algorithm import WorkerLostError
 from subnetwork.deals import Deal, Perm
+from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.data.batches import Batches
 from subnetwork.nets.local import LocalSteps
 from subnetwork.nets.merges import holders, sgd_step
@@ -53,11 +55,13 @@ def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
         ValueError: where an axis has fewer units than there are workers.
     """
     part = _part(plan, n_workers)
-    by_axes = [0]
+    counted = _counters(plan, n_workers) if moments > 1 else {}
+    by_axes, counters = [0], [0]
     for name, p in part.named_parameters():
         n_cut = len({dim for dim in plan.layout.dims[name] if dim is not None and axes_of(dim)})
-        by_axes += [0] * (n_cut + 1 - len(by_axes))
-        by_axes[n_cut] += p.numel()
+        for by_cut, n in ((by_axes, p.numel()), (counters, counted.get(name, 0))):
+            by_cut.extend([0] * (n_cut + 1 - len(by_cut)))
+            by_cut[n_cut] += n
     whole = cost(plan.build(plan.layout.all_units), plan.inputs)
     return Sizes(
         whole=whole.parameters,
@@ -65,7 +69,15 @@ def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
         activations_whole=whole.activations,
         activations_part=cost(part, plan.inputs).activations,
         moments=moments,
+        counters=tuple(counters) if counted else (),
     )
+
+
+def _counters(plan: Plan, n_workers: int) -> dict[str, int]:
+    """How many numbers the count of Adam's steps of each parameter is, in a part."""
+    state = plan.state(moments=(COUNTER,))
+    part = NetSketch(plan.layout, Perm(n_workers)).sample(0, 0).select(state, 0)
+    return {name: t.numel() for name, t in part.moments[COUNTER].items()}
 
 
 def calibrate(
@@ -94,8 +106,8 @@ def calibrate(
         wire: how the direct hand-over rounds.
         optimizer: of the local steps, whose moments are handed over; None: SGD without momentum.
 
-    Raises:
-        WorkerLostError: this machine lets no two sockets meet.
+    Returns:
+        The pace; its `reducing` is 0 where this machine lets no two sockets meet.
     """
     sketch, steps = NetSketch(plan.layout, deal or Perm(n_workers)), optimizer or SGD(STILL)
     x = plan.state(moments=steps.moments)
@@ -115,7 +127,10 @@ def calibrate(
             for n_steps in (1, STEPS):
                 work[f"{name} {n_steps}"] = _round(plan, feed, of, steps, n_steps)
         spans = _in_turns(work, budget)
-        a_byte = reducing(Submodel(x.params).n_bytes, budget / 12)
+        try:
+            a_byte = reducing(Submodel(x.params).n_bytes, budget / 12)
+        except WorkerLostError:  # no two sockets meet here
+            a_byte = 0.0
     middle = {name: statistics.median(measured) for name, measured in spans.items()}
     step, around = {}, {}
     for name in ("whole", "part"):

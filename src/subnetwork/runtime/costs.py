@@ -29,6 +29,9 @@ class Sizes:
     activations_whole: int = 0  # bytes that a forward pass keeps
     activations_part: int = 0
     moments: int = 0  # of the local optimizer, an entry each
+    counters: tuple[int, ...] = ()
+    """Adam's counts of steps in one subnetwork, by how many dims their parameters are cut along:
+    one per unit, or pair of units. They are sent as float32, whatever the wire."""
 
     @property
     def held(self) -> int:
@@ -181,6 +184,8 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     shared, *cut = sizes.part
     handed = sum(moved(n, setting.period, k) * size for k, size in enumerate(cut, 1))
     one_way = wire * (handed + 2 * (n - 1) / n * shared)
+    for k, size in enumerate(sizes.counters):
+        one_way += FLOAT * size * (moved(n, setting.period, k) if k else 2 * (n - 1) / n)
     hops = (1 if handed else 0) + (_hops(setting) if shared else 0)
     kept = whole * (1 + setting.replicas) * max(0, sizes.whole - shared) / n  # what nobody holds
     own, idle = _copied(sizes, setting)
@@ -216,7 +221,7 @@ def _copied(sizes: Sizes, setting: Setting) -> tuple[float, float]:
 def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """IST through a coordinator that is worker 0 too: every subnetwork goes down and comes back."""
     n = setting.n_workers
-    one_way = sent(sizes, setting) * sizes.held
+    one_way = FLOAT * ((1 + sizes.moments) * sizes.held + sum(sizes.counters))
     return Round(
         compute=_part_compute(pace, setting),
         exchange=2 * network.seconds((n - 1) * one_way, 1, setting.crowding),

@@ -14,6 +14,7 @@ from subnetwork.runtime.direct.kernels import Masks
 
 T = TypeVar("T")
 ROUNDS = 64  # rounds in a word of history
+LOOKED_AT = 8  # words of history that are kept
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,10 @@ class Draws:
         return bits
 
     def _units_of(self, k: int, word: int) -> Mapping[str, Words]:
-        """`_rounds`, drawn once: a word that is full is looked at in every round after it."""
-        last = self._span(k, word)[1]
-        if last % ROUNDS < ROUNDS - 1:
+        """`_rounds`, drawn once for the latest full words, which every round looks at."""
+        last, oldest = self._span(k, word)[1], k // ROUNDS - LOOKED_AT
+        self._past.pop(oldest, None)
+        if last % ROUNDS < ROUNDS - 1 or word <= oldest:
             return self._remembered((f"history of {word}", k), lambda: self._rounds(k, word))
         if word not in self._past:
             self._past[word] = self._rounds(last, word)

@@ -53,9 +53,10 @@ def meet(
     """
     gloo: Any = dist.ProcessGroupGloo  # its stubs leave out what is needed here
     options = gloo._Options()
-    options._devices = [gloo.create_device(hostname=host) if host else gloo.create_default_device()]
     options._timeout = patience
     try:
+        own = gloo.create_device(hostname=host) if host else gloo.create_default_device()
+        options._devices = [own]
         group: PointToPoint = gloo(store, rank, n_workers, options)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
