@@ -30,12 +30,13 @@ from race_field import (
 )
 from race_run import NETWORKS
 
-from subnetwork import Plan, decompose
+from subnetwork import decompose
 from subnetwork.cli.quantities import bits_per_second, duration, n_bytes
 from subnetwork.deals import Lazy, Perm
 from subnetwork.methods import Training
 from subnetwork.methods.rows import task
 from subnetwork.nets.architecture import runnable
+from subnetwork.nets.plan import Plan
 from subnetwork.runtime.calibration import calibrate, loopback, sizes
 from subnetwork.runtime.costs import Network, Setting, predict
 
