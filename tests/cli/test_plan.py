@@ -7,6 +7,7 @@ import pytest
 
 import subnetwork
 from subnetwork.cli import main
+from subnetwork.deals import Lazy, Perm
 from subnetwork.nets.models import MODELS
 from subnetwork.runtime.costs import Pace
 
@@ -86,6 +87,30 @@ def test_with_a_bandwidth_it_predicts_rounds_and_says_whether_ist_pays(command, 
     # 2 (n-1)/n of 579 float32 entries
     assert "3.09 kB" in lines["Local SGD"]
     assert "times the steps of Local SGD for the same accuracy" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "deal", "wire"),
+    [
+        ((), Perm(3), "float32"),
+        (("--period", 5, "--wire", "int8"), Lazy(3, 5), "int8"),
+    ],
+)
+def test_what_is_measured_is_the_deal_and_the_wire_that_are_asked_for(
+    flags, deal, wire, command, monkeypatch
+):
+    asked = {}
+
+    def calibrated(_, n_workers, **given):
+        asked.update(given, n_workers=n_workers)
+        return Pace(step_whole=2e-3, step_part=5e-4)
+
+    monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", calibrated)
+    status, _, error = command(
+        "plan", "mine.py:build", "--workers", 3, "--bandwidth", "1mbit", *flags, *QUICK
+    )
+    assert status == 0, error
+    assert asked == {"n_workers": 3, "budget": 0.2, "deal": deal, "wire": wire}
 
 
 def test_it_says_plainly_when_ist_does_not_pay(command, monkeypatch):

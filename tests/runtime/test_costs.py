@@ -1,15 +1,21 @@
 """The cost model's formulas against hand counts, messages counted one by one, and exact draws."""
 
 import math
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from subnetwork import Perm, decompose
 from subnetwork.deals import Lazy
+from subnetwork.nets import SGD, Adam
+from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.partition import NetSketch
 from subnetwork.runtime.calibration import calibrate, loopback, sizes
 from subnetwork.runtime.costs import (
@@ -22,6 +28,15 @@ from subnetwork.runtime.costs import (
     moved,
     predict,
 )
+from subnetwork.runtime.direct import (
+    draws_of,
+    handed_over,
+    merged,
+    taken,
+    together,
+    with_moments,
+)
+from subnetwork.runtime.reducing import reducing
 
 SIZES = Sizes(1000, (10, 100, 40), activations_whole=64, activations_part=16, moments=1)
 PACE = Pace(step_whole=8.0, step_part=1.0, handling=4.0, averaging=0.5)
@@ -47,13 +62,13 @@ def test_a_round_of_each_method_by_hand():
     costs = predict(SIZES, PACE, LINK, Setting(4, 2))
     direct, star = costs["IST, direct"], costs["IST, coordinator"]
     local, ddp = costs["Local SGD"], costs["DDP"]
-    # 3/4 of 140 cut entries once; 2 * 3/4 of 10 shared ones: 420 + 60 bytes
-    assert direct.bytes_up == direct.bytes_down == 4 * 105 + 4 * 15
-    assert direct.exchange == pytest.approx(0.480 + (1 + 6) * 0.25)
+    # 3/4 of 140 cut entries once; 2 * 3/4 of 10 shared ones: 420 + 60 bytes, and their moment
+    assert direct.bytes_up == direct.bytes_down == 2 * (4 * 105 + 4 * 15)
+    assert direct.exchange == pytest.approx(0.960 + (1 + 6) * 0.25)
     assert (direct.compute, direct.handling) == (2.0, 1.0)
-    # 150 entries down and up for each of 3 others, over the coordinator's link
-    assert star.bytes_up == star.bytes_down == 600
-    assert star.exchange == pytest.approx(2 * (1.8 + 0.25))
+    # 150 entries with a moment down and up for each of 3 others, over the coordinator's link
+    assert star.bytes_up == star.bytes_down == 1200
+    assert star.exchange == pytest.approx(2 * (3.6 + 0.25))
     # 2 * 3/4 of 1000 entries, in 6 steps of the ring
     assert local.bytes_up == 6000
     assert local.exchange == pytest.approx(6 + 6 * 0.25)
@@ -61,15 +76,15 @@ def test_a_round_of_each_method_by_hand():
     # a gradient is one bucket: nothing is hidden
     assert (ddp.bytes_up, ddp.exchange) == (12000, pytest.approx(15))
     # parameters, gradients, one moment: 12 bytes an entry; a flat buffer
-    assert star.memory == 12 * 150 + 16 + 600
+    assert star.memory == 12 * 150 + 16 + 1200
     assert local.memory == 12 * 1000 + 64 + 4000
     assert costs["DiLoCo"].memory == local.memory + 8000
-    assert direct.memory == 12 * 150 + 16 + 4 * 990 / 4 + 4 * (150 + 105)
+    assert direct.memory == 12 * 150 + 16 + 8 * 990 / 4 + 8 * (150 + 105)
     # replicas: 1/4 of what all hold and of the 100, all of the 40; kept: these and what was sent
     lasting = predict(SIZES, PACE, LINK, Setting(4, 2, replicas=1))["IST, direct"]
-    assert lasting.bytes_up == direct.bytes_up + 4 * (2.5 + 25 + 10 + 30)
-    assert lasting.exchange == pytest.approx(0.480 + 0.270 + (1 + 6 + 3) * 0.25)
-    assert lasting.memory == direct.memory + 4 * 990 / 4 + 480 + 4 * 37.5
+    assert lasting.bytes_up == direct.bytes_up + 8 * (2.5 + 25 + 10 + 30)
+    assert lasting.exchange == pytest.approx(0.960 + 0.540 + (1 + 6 + 3) * 0.25)
+    assert lasting.memory == direct.memory + 8 * 990 / 4 + 960 + 8 * 37.5
     assert costs["DiLoCo"].seconds == local.seconds
 
 
@@ -90,6 +105,32 @@ def test_copying_counts_where_it_is_slower_than_the_link():
     slow, fast = Network(8.0, 0.5, 1.0, copying=0.25), Network(80.0, 0.5, 1.0, copying=0.25)
     assert slow.seconds(10, 2, crowding=2.0) == 10 + 1
     assert fast.seconds(10, 2, crowding=2.0) == 5 + 1
+
+
+def test_an_all_reduce_takes_at_least_what_the_processor_does():
+    """n = 4 on 2 cores; 6000 bytes each way, at 2^-10 seconds each where processors do them."""
+    pace, setting = replace(PACE, reducing=2**-10), Setting(4, 2, cores=2)
+    slow, fast = Network(8.0, 0.25, 1.0), Network(8e6, 0.25, 1.0)
+    before, after = (predict(SIZES, of, slow, setting) for of in (PACE, pace))
+    assert before == after
+    busy = 2 * 6000 * 2**-10
+    costs = predict(SIZES, pace, fast, setting)
+    assert costs["Local SGD"].exchange == costs["DiLoCo"].exchange == busy + 6 * 0.25
+    assert costs["DDP"].exchange == 2 * (busy + 6 * 0.25)
+    for name in ("IST, direct", "IST, coordinator"):  # they reduce nothing
+        assert costs[name] == predict(SIZES, PACE, fast, setting)[name]
+    # what TCP copies is part of it: the larger of both counts
+    tcp = replace(fast, copying=2**-9)
+    assert predict(SIZES, pace, tcp, setting)["Local SGD"].exchange == 2 * busy + 6 * 0.25
+    tcp = replace(fast, copying=2**-11)
+    assert predict(SIZES, pace, tcp, setting)["Local SGD"].exchange == busy + 6 * 0.25
+
+
+def test_ddp_copies_gradients_into_buckets_and_back_in_every_step():
+    pace = replace(PACE, buckets=0.5)
+    costs = predict(SIZES, pace, LINK, Setting(4, 3, cores=2))
+    assert costs["DDP"].handling == 3 * 0.5 * 2
+    assert {name for name, cost in costs.items() if cost.handling == 3 * 0.5 * 2} == {"DDP"}
 
 
 def ring(n, size):
@@ -162,11 +203,9 @@ def test_the_share_that_moves_is_that_of_the_deals(n, period):
 def test_wire_and_cores_scale_what_they_should():
     full = predict(SIZES, PACE, LINK, Setting(4, 2))
     half = predict(SIZES, PACE, LINK, Setting(4, 2, wire="bfloat16", cores=2))
-    for name in ("IST, coordinator", "Local SGD"):
+    for name in ("IST, direct", "IST, coordinator", "Local SGD"):
         assert half[name].bytes_up == full[name].bytes_up / 2
         assert half[name].compute == 2 * full[name].compute
-    # of IST's direct exchange only what is handed over: shared entries are reduced in float32
-    assert half["IST, direct"].bytes_up == 2 * 105 + 4 * 15
     assert half["DDP"].bytes_up == full["DDP"].bytes_up
     assert predict(SIZES, PACE, LINK, Setting(4, 2, cores=8)) == full
 
@@ -182,6 +221,18 @@ def test_the_backward_pass_hides_all_buckets_of_ddp_but_the_last():
     assert METHODS["DDP"](large, quick_steps, fast, Setting(4, 1)).exchange == pytest.approx(
         whole - 0.02
     )
+
+
+def test_what_processors_do_for_an_all_reduce_hides_behind_nothing():
+    """100 MiB in four buckets: 1.5 of it a nanosecond a byte, half of that is the processor's."""
+    large, link = Sizes(4 * 25 * 2**20 // 4, (0, 1)), Network(8e9, share=1.0)
+    whole = 1.5 * 4 * large.whole / 1e9
+    pace = Pace(9.0, 1.0, reducing=0.5e-9)
+    found = METHODS["DDP"](large, pace, link, Setting(4, 1)).exchange
+    assert found == pytest.approx(whole - 3 / 4 * whole / 2)
+    pace = replace(pace, reducing=3e-9)
+    found = METHODS["DDP"](large, pace, link, Setting(4, 1)).exchange
+    assert found == pytest.approx(3 * whole)
 
 
 def test_ist_does_not_pay_where_links_are_free_and_parts_as_slow_as_the_model():
@@ -235,13 +286,47 @@ def test_calibration_measures_what_it_says_and_leaves_no_trace():
     plan = decompose(model, torch.randn(32, 256))
     before = [p.clone() for p in model.parameters()]
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    pace = calibrate(plan, 4, budget=0.3)
+    pace = calibrate(plan, 4, budget=0.3, optimizer=Adam(1e-6))
     assert min(pace.step_whole, pace.step_part, pace.handling, pace.averaging) > 0
     assert pace.direct is not None
-    assert min(pace.batch, pace.direct, pace.outer) > 0
+    assert min(pace.batch, pace.direct, pace.outer, pace.buckets, pace.reducing) > 0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert torch.equal(state, torch.get_rng_state())
     assert threads == torch.get_num_threads()
+
+
+def counted(exchange, sent):
+    """The same side of an exchange; bytes that it sends are noted."""
+    try:
+        post = next(exchange)
+        while True:
+            sent.append(post.n_bytes)
+            yield post
+            post = next(exchange)
+    except StopIteration as end:
+        return end.value
+
+
+@pytest.mark.parametrize("wire", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1)])
+def test_the_bytes_of_a_hand_over_are_those_that_ranks_send(optimizer, wire):
+    """A merge and a hand-over of 4 ranks, moments with their parameters, one layer held by all.
+
+    Owners are random, int8 has scales and Adam counts steps: 8 % are allowed.
+    """
+    layers = (nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64))
+    plan = decompose(nn.Sequential(nn.Linear(16, 32), *layers), torch.randn(4, 16), width=["1.*"])
+    x, sketch = plan.state(moments=optimizer.moments), NetSketch(plan.layout, Perm(4))
+    draws = [draws_of(sketch, x.params, 0, moments=optimizer.moments) for _ in range(4)]
+    whole = [with_moments(x.params.items(), optimizer.moments, plan.layout) for _ in range(4)]
+    held = [taken(draws[i], i, 0, whole[i]) for i in range(4)]
+    sent = []
+    for step in (merged, handed_over):
+        sides = [counted(step(draws[i], i, held[i], wire), sent) for i in range(4)]
+        held = together(sides)
+    found = sizes(plan, 4, moments=len(set(optimizer.moments) - {COUNTER}))
+    told = METHODS["IST, direct"](found, PACE, LINK, Setting(4, 2, wire=wire)).bytes_up
+    assert sum(sent) / 4 == pytest.approx(told, rel=0.08)
 
 
 def test_more_workers_than_units_are_refused_with_the_most_that_go():
@@ -254,3 +339,42 @@ def test_the_loopback_is_a_fast_link():
     link = loopback(0.05)
     assert link.bandwidth > 1e8
     assert 0 < link.latency < 0.01
+
+
+def open_here():
+    """Descriptors and threads of this process; of Python alone where the system lists none."""
+    lists = [Path("/proc/self/fd"), Path("/proc/self/task")]
+    found = [len(list(of.iterdir())) for of in lists if of.is_dir()]
+    return [*found, threading.active_count()]
+
+
+def more_than(before):
+    """Whether more is open than before; threads of the system take a moment to be gone."""
+    ends = time.monotonic() + 20
+    while more := any(now > then for now, then in zip(open_here(), before, strict=True)):
+        if time.monotonic() > ends:
+            break
+        time.sleep(0.05)
+    return more
+
+
+def test_an_all_reduce_is_measured_and_leaves_nothing_behind():
+    reducing(1 << 20, 0.0)  # torch starts what it keeps
+    before = open_here()
+    for n_bytes in (1, 1 << 20, 1 << 40):  # the last by a buffer that fits
+        assert 1e-12 < reducing(n_bytes, 0.0) < 1e-3
+    assert not dist.is_initialized()
+    assert not more_than(before)
+
+
+def test_the_default_group_of_the_caller_stays_as_it_is():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        group = dist.group.WORLD
+        assert reducing(1 << 20, 0.0) > 0
+        assert dist.group.WORLD is group
+        x = torch.ones(3)
+        dist.all_reduce(x)
+        assert x.tolist() == [1.0, 1.0, 1.0]
+    finally:
+        dist.destroy_process_group()

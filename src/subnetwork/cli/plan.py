@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
 
@@ -12,6 +12,7 @@ from subnetwork.cli.quantities import bits_per_second, duration, n_bytes, rate, 
 
 if TYPE_CHECKING:
     from subnetwork.runtime.costs import Network, Pace, Round, Setting
+    from subnetwork.runtime.direct import Wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class Link:
     cores: float | None = None
     """Cores that all workers share; by default each worker has one of its own."""
     moments: int = 0
-    """Moments of the local optimizer: 0 for SGD, 1 with momentum, 2 for Adam."""
+    """Moments of the local optimizer, which travel with a part: 0 for SGD, 1 with momentum, 2 for
+    Adam."""
     calibration: float = 5.0
     """Seconds to measure steps for."""
 
@@ -65,7 +67,9 @@ def plan(
         raise ValueError(f"A model is cut for two workers or more, not --workers {workers}.")
     network = _network(link, given)  # refused before anything takes time
     from subnetwork import decompose
-    from subnetwork.runtime.calibration import calibrate, sizes
+    from subnetwork.deals import Lazy, Perm
+    from subnetwork.nets import SGD, Adam
+    from subnetwork.runtime.calibration import STILL, calibrate, sizes
     from subnetwork.runtime.costs import Setting, predict
     from subnetwork.runtime.memory import keep_memory
 
@@ -80,7 +84,10 @@ def plan(
     entries = sizes(cut, workers, moments=link.moments)
     keep_memory()  # as those who will train do
     say(console, f"\nmeasuring steps for {link.calibration:g} s")
-    pace = calibrate(cut, workers, budget=link.calibration)
+    deal = Perm(workers) if link.period == 1 else Lazy(workers, link.period)
+    wire = cast("Wire", setting.wire)  # Setting knows no other
+    steps = (SGD(STILL), SGD(STILL, momentum=0.9), Adam(STILL))[link.moments]
+    pace = calibrate(cut, workers, budget=link.calibration, deal=deal, wire=wire, optimizer=steps)
     costs = predict(entries, pace, network, setting)
     for line in ("", _heading(setting, network, pace), *_rows(costs), "", *_verdict(costs)):
         say(console, line)

@@ -18,21 +18,30 @@ from subnetwork.deals import Deal, Perm
 from subnetwork.nets.data.batches import Batches
 from subnetwork.nets.local import LocalSteps
 from subnetwork.nets.merges import holders, sgd_step
-from subnetwork.nets.optimizers import SGD
+from subnetwork.nets.optimizers import SGD, Optimizer
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.plan import Plan
-from subnetwork.nets.state import Submodel
+from subnetwork.nets.state import ModelState, Submodel
 from subnetwork.nets.table import cost
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.tracer import Inputs
 from subnetwork.runtime.costs import Network, Pace, Sizes
-from subnetwork.runtime.direct import Draws, Held, Wire, handed_over, merged, taken
-from subnetwork.runtime.direct.held import PARAMS
+from subnetwork.runtime.direct import (
+    Held,
+    Wire,
+    draws_of,
+    handed_over,
+    merged,
+    taken,
+    with_moments,
+)
 from subnetwork.runtime.direct.links import Exchange
+from subnetwork.runtime.reducing import reducing
 from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
 LOOPBACK = "127.0.0.1"
 CHUNK = bytes(1 << 20)
+STILL = 1e-6  # a step size that hardly moves the model
 STEPS = 5  # of the longer of two rounds, whose difference is steps alone
 COPIES = 16  # of the example batch, for each worker, in the pool that batches are read from
 
@@ -66,6 +75,7 @@ def calibrate(
     budget: float = 5.0,
     deal: Deal | None = None,
     wire: Wire = "float32",
+    optimizer: Optimizer | None = None,
 ) -> Pace:
     """What a round costs a processor, of the whole model and of a subnetwork, part by part.
 
@@ -73,7 +83,8 @@ def calibrate(
     direct hand-over), on one thread, one after the other in turns, for about `budget` seconds; the
     median of each, in processor time, so that a busy machine does not matter much. The loss is the
     mean square of the outputs, and batches are rows of a pool of copies of the example batch: both
-    stand for the user's own.
+    stand for the user's own. A twelfth of the budget more goes to an all-reduce over this machine's
+    sockets, `reducing`, which counts what every thread of the process does.
 
     Args:
         plan: of the model.
@@ -81,39 +92,50 @@ def calibrate(
         budget: seconds.
         deal: who gets which units; None: Perm.
         wire: how the direct hand-over rounds.
+        optimizer: of the local steps, whose moments are handed over; None: SGD without momentum.
+
+    Raises:
+        WorkerLostError: this machine lets no two sockets meet.
     """
-    sketch = NetSketch(plan.layout, deal or Perm(n_workers))
-    whole = Submodel(plan.state().params)
-    part = sketch.sample(0, 0).select(plan.state(), 0)
+    sketch, steps = NetSketch(plan.layout, deal or Perm(n_workers)), optimizer or SGD(STILL)
+    x = plan.state(moments=steps.moments)
+    whole = Submodel(x.params, x.moments)
+    part = sketch.sample(0, 0).select(x, 0)
     feed = _Rows.of(plan.inputs, n_workers)
     with _one_thread(), torch.random.fork_rng(devices=[]):
         work: dict[str, Callable[[], object]] = {
             "batch": feed.next,
-            "handling": _handling(plan, sketch),
-            "direct": _direct(plan, sketch, wire),
-            "averaging": _averaging(whole),
+            "handling": _handling(x, sketch),
+            "direct": _direct(x, sketch, wire),
+            "averaging": _averaging(Submodel(x.params)),
             "outer": _outer(whole),
+            "buckets": _buckets(whole, n_workers),
         }
         for name, of in (("whole", whole), ("part", part)):
             for n_steps in (1, STEPS):
-                work[f"{name} {n_steps}"] = _round(plan, feed, of, n_steps)
+                work[f"{name} {n_steps}"] = _round(plan, feed, of, steps, n_steps)
         spans = _in_turns(work, budget)
+        a_byte = reducing(Submodel(x.params).n_bytes, budget / 12)
+    middle = {name: statistics.median(measured) for name, measured in spans.items()}
     step, around = {}, {}
     for name in ("whole", "part"):
-        one, several = spans[f"{name} 1"], spans[f"{name} {STEPS}"]
-        step[name] = max(0.0, (several - one) / (STEPS - 1))
-        around[name] = max(0.0, one - step[name])
-        step[name] = max(0.0, step[name] - spans["batch"])
+        turns = zip(spans[f"{name} 1"], spans[f"{name} {STEPS}"], strict=True)
+        more = statistics.median(several - one for one, several in turns)
+        step[name] = max(0.0, more / (STEPS - 1))
+        around[name] = max(0.0, middle[f"{name} 1"] - step[name])
+        step[name] = max(0.0, step[name] - middle["batch"])
     return Pace(
         step["whole"],
         step["part"],
-        spans["handling"],
-        spans["averaging"],
-        spans["batch"],
+        middle["handling"],
+        middle["averaging"],
+        middle["batch"],
         around["whole"],
         around["part"],
-        spans["direct"],
-        spans["outer"],
+        middle["direct"],
+        middle["outer"],
+        middle["buckets"],
+        a_byte,
     )
 
 
@@ -200,9 +222,11 @@ class _Rows:
         return torch.stack([x.float().square().mean() for x in outputs if _has_gradient(x)]).sum()
 
 
-def _round(plan: Plan, feed: _Rows, of: Submodel, n_steps: int) -> Callable[[], object]:
+def _round(
+    plan: Plan, feed: _Rows, of: Submodel, optimizer: Optimizer, n_steps: int
+) -> Callable[[], object]:
     """A worker's round of local work."""
-    local = LocalSteps(plan, feed, SGD(1e-6), n_steps, loss=feed.loss)
+    local = LocalSteps(plan, feed, optimizer, n_steps, loss=feed.loss)
     return lambda: local(0, 0, of)
 
 
@@ -210,9 +234,8 @@ def _has_gradient(x: object) -> bool:
     return isinstance(x, Tensor) and x.requires_grad
 
 
-def _handling(plan: Plan, sketch: NetSketch) -> Callable[[], object]:
+def _handling(x: ModelState, sketch: NetSketch) -> Callable[[], object]:
     """What a coordinator does in a round beside waiting: draw, cut, pack, unpack, merge."""
-    x = plan.state()
 
     def handle() -> None:
         partition = sketch.sample(0, 0)
@@ -226,11 +249,12 @@ def _handling(plan: Plan, sketch: NetSketch) -> Callable[[], object]:
     return handle
 
 
-def _direct(plan: Plan, sketch: NetSketch, wire: Wire) -> Callable[[], object]:
+def _direct(x: ModelState, sketch: NetSketch, wire: Wire) -> Callable[[], object]:
     """One rank's side of merge and hand-over, round after round; what arrives is never sent."""
-    x = plan.state().params
-    draws = Draws(sketch, {name: p.to("meta") for name, p in x.items()}, 0)
-    box: list[Held] = [taken(draws, 0, 0, ((name, {PARAMS: p}) for name, p in x.items()))]
+    moments = tuple(x.moments)
+    draws = draws_of(sketch, x.params, 0, moments=moments)
+    whole = with_moments(x.params.items(), moments, sketch.layout)
+    box: list[Held] = [taken(draws, 0, 0, whole)]
 
     def handle() -> None:
         after = [_alone(merged(draws, 0, box.pop(), wire))]
@@ -252,8 +276,22 @@ def _alone(exchange: Exchange[Held]) -> Held:
 
 
 def _averaging(whole: Submodel) -> Callable[[], object]:
-    """A model into a flat buffer and back."""
+    """A model into a flat buffer, and views of it."""
     return lambda: unpack(pack(whole), whole, Header(Verb.DONE))
+
+
+def _buckets(whole: Submodel, n_workers: int) -> Callable[[], object]:
+    """What DDP does with the gradients of a step: the n-th part of each into a bucket, and back."""
+    gradients = [torch.zeros_like(p) for p in whole.params.values()]
+    buckets = [torch.zeros_like(p) for p in whole.params.values()]
+
+    def copy() -> None:
+        for gradient, bucket in zip(gradients, buckets, strict=True):
+            torch.mul(gradient, 1 / n_workers, out=bucket)
+        for gradient, bucket in zip(gradients, buckets, strict=True):
+            gradient.copy_(bucket)
+
+    return copy
 
 
 def _outer(whole: Submodel) -> Callable[[], object]:
@@ -262,8 +300,8 @@ def _outer(whole: Submodel) -> Callable[[], object]:
     return lambda: sgd_step(whole.params, zeros, zeros, 0.7, 0.9, nesterov=True)
 
 
-def _in_turns(work: Mapping[str, Callable[[], object]], budget: float) -> dict[str, float]:
-    """Median processor seconds of each; at least three rounds, whatever the budget."""
+def _in_turns(work: Mapping[str, Callable[[], object]], budget: float) -> dict[str, list[float]]:
+    """Processor seconds of each, turn by turn; at least three turns, whatever the budget."""
     spans: dict[str, list[float]] = {name: [] for name in work}
     for do in work.values():
         do()  # the first one allocates
@@ -273,7 +311,7 @@ def _in_turns(work: Mapping[str, Callable[[], object]], budget: float) -> dict[s
             started = time.thread_time()
             do()
             spans[name].append(time.thread_time() - started)
-    return {name: statistics.median(measured) for name, measured in spans.items()}
+    return spans
 
 
 @contextmanager

@@ -43,13 +43,16 @@ class Pace:
     step_whole: float  # forward, backward and optimizer of the whole model on one batch
     step_part: float  # of a subnetwork
     handling: float = 0.0  # a coordinator's cutting and merging of all subnetworks of a round
-    averaging: float = 0.0  # copying a whole model into a flat buffer and back
+    averaging: float = 0.0  # copying a whole model into a flat buffer
     batch: float = 0.0  # making a batch
     around_whole: float = 0.0  # a round of local work beside its steps: copies, module, optimizer
     around_part: float = 0.0
     direct: float | None = None
     """One worker's share of a direct hand-over; None: the coordinator's handling, divided by n."""
     outer: float = 0.0  # DiLoCo's step over the whole model
+    buckets: float = 0.0  # copying the gradients of a step into DDP's buckets, and the means back
+    reducing: float = 0.0
+    """For a byte that a worker sends, and gets, in an all-reduce: adding and copying."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,18 @@ class Network:
                 "day."
             )
 
-    def seconds(self, n_bytes: float, hops: float, crowding: float = 1.0) -> float:
+    def seconds(
+        self, n_bytes: float, hops: float, crowding: float = 1.0, reducing: float = 0.0
+    ) -> float:
         """To move so many bytes over the busiest link, in so many waits for another worker.
 
-        Where workers share cores, copying takes `crowding` times as long; it goes on beside the
-        transfer, so the slower of the two counts.
+        Where workers share cores, what the processor does takes `crowding` times as long: copying,
+        or `reducing` seconds a byte, in which copying is. It goes on beside the transfer, so the
+        slower of the two counts.
         """
         wire = 8 * n_bytes / (self.bandwidth * self.share)
-        return max(wire, crowding * self.copying * n_bytes) + hops * self.latency
+        busy = crowding * max(self.copying, reducing) * n_bytes
+        return max(wire, busy) + hops * self.latency
 
 
 @dataclass(frozen=True)
@@ -158,17 +165,27 @@ def moved(n_workers: int, period: int | None, n_axes: int) -> float:
     return (1 - 1 / n_workers) * (1 - untouched)
 
 
+def sent(sizes: Sizes, setting: Setting) -> float:
+    """Bytes of an entry of a part on its way, with its moments, which int8 leaves at 16 bits.
+
+    >>> sent(Sizes(8, (8,), moments=2), Setting(2, 1, wire="int8"))
+    5
+    """
+    wire = WIRES[setting.wire]
+    return wire + sizes.moments * max(wire, WIRES["bfloat16"])
+
+
 def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """IST without a server: each entry that changes hands travels once; shared ones are reduced."""
-    n, wire = setting.n_workers, WIRES[setting.wire]
+    n, wire, whole = setting.n_workers, sent(sizes, setting), FLOAT * (1 + sizes.moments)
     shared, *cut = sizes.part
     handed = sum(moved(n, setting.period, k) * size for k, size in enumerate(cut, 1))
-    one_way = wire * handed + FLOAT * 2 * (n - 1) / n * shared
+    one_way = wire * (handed + 2 * (n - 1) / n * shared)
     hops = (1 if handed else 0) + (_hops(setting) if shared else 0)
-    kept = FLOAT * (1 + setting.replicas) * max(0, sizes.whole - shared) / n  # what nobody holds
+    kept = whole * (1 + setting.replicas) * max(0, sizes.whole - shared) / n  # what nobody holds
     own, idle = _copied(sizes, setting)
-    kept += setting.replicas * (one_way + FLOAT * own)  # what was sent; the rest of a replica
-    one_way += setting.replicas * FLOAT * (own + idle)
+    kept += setting.replicas * (one_way + whole * own)  # what was sent; the rest of a replica
+    one_way += setting.replicas * whole * (own + idle)
     hops += setting.replicas * 3  # replicas, and a word at the end of each stage
     flat = wire * (sizes.held + handed)
     own = pace.handling / n if pace.direct is None else pace.direct
@@ -199,7 +216,7 @@ def _copied(sizes: Sizes, setting: Setting) -> tuple[float, float]:
 def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """IST through a coordinator that is worker 0 too: every subnetwork goes down and comes back."""
     n = setting.n_workers
-    one_way = WIRES[setting.wire] * sizes.held
+    one_way = sent(sizes, setting) * sizes.held
     return Round(
         compute=_part_compute(pace, setting),
         exchange=2 * network.seconds((n - 1) * one_way, 1, setting.crowding),
@@ -211,8 +228,8 @@ def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
 
 
 def local_sgd(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
-    """Whole models, averaged by an all-reduce after each round."""
-    one_way, exchange = _all_reduce(WIRES[setting.wire] * sizes.whole, network, setting)
+    """Whole models, averaged by an all-reduce after each round; moments stay where they are."""
+    one_way, exchange = _all_reduce(WIRES[setting.wire] * sizes.whole, pace, network, setting)
     return Round(
         compute=(setting.n_steps * (pace.step_whole + pace.batch) + pace.around_whole)
         * setting.crowding,
@@ -242,17 +259,19 @@ def diloco(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
 def ddp(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """As many steps of whole models with a gradient all-reduce in each, behind the backward pass.
 
-    All buckets but the last one may travel while the backward pass goes on.
+    All buckets but the last one may travel while the backward pass goes on. What the processor does
+    for them is not hidden: it is taken from the backward pass.
     """
     gradients = FLOAT * sizes.whole
-    one_way, exchange = _all_reduce(gradients, network, setting)
+    one_way, exchange = _all_reduce(gradients, pace, network, setting)
     step = (pace.step_whole + pace.batch) * setting.crowding
     may_hide = 1 - min(1.0, BUCKET / gradients)
-    hidden = min(BACKWARD_SHARE * pace.step_whole * setting.crowding, may_hide * exchange)
+    idle = max(0.0, exchange - pace.reducing * setting.crowding * one_way)
+    hidden = min(BACKWARD_SHARE * pace.step_whole * setting.crowding, may_hide * idle)
     return Round(
         compute=setting.n_steps * step,
         exchange=setting.n_steps * (exchange - hidden),
-        handling=0.0,
+        handling=setting.n_steps * pace.buckets * setting.crowding,
         bytes_down=setting.n_steps * one_way,
         bytes_up=setting.n_steps * one_way,
         memory=_training(sizes.whole, sizes) + sizes.activations_whole + gradients,
@@ -313,10 +332,13 @@ def _hops(setting: Setting) -> float:
     return 2 * (setting.n_workers - 1)
 
 
-def _all_reduce(n_bytes: float, network: Network, setting: Setting) -> tuple[float, float]:
+def _all_reduce(
+    n_bytes: float, pace: Pace, network: Network, setting: Setting
+) -> tuple[float, float]:
     """Bytes of a worker in each direction, and seconds, of the mean of n flat buffers."""
     n, hops = setting.n_workers, _hops(setting)
-    if setting.reduce == "tree":  # whole buffers, one level after another
-        return 2 * n_bytes, network.seconds(hops * n_bytes, hops, setting.crowding)
-    one_way = 2 * (n - 1) / n * n_bytes
-    return one_way, network.seconds(one_way, hops, setting.crowding)
+    # a tree sends whole buffers, one level after another
+    tree = setting.reduce == "tree"
+    one_way = 2 * n_bytes if tree else 2 * (n - 1) / n * n_bytes
+    passed_on = hops * n_bytes if tree else one_way
+    return one_way, network.seconds(passed_on, hops, setting.crowding, pace.reducing)

@@ -150,6 +150,27 @@ class Seldom:
         return tuple(np.array(hand) for hand in hands)
 
 
+def test_a_round_is_drawn_once_however_far_lines_are_looked_back_for():
+    """Words of 64 rounds that are full are looked at in every later round, and stay as they are."""
+    drawn = []
+
+    class Counting(NetSketch):
+        def sample(self, seed, k):
+            drawn.append(k)
+            return super().sample(seed, k)
+
+    sketch = NetSketch(LAYOUT, Lazy(N, 3))
+    d = draws(Counting(LAYOUT, Lazy(N, 3)), model())
+    for k in range(200):
+        found = [d.history("middle", k, word) for word in d.history_words(k)]
+    assert sorted(drawn) == list(range(200))
+    once = draws(sketch, model())
+    for masks, word in zip(found, once.history_words(199), strict=True):
+        expected = once.history("middle", 199, word)
+        assert np.array_equal(masks.rows, expected.rows)
+        assert np.array_equal(masks.cols, expected.cols)
+
+
 def test_lines_that_waited_for_more_than_a_word_of_history_are_found():
     """From a start in the middle of a word; 79 and 119 rounds apart."""
     layout = Layout({"a": 4, "b": 4}, {"w": ("a", "b"), "v": ("a",)})

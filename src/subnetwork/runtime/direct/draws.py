@@ -33,6 +33,7 @@ class Draws:
     _memo: "OrderedDict[tuple[str, int], object]" = field(
         default_factory=OrderedDict, repr=False, compare=False
     )
+    _past: dict[int, Mapping[str, Words]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.n_workers > WORKERS:
@@ -69,7 +70,7 @@ class Draws:
 
         Rounds before `start` and after k are left out.
         """
-        axes = self._remembered((f"history of {word}", k), lambda: self._rounds(k, word))
+        axes = self._units_of(k, word)
         first, last = self._span(k, word)
         whole = ((1 << (last + 1 - first)) - 1) << (first % ROUNDS)
         rows, cols = self.grids[name].words(axes, whole)
@@ -87,6 +88,15 @@ class Draws:
             for i, units in enumerate(hands):
                 bits[axis][units] |= np.uint64(1 << i)
         return bits
+
+    def _units_of(self, k: int, word: int) -> Mapping[str, Words]:
+        """`_rounds`, drawn once: a word that is full is looked at in every round after it."""
+        last = self._span(k, word)[1]
+        if last % ROUNDS < ROUNDS - 1:
+            return self._remembered((f"history of {word}", k), lambda: self._rounds(k, word))
+        if word not in self._past:
+            self._past[word] = self._rounds(last, word)
+        return self._past[word]
 
     def _rounds(self, k: int, word: int) -> dict[str, Words]:
         """Axis -> (worker, unit) -> a word, bit t for round 64 `word` + t."""

@@ -54,10 +54,10 @@ def n_bytes(wire: Wire, n_lines: int, groups: Tensor, like: Tensor) -> int:
     Args:
         wire: how they travel.
         n_lines: how many.
-        groups: for int8, which of them share a scale.
+        groups: for int8, which of them share a scale; ascending.
         like: (lines, length), of their length and dtype.
     """
-    n_scales = len(torch.unique(groups)) if wire == "int8" and n_lines else 0
+    n_scales = len(torch.unique_consecutive(groups)) if wire == "int8" and n_lines else 0
     n_entries, itemsize = n_lines * like.shape[1], like.element_size()
     return {
         "float32": n_entries * itemsize,
@@ -91,7 +91,7 @@ def encoded(wire: Wire, lines: Tensor, groups: Tensor, splits: Sequence[int]) ->
     each = scales[groups][:, None]
     codes = (lines / each).nan_to_num(0.0).round().to(torch.int8)
     parcels = [
-        torch.cat([raw(scales[torch.unique(of)].to(torch.float32)), raw(part)])
+        torch.cat([raw(scales[torch.unique_consecutive(of)].to(torch.float32)), raw(part)])
         for of, part in zip(
             torch.split(groups, list(splits)), torch.split(codes, list(splits)), strict=True
         )
@@ -105,7 +105,7 @@ def decoded(wire: Wire, parcel: Tensor, groups: Tensor, like: Tensor) -> Tensor:
     Args:
         wire: how they travelled.
         parcel: their bytes.
-        groups: for int8, which of them share a scale.
+        groups: for int8, which of them share a scale; ascending.
         like: a tensor of the same length and dtype.
     """
     length = like.shape[1]
@@ -113,7 +113,7 @@ def decoded(wire: Wire, parcel: Tensor, groups: Tensor, like: Tensor) -> Tensor:
         return read(parcel, like.dtype).view(-1, length)
     if wire == "bfloat16":
         return read(parcel, torch.bfloat16).to(like.dtype).view(-1, length)
-    unique, which = torch.unique(groups, return_inverse=True)
+    unique, which = torch.unique_consecutive(groups, return_inverse=True)
     scales = read(parcel[: 4 * len(unique)], torch.float32)
     codes = read(parcel[4 * len(unique) :], torch.int8).view(-1, length)
     return (codes.to(torch.float32) * scales[which][:, None]).to(like.dtype)
