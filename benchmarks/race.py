@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -35,9 +36,10 @@ from subnetwork.cli.quantities import bits_per_second, duration, n_bytes
 from subnetwork.deals import Lazy, Perm
 from subnetwork.methods import Training
 from subnetwork.methods.rows import task
+from subnetwork.nets import SGD, AdamW
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.plan import Plan
-from subnetwork.runtime.calibration import calibrate, loopback, sizes
+from subnetwork.runtime.calibration import STILL, calibrate, loopback, sizes
 from subnetwork.runtime.costs import Network, Setting, predict
 
 UNTHROTTLED = "unthrottled"
@@ -70,15 +72,25 @@ class Parts:
     compute_cpu: float  # processor time: what computing takes on a core of its own
     handling_cpu: float
     exchange_least: float  # in the round that was disturbed least: what the link takes
+    process_cpu: float  # processor time of the busiest worker, all its threads, sockets included
     wire: float  # bytes through the busiest interface, in its busier direction
+    limited: bool = True  # whether the link has a rate
 
     @property
     def replay(self) -> float:
-        """The round with one core for each worker, put together from its parts."""
+        """The round with one core for each worker, put together from its parts.
+
+        Over a link without a limit nothing but processors takes time, and workers that share cores
+        have none to spare to measure an exchange by: all that a worker's threads did counts.
+        """
+        if not self.limited:
+            return self.process_cpu
         return self.compute_cpu + self.handling_cpu + self.exchange_least
 
 
-def parts(found: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> Parts:
+def parts(
+    found: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], *, limited: bool = True
+) -> Parts:
     """Of one run, from what its workers wrote down; the first round is left out where it can be."""
     rows = [run["rows"][1:] or run["rows"] for run in found]
     of_round = list(zip(*rows, strict=True))
@@ -104,8 +116,10 @@ def parts(found: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> Parts:
     least = exchange
     if not spec["method"].startswith("ddp"):
         least = max(0.0, min(map(_outside, of_round)))
+    process_cpu = middle("process_cpu", max)
     return Parts(
-        wall, compute, handling, exchange, waiting, compute_cpu, handling_cpu, least, busiest
+        *(wall, compute, handling, exchange, waiting, compute_cpu, handling_cpu, least),
+        *(process_cpu, busiest, limited),
     )
 
 
@@ -128,8 +142,10 @@ def timings(
     measured = {}
     for name, spec, run in zip(rows, specs, found, strict=True):
         scale = rows[name]["n_steps"] / spec["n_steps"]
-        values = {key: value * scale for key, value in asdict(parts(run, spec)).items()}
-        measured[name] = Parts(**values)
+        taken = asdict(parts(run, spec, limited=link.rate is not None))
+        limited = taken.pop("limited")
+        scaled = {key: value * scale for key, value in taken.items()}
+        measured[name] = Parts(**scaled, limited=limited)
     return measured
 
 
@@ -142,23 +158,33 @@ def planned(training: Training, n_workers: int) -> Plan:
 
 
 def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
-    """The cost model's rounds on this machine's cores, and with a core for each worker."""
+    """The cost model's rounds on this machine's cores, and with a core for each worker.
+
+    Steps are measured once for all deals and wires, which differ in their hand-over alone.
+    """
     training = NETWORKS[asked.network]
-    plan = planned(training, asked.workers)
+    plan, n = planned(training, asked.workers), asked.workers
     wires = Network(link.rate, link.delay) if link.rate else loopback()
     here, alone, paces = {}, {}, {}
     for name, row in ((name, ROWS[name]) for name in asked.rows):
         if row["method"] not in PREDICTED:
             continue
         period, wire = row.get("period", 1), row.get("wire", "float32")
-        entries = sizes(plan, asked.workers)
-        kind = (period, wire) if row["method"] == "ist_direct" else (1, "float32")
-        if kind not in paces:
-            deal = Perm(asked.workers) if kind[0] == 1 else Lazy(asked.workers, kind[0])
-            paces[kind] = calibrate(plan, asked.workers, budget=5, deal=deal, wire=kind[1])
+        adam = training.optimizer == "adamw" and row.get("state") != "reset"
+        measure = partial(calibrate, plan, n, optimizer=AdamW(STILL) if adam else SGD(STILL))
+        if adam not in paces:
+            paces[adam] = measure(budget=5)
+        pace = paces[adam]
+        if row["method"] == "ist_direct" and (period, wire) != (1, "float32"):
+            deal = Perm(n) if period == 1 else Lazy(n, period)
+            kind = (adam, period, wire)
+            if kind not in paces:
+                paces[kind] = measure(budget=3, deal=deal, wire=wire)
+            pace = replace(pace, direct=paces[kind].direct)
+        entries = sizes(plan, n, moments=2 if adam else 0)
         for into, cores in ((here, os.cpu_count()), (alone, None)):
-            setting = Setting(asked.workers, row["n_steps"], wire, period, cores)
-            costs = predict(entries, paces[kind], wires, setting)
+            setting = Setting(n, row["n_steps"], wire, period, cores)
+            costs = predict(entries, pace, wires, setting)
             into[name] = costs[PREDICTED[row["method"]]]
     return here, alone
 

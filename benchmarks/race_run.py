@@ -84,9 +84,10 @@ class Clock:
         """The block is a round."""
         names = [f"{what}_{kind}" for what in ("compute", "handling") for kind in ("wall", "cpu")]
         self.now = dict.fromkeys(names, 0.0)
-        counted, started = counters(), time.monotonic()
+        counted, started, busy = counters(), time.monotonic(), time.process_time()
         yield
         self.now["wall"] = time.monotonic() - started
+        self.now["process_cpu"] = time.process_time() - busy  # of all threads
         for name, before, after in zip(("received", "sent"), counted, counters(), strict=True):
             self.now[name] = after - before
         self.rows.append(self.now)

@@ -18,6 +18,7 @@ def row(wall, compute, handling, sent):
         "compute_cpu": compute / 2,
         "handling_wall": handling,
         "handling_cpu": handling,
+        "process_cpu": compute,
         "received": 10,
         "sent": sent,
     }
@@ -35,6 +36,8 @@ def test_a_round_is_taken_apart_by_the_slowest_worker():
     assert parts.waiting == 6 - 5
     assert parts.wire == 500
     assert parts.replay == 3 + 1 + 3  # processor time of the slowest, handling, exchange
+    free = race.parts(found, {"method": "ist"}, limited=False)
+    assert free.replay == 6  # all that the busiest worker's threads did
 
 
 def test_the_first_round_at_a_target_counts_and_none_is_none():
