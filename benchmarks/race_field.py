@@ -94,6 +94,11 @@ class Course:
         return next((k for k, accuracy in self.accuracies if accuracy >= target), None)
 
     @property
+    def last(self) -> int:
+        """Rounds that it was followed."""
+        return self.accuracies[-1][0]
+
+    @property
     def best(self) -> float:
         """The highest accuracy measured."""
         return max(accuracy for _, accuracy in self.accuracies)
