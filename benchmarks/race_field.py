@@ -46,7 +46,8 @@ def rows() -> dict[str, dict[str, Any]]:
         found[f"ist bf16 churn {churn}"] = {**direct, "period": period, "wire": "bfloat16"}
     found["ist int8 churn 0.1"] = {**direct, "period": 10, "wire": "int8"}
     found["ist coordinator"] = {"method": "ist", "n_steps": 100}
-    found["ist outer"] = {"method": "ist", "n_steps": 100, "outer": True}
+    for n_steps in PER_ROUND[:-1]:
+        found[f"ist outer {n_steps}"] = {"method": "ist", "n_steps": n_steps, "outer": True}
     found["ist reset"] = {**direct, "state": "reset"}
     for method in AVERAGING:
         for n_steps in PER_ROUND:
