@@ -8,158 +8,40 @@ with the bytes that the kernel counted, and accuracies.
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
+from race_run import Run, Spec
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from subnetwork.deals import Deal, Lazy, Perm
-from subnetwork.keys import DATA, INIT, PARTITION, key
-from subnetwork.nets import (
-    MLP,
-    SGD,
-    Batches,
-    LocalSteps,
-    NetSketch,
-    Submodel,
-    holders,
-    initial_state,
-    recalibrate,
-)
+from subnetwork.nets import Submodel, Supervised, holders
 from subnetwork.nets.architecture import runnable
-from subnetwork.nets.calibrate import accuracy
 from subnetwork.nets.merges import Outer, sgd_step
 from subnetwork.runtime.direct import (
-    Draws,
     Held,
+    draws_of,
     handed_over,
     meet,
     merged,
     over,
+    passing_parameters,
     taken,
-    whole_parameters,
     with_moments,
 )
+from subnetwork.runtime.direct.counted import packed, unpacked
 from subnetwork.runtime.direct.links import Exchange, Links, Post, whole
 from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
 T = TypeVar("T")
 RECEIVED = Header(Verb.DONE)
-
 PORT = 29511
-RECALIBRATION_ROWS = 2048
 BLOCK = 256  # entries that share a scale in int8
-
-
-@dataclass(frozen=True)
-class Spec:
-    """One run: what race.py asks every worker for."""
-
-    method: str
-    n_workers: int
-    n_rounds: int
-    n_steps: int = 20  # local steps a round; DDP communicates in each of them
-    step_size: float = 0.1
-    momentum: float = 0.0
-    batch_size: int = 64
-    hidden: tuple[int, ...] = (1024, 1024)
-    seed: int = 0
-    evaluate_every: int = 0  # rounds; 0: never
-    stop_at: float = 1.0  # accuracy at which a run ends
-    wire: str = "float32"
-    period: int | None = 1  # of IST's deal
-    outer: bool = False  # an outer optimizer on top of IST's merge
-    outer_step_size: float = 0.7
-    outer_momentum: float = 0.9
-    rank: int = 2  # of PowerSGD
-
-
-@dataclass(frozen=True)
-class Data:
-    """Fashion-MNIST, pixels in [0, 1]."""
-
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
-
-
-@dataclass
-class Clock:
-    """Where the time of a round goes, on this rank: seconds of the wall and of the processor."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    now: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def round(self) -> Iterator[None]:
-        """The block is a round."""
-        names = [f"{what}_{kind}" for what in ("compute", "handling") for kind in ("wall", "cpu")]
-        self.now = dict.fromkeys(names, 0.0)
-        counted, started = counters(), time.monotonic()
-        yield
-        self.now["wall"] = time.monotonic() - started
-        for name, before, after in zip(("received", "sent"), counted, counters(), strict=True):
-            self.now[name] = after - before
-        self.rows.append(self.now)
-
-    def timed(self, what: str, action: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Do it, and add its time to what it is."""
-        wall, cpu = time.monotonic(), time.thread_time()
-        result = action()
-        self.now[f"{what}_wall"] += time.monotonic() - wall
-        self.now[f"{what}_cpu"] += time.thread_time() - cpu
-        return result
-
-
-def fashion_mnist() -> Data:
-    """Read from the folder that SUBNETWORK_DATA names."""
-    found = np.load(Path(os.environ["SUBNETWORK_DATA"]) / "fashion_mnist" / "fashion_mnist.npz")
-
-    def pair(name: str) -> tuple[Tensor, Tensor]:
-        inputs = torch.as_tensor(found[f"x_{name}"]).flatten(1).float() / 255
-        return inputs, torch.as_tensor(found[f"y_{name}"].astype(np.int64))
-
-    return Data(pair("train"), pair("test"))
-
-
-class Run:
-    """What all methods share on one rank: network, batches, whole model, and its test."""
-
-    def __init__(self, spec: Spec, data: Data, links: Links) -> None:
-        self.spec, self.data, self.rank, self.links = spec, data, dist.get_rank(), links
-        self.network = MLP(data.train[0].shape[1], spec.hidden, 10)
-        self.batches = Batches(*data.train, spec.n_workers, spec.batch_size, key(spec.seed, DATA))
-        self.x = initial_state(self.network, seed=key(spec.seed, INIT))
-        self.clock = Clock()
-
-    @property
-    def sketch(self) -> NetSketch:
-        """Who gets which neurons, of IST."""
-        n, period = self.spec.n_workers, self.spec.period
-        deal: Deal = Perm(n) if period == 1 else Lazy(n, period)
-        return NetSketch(self.network.layout, deal)
-
-    def local(self, *, in_place: bool = False) -> LocalSteps:
-        """A worker's local work."""
-        spec = self.spec
-        return LocalSteps(
-            self.network, self.batches, SGD(spec.step_size), spec.n_steps, in_place=in_place
-        )
-
-    def test(self, params: dict[str, Tensor]) -> float:
-        """Accuracy of a whole model, with batch statistics of a few thousand training rows."""
-        model = runnable(self.network, Submodel(params))
-        rows = self.data.train[0][:RECALIBRATION_ROWS]
-        return accuracy(recalibrate(model, lambda: rows.split(1024)), *self.data.test)
 
 
 class Ist:
@@ -171,18 +53,18 @@ class Ist:
     def __init__(self, run: Run) -> None:
         spec = run.spec
         self.run, self.sketch, self.local = run, run.sketch, run.local()
+        self.x = run.start(self.local.moments)
         self.merge = Outer(spec.outer_step_size, spec.outer_momentum) if spec.outer else holders
-        self.seed = key(spec.seed, PARTITION)
         self.wire = {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.wire]
 
     def round(self, k: int) -> None:
         """Cut, send, train, receive, merge."""
         run, clock, rank = self.run, self.run.clock, self.run.rank
-        partition = self.sketch.sample(self.seed, k)
+        partition = self.sketch.sample(run.seed, k)
         if rank == 0:
             parts = clock.timed(
                 "handling",
-                lambda: [partition.select(run.x, i) for i in range(run.spec.n_workers)],
+                lambda: [partition.select(self.x, i) for i in range(run.spec.n_workers)],
             )
             flats = clock.timed("handling", lambda: [pack(p).to(self.wire) for p in parts[1:]])
             sends = [dist.isend(flat, i) for i, flat in enumerate(flats, 1)]
@@ -192,11 +74,11 @@ class Ist:
             back = [torch.empty_like(flat) for flat in flats]
             for receive in [dist.irecv(flat, i) for i, flat in enumerate(back, 1)]:
                 receive.wait()
-            run.x = clock.timed(
-                "handling", lambda: self.merge(run.x, partition, trained + self._read(back, parts))
+            self.x = clock.timed(
+                "handling", lambda: self.merge(self.x, partition, trained + self._read(back, parts))
             )
             return
-        like = partition.select(run.x, rank)  # of its shapes; this x is never looked at again
+        like = partition.select(self.x, rank)  # of its shapes; this x is never looked at again
         flat = torch.empty(sum(t.numel() for t in like.tensors()), dtype=self.wire)
         dist.recv(flat, 0)
         part = unpack(flat.float(), like, RECEIVED)
@@ -208,17 +90,18 @@ class Ist:
 
     def model(self) -> dict[str, Tensor]:
         """The merged model, on rank 0."""
-        return dict(self.run.x.params)
+        return dict(self.x.params)
 
 
 class DirectIst:
     """IST by the package's direct hand-over: no rank has the model."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.local, x = run, run.local(in_place=True), run.x.params
-        like = {name: p.to("meta") for name, p in x.items()}
-        self.draws = Draws(run.sketch, like, key(run.spec.seed, PARTITION))
-        self.held: Held = taken(self.draws, run.rank, 0, with_moments(x.items()))
+        self.run, self.local, x = run, run.local(in_place=True), run.start().params
+        moments = self.local.moments
+        self.draws = draws_of(run.sketch, x, run.seed, moments=moments)
+        whole = with_moments(x.items(), moments, run.sketch.layout)
+        self.held: Held = taken(self.draws, run.rank, 0, whole)
         self.merged = False
 
     def round(self, k: int) -> None:
@@ -227,9 +110,9 @@ class DirectIst:
         if self.merged:
             exchange = handed_over(draws, run.rank, self._let_go(), wire, in_place=True)
             self.held = self._carried(exchange)
-        w = self.held.submodel
+        w = unpacked(self.held.submodel)
         z = run.clock.timed("compute", lambda: self.local(k, run.rank, w))
-        held = replace(self._let_go(), submodel=z)
+        held = replace(self._let_go(), submodel=packed(z))
         self.held, self.merged = self._carried(merged(draws, run.rank, held, wire)), True
 
     def _let_go(self) -> Held:
@@ -258,8 +141,8 @@ class DirectIst:
     def model(self) -> dict[str, Tensor]:
         """The merged model, on rank 0; all ranks have to ask."""
         run = self.run
-        found = whole_parameters(self.held, self.draws, run.rank, run.links)
-        return {name: tensors[""] for name, tensors in found if tensors}
+        found = passing_parameters(self.held, self.draws, run.rank, run.links)
+        return {name: p for name, p in found if p is not None}
 
 
 class LocalSgd:
@@ -267,13 +150,16 @@ class LocalSgd:
 
     def __init__(self, run: Run) -> None:
         self.run, self.outer, self.local = run, {}, run.local()
-        self.params = dict(run.x.params)
+        x = run.start(self.local.moments)
+        self.params, self.moments = dict(x.params), x.moments  # of the local optimizer: they stay
 
     def round(self, k: int) -> None:
         """Train, average, and step the outer optimizer where there is one."""
         run, clock = self.run, self.run.clock
-        trained = clock.timed("compute", lambda: self.local(k, run.rank, Submodel(self.params)))
-        flat = clock.timed("handling", lambda: pack(trained))
+        w = Submodel(self.params, self.moments)
+        trained = clock.timed("compute", lambda: self.local(k, run.rank, w))
+        self.moments = trained.moments
+        flat = clock.timed("handling", lambda: pack(Submodel(trained.params)))
         if run.spec.wire == "int8":  # changes travel
             was = clock.timed("handling", lambda: pack(Submodel(self.params)))
             flat = was + mean_of_rounded(run, flat - was)
@@ -343,7 +229,7 @@ class Ddp:
     def __init__(self, run: Run) -> None:
         spec = run.spec
         self.run = run
-        self.module = runnable(run.network, run.x).train()
+        self.module = runnable(run.task.architecture, run.start()).train()
         compressed = spec.method == "ddp_powersgd"
         # over gloo the hook's collectives of two buckets would be told apart by luck alone
         self.parallel = DistributedDataParallel(
@@ -354,9 +240,9 @@ class Ddp:
                 None, matrix_approximation_rank=spec.rank, start_powerSGD_iter=2
             )
             self.parallel.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
-        self.optimizer = torch.optim.SGD(
-            self.module.parameters(), spec.step_size, momentum=spec.momentum
-        )
+        group = {"params": list(self.module.parameters()), **run.optimizer.options(1.0)}
+        self.optimizer = run.optimizer.over([group])
+        self.loss = Supervised(run.task.loss)
 
     def round(self, k: int) -> None:
         """As many steps as a round of the others has; main-thread processor time is computing."""
@@ -365,9 +251,9 @@ class Ddp:
     def _steps(self, k: int) -> None:
         run, n_steps = self.run, self.run.spec.n_steps
         for step in range(k * n_steps, (k + 1) * n_steps):
-            inputs, targets = run.batches.batch(run.rank, step)
+            batch = run.task.batches.batch(run.rank, step)
             self.optimizer.zero_grad(set_to_none=True)
-            cross_entropy(self.parallel(inputs), targets).backward()
+            self.loss(self.parallel, batch).backward()
             self.optimizer.step()
 
     def model(self) -> dict[str, Tensor]:
@@ -403,25 +289,15 @@ def train(run: Run) -> list[tuple[int, float]]:
     return accuracies
 
 
-def counters() -> tuple[int, int]:
-    """Bytes that this host's interface received and sent; zeros outside of a host."""
-    for line in Path("/proc/self/net/dev").read_text().splitlines():
-        name, _, fields = line.partition(":")
-        if name.strip() == os.environ.get("GLOO_SOCKET_IFNAME", ""):
-            return int(fields.split()[0]), int(fields.split()[8])
-    return 0, 0
-
-
 def main() -> None:
     """Join, do the runs in turn, write."""
     path = Path(sys.argv[1])
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports for a second
-    data = fashion_mnist()
     os.environ["MASTER_PORT"] = str(PORT)
     dist.init_process_group("gloo")
     links = links_of_hosts()
-    found = [one_run(Spec(**spec), data, links) for spec in json.loads(path.read_text())]
+    found = [one_run(Spec(**spec), links) for spec in json.loads(path.read_text())]
     path.with_suffix(f".{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
@@ -435,9 +311,9 @@ def links_of_hosts() -> Links:
     return over(meet(store, rank, size, host=f"{subnet}.{int(number) + rank}"), rank)
 
 
-def one_run(spec: Spec, data: Data, links: Links) -> dict[str, Any]:
+def one_run(spec: Spec, links: Links) -> dict[str, Any]:
     """Rows and accuracies of one run."""
-    run = Run(spec, data, links)
+    run = Run(spec, links)
     dist.barrier()
     accuracies = train(run)
     dist.barrier()

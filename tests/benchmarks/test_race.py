@@ -8,6 +8,7 @@ from test_net import needs_rights
 
 net = pytest.importorskip("net")
 race = pytest.importorskip("race")
+field = pytest.importorskip("race_field")
 
 
 def row(wall, compute, handling, sent):
@@ -17,6 +18,7 @@ def row(wall, compute, handling, sent):
         "compute_cpu": compute / 2,
         "handling_wall": handling,
         "handling_cpu": handling,
+        "process_cpu": compute,
         "received": 10,
         "sent": sent,
     }
@@ -34,16 +36,18 @@ def test_a_round_is_taken_apart_by_the_slowest_worker():
     assert parts.waiting == 6 - 5
     assert parts.wire == 500
     assert parts.replay == 3 + 1 + 3  # processor time of the slowest, handling, exchange
+    free = race.parts(found, {"method": "ist"}, limited=False)
+    assert free.replay == 6  # all that the busiest worker's threads did
 
 
 def test_the_first_round_at_a_target_counts_and_none_is_none():
-    course = race.Course([(2, 0.5), (4, 0.86), (6, 0.84)])
+    course = field.Course([(2, 0.5), (4, 0.86), (6, 0.84)])
     assert (course.rounds_to(0.85), course.rounds_to(0.9), course.best) == (4, None, 0.86)
 
 
 def test_ratios_are_of_the_best_of_each_side():
     values = {"ist 50": 4.0, "ist bf16": 2.0, "local_sgd 20": 6.0, "diloco int8": 5.0}
-    assert race.times(values, race.AVERAGING) == 2.5
+    assert race.times(values, field.AVERAGING) == 2.5
     assert race.times(values, ("ddp",)) is None
     assert race.times({"ddp": 1.0}, ("ddp",)) is None
 
@@ -92,10 +96,10 @@ def test_real_workers_learn_and_send_the_bytes_that_are_predicted():
     """
     small = {"n_workers": 2, "n_rounds": 3, "n_steps": 4, "hidden": [64, 64], "evaluate_every": 1}
     specs = [
-        {**race.ROWS[name], "step_size": 0.1, **small}
+        {**field.ROWS[name], "step_size": 0.1, **small}
         for name in ("ist coordinator", "ist 50", "local_sgd 20", "ddp")
     ]
-    found = race.run_all(2, net.Link(1e8), specs)
+    found = field.run_all(2, net.Link(1e8), specs)
     whole = 4 * (784 * 64 + 64 * 64 + 64 * 10 + 6 * 64 + 10)
     part = 4 * (784 * 32 + 32 * 32 + 32 * 10 + 6 * 32 + 10)
     payload = {"ist": part, "ist_direct": part / 2, "local_sgd": whole, "ddp": 4 * whole}
