@@ -9,7 +9,6 @@ import copy
 import inspect
 import io
 import logging
-import types
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -227,21 +226,38 @@ def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _guard(small: fx.GraphModule) -> None:
-    """Have a graph refuse what it does not compute, and its deep copies too."""
-    small.train = types.MethodType(_train, small)  # type: ignore[method-assign]
-    small.eval = types.MethodType(_train_off, small)  # type: ignore[method-assign]
-    object.__setattr__(small, "__deepcopy__", types.MethodType(_deep_copy, small))
+    """Have a graph refuse what it does not compute, and its copies too."""
+    kind: Any = type(small)  # of this graph alone: torch makes one for each
+    kind.train, kind.eval = _train, _train_off
+    kind.__copy__, kind.__deepcopy__, kind.__reduce_ex__ = _copy, _deep_copy, _not_pickled
+
+
+def _copy(self: fx.GraphModule) -> fx.GraphModule:
+    """What copy.copy makes: another graph of the same tensors."""
+    return _as_part(fx.GraphModule.__copy__(self), self)
 
 
 def _deep_copy(self: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
-    """What copy.deepcopy makes: torch's copy of a graph, which forgets attributes of ours."""
+    """What copy.deepcopy makes."""
     with _silent():
-        twin = fx.GraphModule.__deepcopy__(self, memo)
+        return _as_part(fx.GraphModule.__deepcopy__(self, memo), self)
+
+
+def _as_part(twin: fx.GraphModule, part: fx.GraphModule) -> fx.GraphModule:
+    """A copy by torch, which forgets what is ours, made what it was copied from."""
     _guard(twin)
     for name in (HELD, OF):
-        if hasattr(self, name):
-            object.__setattr__(twin, name, copy.deepcopy(getattr(self, name)))
+        if hasattr(part, name):
+            object.__setattr__(twin, name, copy.deepcopy(getattr(part, name)))
     return twin
+
+
+def _not_pickled(self: fx.GraphModule, protocol: object) -> Any:  # noqa: ANN401
+    del self, protocol
+    raise TypeError(
+        "A subnetwork that was built by export cannot be pickled. Save its state_dict(), and load "
+        "that into what plan.cut makes; held_units says which units it holds."
+    )
 
 
 def _train(self: nn.Module, mode: bool = True) -> nn.Module:
