@@ -96,6 +96,35 @@ def test_a_deep_copy_of_an_exported_part_is_a_part():
     assert (model[0].weight[first.held_units["0.hidden"]] == 5.0).all()
 
 
+class Gated(nn.Module):
+    """torch writes the type of the state that it starts from into the graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.GRUCell(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.out(self.cell(x))
+
+
+def test_a_graph_that_has_a_type_written_into_it_takes_models_of_that_type():
+    model = Gated()
+    plan = decompose(model, X, builder="export").verify()
+    plan.cut(model, deal=Perm(2))[0](X)
+    with pytest.raises(
+        ValueError, match=r"exported in torch\.float32, .* cell\.weight_ih .*float64"
+    ):
+        plan.cut(model.double(), deal=Perm(2))
+    again = decompose(model, X.double(), builder="export")
+    assert again.cut(model, deal=Perm(2))[0](X.double()).dtype == torch.float64
+
+
+def test_a_graph_without_a_type_takes_any_model():
+    model = mlp()
+    plan = decompose(model, X, builder="export")
+    assert plan.cut(model.double(), deal=Perm(2))[0](X.double()).dtype == torch.float64
+
+
 def test_a_shallow_copy_of_an_exported_part_is_a_part_and_shares_its_tensors():
     model = mlp()
     first, second = decompose(model, X, builder="export").cut(model, deal=Perm(2))
