@@ -166,15 +166,19 @@ def test_blocks_that_cannot_be_left_out_are_named_with_the_reason():
         decompose(*zoo("encoder"), width=(), depth=True)
 
 
+class WithMean(Residual):
+    def forward(self, x):
+        return super().forward(x), x.mean()
+
+
 class Reused(nn.Module):
     """One block runs twice, one shares a tensor with the head, one returns two tensors."""
 
     def __init__(self):
         super().__init__()
-        self.blocks = nn.ModuleList(Residual() for _ in range(4))
+        self.blocks = nn.ModuleList([*(Residual() for _ in range(3)), WithMean()])
         self.head = nn.Linear(8, 16, bias=False)
         self.head.weight = self.blocks[2].up.weight
-        self.blocks[3].forward = lambda x: (Residual.forward(self.blocks[3], x), x.mean())
 
     def forward(self, x):
         x = self.blocks[1](self.blocks[0](self.blocks[0](x)))
@@ -188,6 +192,36 @@ def test_a_block_that_others_need_stays():
     assert plan.kept["blocks.0"] == "it runs more than once"
     assert plan.kept["blocks.2"] == "it shares a parameter with head.weight"
     assert plan.kept["blocks.3"] == "it returns 2 tensors"
+
+
+class OnTheBranch(Residual):
+    def forward(self, x):
+        return x + F.dropout(self.down(F.relu(self.up(x))), 0.5, self.training)
+
+
+class OnTheStream(Residual):
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.5, self.training)
+
+
+class DroppedWhole(Residual):
+    """Stochastic depth."""
+
+    def forward(self, x):
+        kept = torch.rand(len(x), 1) < 0.5
+        return x + kept * self.down(F.relu(self.up(x)))
+
+
+def test_noise_on_the_stream_is_part_of_what_a_block_does():
+    """The model without the block would draw none; noise on the branch goes with the branch."""
+    blocks = [OnTheBranch(), OnTheStream(), DroppedWhole(), OnTheStream(), Residual()]
+    model = nn.Sequential(nn.Linear(4, 8), *blocks, nn.Linear(8, 2))
+    plan = decompose(model, torch.randn(5, 4), width=(), depth=True)
+    assert plan.layout.unit_names == {"blocks": ("1", "3", "5")}
+    why = "it adds noise to what it hands on, such as dropout on the stream"
+    assert plan.kept == {"2": why, "4": why}
+    with pytest.raises(ValueError, match=rf"\(1: {why}"):
+        decompose(nn.Sequential(nn.Linear(4, 8), OnTheStream()), torch.randn(5, 4), depth=["1"])
 
 
 class Chance(nn.Module):

@@ -1,6 +1,7 @@
 """What a plan cannot see or would share: closures, odd outputs, copies, parts of another plan."""
 
 import copy
+import pickle
 from dataclasses import dataclass
 
 import pytest
@@ -93,6 +94,54 @@ def test_a_deep_copy_of_an_exported_part_is_a_part():
     assert not (first.get_parameter("0.weight") == 5.0).any()
     plan.merge(model, [twin, second])
     assert (model[0].weight[first.held_units["0.hidden"]] == 5.0).all()
+
+
+class Gated(nn.Module):
+    """torch writes the type of the state that it starts from into the graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.GRUCell(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.out(self.cell(x))
+
+
+def test_a_graph_that_has_a_type_written_into_it_takes_models_of_that_type():
+    model = Gated()
+    plan = decompose(model, X, builder="export").verify()
+    plan.cut(model, deal=Perm(2))[0](X)
+    with pytest.raises(
+        ValueError, match=r"exported in torch\.float32, .* cell\.weight_ih .*float64"
+    ):
+        plan.cut(model.double(), deal=Perm(2))
+    again = decompose(model, X.double(), builder="export")
+    assert again.cut(model, deal=Perm(2))[0](X.double()).dtype == torch.float64
+
+
+def test_a_graph_without_a_type_takes_any_model():
+    model = mlp()
+    plan = decompose(model, X, builder="export")
+    assert plan.cut(model.double(), deal=Perm(2))[0](X.double()).dtype == torch.float64
+
+
+def test_a_shallow_copy_of_an_exported_part_is_a_part_and_shares_its_tensors():
+    model = mlp()
+    first, second = decompose(model, X, builder="export").cut(model, deal=Perm(2))
+    twin = copy.copy(first)
+    with pytest.raises(RuntimeError, match="computes in training mode only"):
+        twin.eval()
+    assert torch.equal(twin.held_units["0.hidden"], first.held_units["0.hidden"])
+    assert twin.get_parameter("0.weight") is first.get_parameter("0.weight")
+    assert copy.copy(twin).held_of == second.held_of
+
+
+def test_an_exported_part_is_not_pickled():
+    model = mlp()
+    part = decompose(model, X, builder="export").cut(model, deal=Perm(2))[0]
+    for one in (part, copy.deepcopy(part)):
+        with pytest.raises(TypeError, match=r"cannot be pickled\. Save its state_dict\(\)"):
+            pickle.dumps(one)
 
 
 def test_what_is_no_part_of_the_plan_is_not_merged():

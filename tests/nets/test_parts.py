@@ -1,5 +1,6 @@
 """The patched layers of a part by themselves: attention with masks, groups, evaluation."""
 
+import pickle
 from copy import deepcopy
 
 import pytest
@@ -47,6 +48,28 @@ def test_a_copied_encoder_evaluates_as_it_trains():
         layer.dropout.p = layer.dropout1.p = layer.dropout2.p = layer.self_attn.dropout = 0.0
     with torch.no_grad():
         torch.testing.assert_close(sub.eval()(x), sub.train()(x))
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+
+    def forward(self, x):
+        return x + self.attention(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda part: pickle.loads(pickle.dumps(part))])
+def test_some_heads_of_an_attention_layer_are_copied_and_pickled(copied):
+    x = torch.randn(2, 5, 4)
+    model = nn.Sequential(nn.Linear(4, 8), Attending(), nn.Linear(8, 3))
+    plan = decompose(model, x, builder="copy")
+    part = plan.cut(model, deal=Perm(2))[0]
+    twin = copied(part)
+    assert torch.equal(twin(x), part(x))
+    with torch.no_grad():
+        twin[1].attention.in_proj_weight.zero_()
+    assert not torch.equal(twin(x), part(x))  # it computes with its own
 
 
 def test_layers_of_a_part_say_their_sizes():

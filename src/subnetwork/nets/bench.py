@@ -127,14 +127,50 @@ class Bench:
             yield self.model
 
 
-def outputs(model: nn.Module, inputs: Inputs, gradients: bool = False) -> list[Tensor]:
+def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """The tensors that one forward pass returns, with dropout off; complex ones as real pairs."""
-    with seeded(), torch.set_grad_enabled(gradients), _Quiet():  # type: ignore[no-untyped-call]
-        taken = inputs.each(torch.clone)  # forward may write into them
-        out = model(*taken.args, **taken.kwargs)
-        found = [x for x in leaves(out) if isinstance(x, Tensor)]
-        real = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in found]
-        return [x.clone() for x in real if x.is_floating_point()]  # it may return its own buffers
+    with seeded(), torch.no_grad(), _Quiet():  # type: ignore[no-untyped-call]
+        return _returned(model, inputs.each(torch.clone))  # forward may write into them
+
+
+def slopes(model: nn.Module, inputs: Inputs) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The outputs, and the gradients of a fixed random combination of them by parameter.
+
+    The way back is taken under the conditions of the way there, since a checkpoint runs forward
+    again. Frozen parameters have none; it is zero where no output depends on a parameter.
+    """
+    generator = torch.Generator().manual_seed(0)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    _forget(trained)
+    with seeded(), torch.enable_grad(), _Quiet():  # type: ignore[no-untyped-call]
+        out = _returned(model, inputs.each(_apart))
+        weights = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in out]
+        total = torch.stack([(x * w.to(x)).sum() for x, w in zip(out, weights, strict=True)]).sum()
+        if total.requires_grad:
+            torch.autograd.backward(total)  # not grad(), which a reentrant checkpoint refuses
+    found = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.to_dense()
+        for name, p in trained.items()
+    }
+    _forget(trained)
+    return [x.detach() for x in out], found
+
+
+def _returned(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    out = model(*inputs.args, **inputs.kwargs)
+    found = [x for x in leaves(out) if isinstance(x, Tensor)]
+    real = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in found]
+    return [x.clone() for x in real if x.is_floating_point()]  # it may return its own buffers
+
+
+def _apart(x: Tensor) -> Tensor:
+    """A copy on which no gradient goes back to the tensor itself."""
+    return x.detach().clone().requires_grad_(x.requires_grad)
+
+
+def _forget(params: Mapping[str, nn.Parameter]) -> None:
+    for p in params.values():
+        p.grad = None
 
 
 def new_nan(found: Sequence[Tensor], before: Sequence[Tensor]) -> bool:

@@ -8,18 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subnetwork.nets.bench import Bench, outputs
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.inward import Inward
 from subnetwork.nets.layout import Layout
-from subnetwork.nets.trace.tracer import first_line
+from subnetwork.nets.trace.tracer import first_line, seeded
 
 BLOCKS = "blocks"
 """The name of the axis whose units are blocks."""
 
 NOT_IDENTITY = "not the identity when its parameters are zero"
+NOISY = "it adds noise to what it hands on, such as dropout on the stream"
 FACTORS = (-8.0, 8.0)  # by which a block's input is multiplied where it is the model's own
 
 
@@ -41,7 +43,8 @@ def skippable(bench: Bench) -> Skippable:
 
     A block is skippable exactly when that returns its input, bit for bit, and it runs once in a
     forward pass, shares no parameter with the rest of the model and returns no other tensor. Where
-    its input is the model's own, it has to return that at the other sign and at a larger size too.
+    its input is the model's own, it has to return that at the other sign and at a larger size too;
+    and with its dropout drawn, as it trains.
     """
     watched = {
         p: m for p, m in bench.model.named_modules() if p and any(True for _ in m.parameters())
@@ -147,6 +150,8 @@ def _tested(
             tested = _at_zero(path, module, forward, before, out)
             if isinstance(tested, Block) and inward.holds(_argument(tested, before)):
                 tested = _at_other_signs(tested, module, forward, before)
+            if isinstance(tested, Block):
+                tested = _under_noise(tested, module, forward, before)
         finally:
             found.testing = False
         if isinstance(tested, Block):
@@ -211,6 +216,23 @@ def _at_other_signs(
         if _passing(block.path, {block.place: x}, zeroed) is None:
             return f"{NOT_IDENTITY} and its input, the model's own, is multiplied by {factor:g}"
     return block
+
+
+def _under_noise(
+    block: Block,
+    module: nn.Module,
+    forward: Callable[..., Any],
+    given: tuple[tuple[Any, ...], dict[str, Any]],
+) -> Block | str:
+    """The block, or why it is none when its dropout and the like draw: no bench lets them."""
+    args, kwargs = tree_map_only(Tensor, torch.clone, given)
+    try:
+        with _disable_current_modes(), seeded(), _zeroed(module):
+            zeroed = forward(*args, **kwargs)
+    except Exception as problem:  # as above
+        return f"it does not run with its dropout: {first_line(problem)}"
+    passed = _passing(block.path, {block.place: _argument(block, given)}, zeroed)
+    return NOISY if passed is None else block
 
 
 def _argument(block: Block, given: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subnetwork.deals import AtLeast, Perm, RandQ
-from subnetwork.nets.bench import Batch, Bench, new_nan, outputs
+from subnetwork.nets.bench import Batch, Bench, new_nan, outputs, slopes
 from subnetwork.nets.builders import Builder
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, block_of
@@ -88,11 +88,11 @@ def _measured(bench: Bench, builder: Builder, gradients: bool) -> Evidence:
         gaps = [mask_gap(bench, batch, builder, units, gradients) for batch, units in tried]
     except Exception as error:  # as above
         return replace(evidence, problem=f"a subnetwork does not run: {first_line(error)}")
-    masked, slopes = max(gap[0] for gap in gaps), max(gap[1] for gap in gaps)
-    evidence = replace(evidence, masked=masked, gradients=slopes if gradients else None)
-    if max(masked, slopes) > bench.tolerance:
+    masked, steep = max(gap[0] for gap in gaps), max(gap[1] for gap in gaps)
+    evidence = replace(evidence, masked=masked, gradients=steep if gradients else None)
+    if max(masked, steep) > bench.tolerance:
         what = "outputs" if masked > bench.tolerance else "gradients"
-        problem = f"the {what} of a subnetwork differ from f(C x) by {max(masked, slopes):.1e}"
+        problem = f"the {what} of a subnetwork differ from f(C x) by {max(masked, steep):.1e}"
         return replace(evidence, problem=problem)
     return replace(evidence, problem=_lost_in_merge(bench), untold=_untold(bench))
 
@@ -128,21 +128,22 @@ def mask_gap(
     bench: Bench, batch: Batch, builder: Builder, units: Mapping[str, Tensor], gradients: bool
 ) -> tuple[float, float]:
     """How far outputs and gradients of a subnetwork are from those of the masked model."""
-    small = builder.build(bench.model, units).train()
-    found = outputs(small, batch.inputs, gradients)
-    slopes = _gradients(small, found) if gradients else {}
+
+    def run(model: nn.Module) -> tuple[list[Tensor], dict[str, Tensor]]:
+        return slopes(model, batch.inputs) if gradients else (outputs(model, batch.inputs), {})
+
+    found, steep = run(builder.build(bench.model, units).train())
     with bench.holding({**bench.values, **masked(bench.layout, bench.values, units)}) as model:
-        expected = outputs(model, batch.inputs, gradients)
-        whole = _gradients(model, expected) if gradients else {}
+        expected, whole = run(model)
     if new_nan(expected, batch.whole):
         return math.inf, 0.0  # there is nothing to compare with
     blocks = [
         whole[name][block_of(bench.layout, _dims(bench.layout, name), whole[name], units)]
-        for name in slopes
+        for name in steep
     ]
     return (
         _gap(found, expected, batch.scales, bench.least),
-        _gap(list(slopes.values()), blocks, _largest(blocks), bench.least),
+        _gap(list(steep.values()), blocks, _largest(blocks), bench.least),
     )
 
 
@@ -157,31 +158,18 @@ def masked(layout: Layout, values: Tensors, units: Mapping[str, Tensor]) -> dict
     return zeroed
 
 
-def _gradients(model: nn.Module, out: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Of a fixed random combination of the outputs; zero where a parameter plays no part."""
-    generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in out]
-    total = torch.stack([(x * w.to(x)).sum() for x, w in zip(out, weights, strict=True)]).sum()
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    slopes = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(p) if slope is None else slope.to_dense()
-        for (name, p), slope in zip(named.items(), slopes, strict=True)
-    }
-
-
 def _untold(bench: Bench) -> tuple[str, ...]:
     """Axes along which no parameter moves an output; frozen parameters say nothing of theirs."""
-    layout, slopes = bench.layout, dict[str, bool]()
+    layout, moved = bench.layout, dict[str, bool]()
     for batch in bench.batches:
         try:
-            found = _gradients(bench.model, outputs(bench.model, batch.inputs, gradients=True))
-        except RuntimeError:  # outputs without gradients
+            _, found = slopes(bench.model, batch.inputs)
+        except Exception:  # an operation of the user's that has no way back
             return ()
-        slopes = {name: slopes.get(name, False) or bool(s.any()) for name, s in found.items()}
+        moved = {name: moved.get(name, False) or bool(s.any()) for name, s in found.items()}
     names = {a: [name for name in layout.dims if a in layout.axes_of(name)] for a in layout.sizes}
-    still = (a for a, own in names.items() if own and not any(slopes.get(n, True) for n in own))
-    return tuple(still) if any(slopes.values()) else ()
+    still = (a for a, own in names.items() if own and not any(moved.get(n, True) for n in own))
+    return tuple(still) if any(moved.values()) else ()
 
 
 def _lost_in_merge(bench: Bench) -> str | None:

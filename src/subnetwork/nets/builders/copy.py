@@ -5,9 +5,9 @@ runs wherever `forward` takes its sizes from tensors; one that reads them from a
 own is what `subnetwork.nets.builders.export` is for.
 """
 
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ def _attention(module: nn.MultiheadAttention, groups: _Groups) -> None:
     if rows and rows != 3 * module.num_heads * module.head_dim:
         module.num_heads = rows // (3 * module.head_dim)
         module._qkv_same_embed_dim = False  # keeps torch.nn.TransformerEncoder off its fast path
-        module.forward = types.MethodType(forward_of_some_heads, module)  # type: ignore[method-assign]
+        module.forward = partial(forward_of_some_heads, module)  # type: ignore[method-assign]
 
 
 def _encoder(module: nn.TransformerEncoder, groups: _Groups) -> None:

@@ -9,12 +9,11 @@ import copy
 import inspect
 import io
 import logging
-import types
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -45,10 +44,16 @@ class Export:
     graph: fx.GraphModule
     dims: NodeDims  # node -> the terms of each tensor that it computes
     around: Mapping[str, Detour] = field(default_factory=dict)  # path of a block -> its way around
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)  # of the model's tensors then
     kind: str = "export"
 
     def build(self, model: nn.Module, units: Mapping[str, Tensor], /) -> nn.Module:
-        """The graph for these units, with the model's parameter names."""
+        """The graph for these units, with the model's parameter names.
+
+        Raises:
+            ValueError: where a type is written into the graph and the model has another one now.
+        """
+        self._check_dtypes(model)
         parts = blocks(model, self.layout, units)
         named = {name: parts[id(tensor)] for name, tensor in _all_tensors(model)}
         memo: dict[int, object] = {
@@ -70,12 +75,25 @@ class Export:
 
     def at(self, model: nn.Module, inputs: Inputs, /) -> "Export":
         """Itself where no dtype is written into the graph, else the graph of this model."""
-        dtypes = (
-            x for node in self.graph.graph.nodes for x in tree_leaves((node.args, node.kwargs))
-        )
-        if any(isinstance(x, torch.dtype) for x in dtypes):
-            return exported(model, inputs, self.layout)
-        return self
+        return exported(model, inputs, self.layout) if self._written else self
+
+    @cached_property
+    def _written(self) -> frozenset[torch.dtype]:
+        """The types that the graph names, whatever it is given."""
+        nodes = self.graph.graph.nodes
+        leaves = (x for node in nodes for x in tree_leaves((node.args, node.kwargs)))
+        return frozenset(x for x in leaves if isinstance(x, torch.dtype))
+
+    def _check_dtypes(self, model: nn.Module) -> None:
+        if not any(dtype.is_floating_point or dtype.is_complex for dtype in self._written):
+            return
+        for name, x in _all_tensors(model):
+            if x.dtype != self.dtypes.get(name, x.dtype):
+                raise ValueError(
+                    f"The parts were exported in {self.dtypes[name]}, which is written into their "
+                    f"graph, but {name} is in {x.dtype}. Make a new plan of the model and a batch "
+                    "in its type with decompose."
+                )
 
 
 def exported(model: nn.Module, inputs: Inputs, layout: Layout) -> Export:
@@ -95,7 +113,8 @@ def exported(model: nn.Module, inputs: Inputs, layout: Layout) -> Export:
         around = detours(graph, _flat(inputs).each(torch.clone), paths)
     for node in graph.graph.nodes:
         node.meta = {}
-    return Export(layout, graph, dims, around)
+    dtypes = {name: x.dtype for name, x in _all_tensors(model)}
+    return Export(layout, graph, dims, around, dtypes)
 
 
 def _general(model: nn.Module, inputs: Inputs) -> tuple[fx.GraphModule, Inputs]:
@@ -227,21 +246,38 @@ def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _guard(small: fx.GraphModule) -> None:
-    """Have a graph refuse what it does not compute, and its deep copies too."""
-    small.train = types.MethodType(_train, small)  # type: ignore[method-assign]
-    small.eval = types.MethodType(_train_off, small)  # type: ignore[method-assign]
-    object.__setattr__(small, "__deepcopy__", types.MethodType(_deep_copy, small))
+    """Have a graph refuse what it does not compute, and its copies too."""
+    kind: Any = type(small)  # of this graph alone: torch makes one for each
+    kind.train, kind.eval = _train, _train_off
+    kind.__copy__, kind.__deepcopy__, kind.__reduce_ex__ = _copy, _deep_copy, _not_pickled
+
+
+def _copy(self: fx.GraphModule) -> fx.GraphModule:
+    """What copy.copy makes: another graph of the same tensors."""
+    return _as_part(fx.GraphModule.__copy__(self), self)
 
 
 def _deep_copy(self: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
-    """What copy.deepcopy makes: torch's copy of a graph, which forgets attributes of ours."""
+    """What copy.deepcopy makes."""
     with _silent():
-        twin = fx.GraphModule.__deepcopy__(self, memo)
+        return _as_part(fx.GraphModule.__deepcopy__(self, memo), self)
+
+
+def _as_part(twin: fx.GraphModule, part: fx.GraphModule) -> fx.GraphModule:
+    """A copy by torch, which forgets what is ours, made what it was copied from."""
     _guard(twin)
     for name in (HELD, OF):
-        if hasattr(self, name):
-            object.__setattr__(twin, name, copy.deepcopy(getattr(self, name)))
+        if hasattr(part, name):
+            object.__setattr__(twin, name, copy.deepcopy(getattr(part, name)))
     return twin
+
+
+def _not_pickled(self: fx.GraphModule, protocol: object) -> Any:  # noqa: ANN401
+    del self, protocol
+    raise TypeError(
+        "A subnetwork that was built by export cannot be pickled. Save its state_dict(), and load "
+        "that into what plan.cut makes; held_units says which units it holds."
+    )
 
 
 def _train(self: nn.Module, mode: bool = True) -> nn.Module:
