@@ -219,8 +219,9 @@ def test_a_row_has_what_a_coordinators_row_has(tmp_path):
     for worker in range(run.workers):
         parts = ("compute_seconds", "exchange_seconds", "wait_seconds")
         own = sum(row[part][worker] for row in found["direct"] for part in parts)
-        rest = sum(row["test_seconds"] for row in found["direct"])
-        assert 0 < own < own + rest <= found["direct"][-1]["seconds"]
+        # rank 0 tests; the others may be waiting for it meanwhile
+        rest = 0 if worker else sum(row["test_seconds"] for row in found["direct"])
+        assert 0 < own <= own + rest <= found["direct"][-1]["seconds"]
 
 
 @pytest.mark.parametrize("name", ["diloco", "synchronous_sgd"])

@@ -96,6 +96,24 @@ def test_a_deep_copy_of_an_exported_part_is_a_part():
     assert (model[0].weight[first.held_units["0.hidden"]] == 5.0).all()
 
 
+def test_parameters_keep_their_attributes_in_parts_and_hooks_on_them_are_named():
+    model = mlp()
+    model[0].weight.no_decay, model[0].bias.scores = True, torch.ones(8)
+    model[2].weight.register_hook(lambda grad: grad * 0)
+    model[2].bias.register_post_accumulate_grad_hook(lambda _: None)
+    for builder in ("copy", "export"):
+        plan = decompose(model, X, builder=builder)
+        part = plan.cut(model, deal=Perm(2))[0]
+        assert part.get_parameter("0.weight").no_decay
+        assert not hasattr(part.get_parameter("0.bias"), "scores")  # of the whole's units
+        (note,) = (n for n in plan.notes if "hooks" in n)
+        assert note == (
+            "parts do not have the hooks on 2.weight, 2.bias: register them on each part's own"
+        )
+    assert "note: parts do not have the hooks on 2.weight" in str(plan)
+    assert not any("hooks" in note for note in decompose(mlp(), X).notes)
+
+
 class Gated(nn.Module):
     """torch writes the type of the state that it starts from into the graph."""
 

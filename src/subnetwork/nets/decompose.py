@@ -11,6 +11,7 @@ from subnetwork.nets.axes import NOT_NAMED, Axis, Found, chosen, found, restrict
 from subnetwork.nets.bench import Bench
 from subnetwork.nets.builders import Builder, CannotBuildError
 from subnetwork.nets.builders.block import Block
+from subnetwork.nets.builders.blocks import hooked
 from subnetwork.nets.builders.copy import Copy
 from subnetwork.nets.builders.export import NOT_EXPORTED, exported
 from subnetwork.nets.copying import uncompiled
@@ -217,6 +218,9 @@ class _Search:
         """The plan of an attempt that passed."""
         assert attempt.builder is not None
         notes = [self.found.note] if self.found.note else []
+        if names := hooked(self.model):
+            few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            notes.append(f"parts do not have the hooks on {few}: register them on each part's own")
         return Plan(
             model=self.model,
             inputs=self.inputs,
