@@ -100,7 +100,7 @@ class Scaling:
                 continue
             try:
                 self._coming = self._fitting(k, asked)
-            except Exception as reason:
+            except Exception as reason:  # whatever it is, who asked is told, and the run goes on
                 self._refuse(asked, reason)
                 continue
             self._k = k
@@ -124,7 +124,7 @@ class Scaling:
                 raise RunFailedError(f"the checkpoint of round {self._k} cannot be read.")
             start = going_on(coming.t, old)
             self.way.ready(coming.t.run.workers)
-        except Exception as reason:
+        except Exception as reason:  # as above
             self._refuse(coming.asked, reason)
             return False
         self.next = replace(coming, start=start, source=old.path)

@@ -88,6 +88,8 @@ def plan(
     wire = cast("Wire", setting.wire)  # Setting knows no other
     steps = (SGD(STILL), SGD(STILL, momentum=0.9), Adam(STILL))[link.moments]
     pace = calibrate(cut, workers, budget=link.calibration, deal=deal, wire=wire, optimizer=steps)
+    if not pace.reducing:
+        say(console, "no two sockets meet here: what an all-reduce costs a processor is left out")
     costs = predict(entries, pace, network, setting)
     for line in ("", _heading(setting, network, pace), *_rows(costs), "", *_verdict(costs)):
         say(console, line)

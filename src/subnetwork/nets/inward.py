@@ -22,11 +22,11 @@ class Inward(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, inputs: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._memories = {_memory(x) for x in inputs} - {None}
+        self._memories = {memory_of(x) for x in inputs} - {None}
 
     def holds(self, x: object) -> bool:
         """Whether a tensor is an input, or came from one with its signs."""
-        return isinstance(x, Tensor) and _memory(x) in self._memories
+        return isinstance(x, Tensor) and memory_of(x) in self._memories
 
     def __torch_dispatch__(
         self,
@@ -36,10 +36,10 @@ class Inward(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
         """Run the operation; note where its results lie, or that another tensor lies there now."""
-        given = {_memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        given = {memory_of(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
         linear = func._schema.name.split("::")[1].rstrip("_") in _LINEAR
-        found = {_memory(x) for x in tree_leaves(out) if isinstance(x, Tensor)} - {None}
+        found = {memory_of(x) for x in tree_leaves(out) if isinstance(x, Tensor)} - {None}
         if linear and given & self._memories:
             self._memories |= found
         else:
@@ -47,7 +47,8 @@ class Inward(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _memory(x: Tensor) -> Memory | None:
+def memory_of(x: Tensor) -> Memory | None:
+    """Where a tensor lies; None where that is in no one place."""
     try:
         return str(x.device), x.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):  # a sparse tensor

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from subnetwork.nets.inward import memory_of
 
 
 class ReachesOutsideError(ValueError):
@@ -25,9 +28,9 @@ class Reached(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._names = {
-            p.untyped_storage().data_ptr(): name
+            memory_of(p): name
             for name, p in model.named_parameters()
-            if p.numel() and not p.is_meta
+            if p.layout == torch.strided and p.numel() and not p.is_meta
         }
 
     def __torch_dispatch__(
@@ -39,20 +42,15 @@ class Reached(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> object:
         """Run the operation, unless it reads one of the parameters."""
         for x in tree_leaves((args, kwargs or {})):
-            if isinstance(x, Tensor) and _is_strided(x):
-                name = self._names.get(x.untyped_storage().data_ptr())
-                if name is not None:
-                    raise ReachesOutsideError(
-                        f"forward reaches the parameter {name} through a closure (a hook, or a "
-                        "forward that was replaced), which a copy of the model shares, so that all "
-                        "parts would train the model's own. Take it from the module that the hook "
-                        "is given, or make it part of a submodule's own forward."
-                    )
+            name = self._names.get(memory_of(x)) if isinstance(x, Tensor) else None
+            if name is not None:
+                raise ReachesOutsideError(
+                    f"forward reaches the parameter {name} through a closure (a hook, or a forward "
+                    "that was replaced), which a copy of the model shares, so that all parts would "
+                    "train the model's own. Take it from the module that the hook is given, or "
+                    "make it part of a submodule's own forward."
+                )
         return func(*args, **(kwargs or {}))
-
-
-def _is_strided(x: Tensor) -> bool:
-    return str(x.layout) == "torch.strided" and not x.is_meta and x.numel() > 0
 
 
 def leaves(out: object) -> Iterator[object]:
