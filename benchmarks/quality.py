@@ -79,7 +79,8 @@ class Section:
     source: str = ""
     seeds: int = 3  # at most: one where a run takes more than two minutes
     long: tuple[tuple[int, str], ...] = ()
-    """Workers and split of runs that take more than two minutes: one seed is asked for."""
+    """Workers and split of which one seed is asked for: baselines take more than two minutes there,
+    and not every seed has a split."""
 
 
 CORA = Training(
