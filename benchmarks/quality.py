@@ -78,9 +78,6 @@ class Section:
     goals: tuple[float, ...] = ()  # the papers' own figures, for each number of workers
     source: str = ""
     seeds: int = 3  # at most: one where a run takes more than two minutes
-    long: tuple[tuple[int, str], ...] = ()
-    """Workers and split of which one seed is asked for: baselines take more than two minutes there,
-    and not every seed has a split."""
 
 
 CORA = Training(
@@ -108,13 +105,11 @@ SECTIONS = {
         replace(CORA, data="coauthor_physics", hidden=(64,), rounds=10),
         (2, 4, 8),
         ("shared", "dirichlet"),
-        long=((8, "dirichlet"),),
     ),
     "physics_sage": Section(
         replace(CORA, data="coauthor_physics", model="sage", hidden=(64,), rounds=10),
         (2, 4, 8),
         ("shared", "dirichlet"),
-        long=((8, "dirichlet"),),
     ),
     "fashion": Section(
         Training(data="fashion_mnist", hidden=(512,), step_size=0.1, local_steps=50, period=4), (4,)
@@ -386,8 +381,6 @@ def main() -> int:
         run = run_of(SECTIONS[name], row, n, split, seed)
         course = kept.get(key_of(row, run))
         if course is None:
-            if seed and (n, split) in SECTIONS[name].long:
-                continue
             if time.monotonic() - began > 60 * args.minutes:
                 left_out += row not in TRIED  # which are run where a goal was missed
                 continue

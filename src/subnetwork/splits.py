@@ -17,6 +17,7 @@ Parts: TypeAlias = Sequence[Units]
 
 
 _MOST_LABELS = 100  # more different labels than this are measurements and no classes
+_MOST_DRAWS = 100  # of Dirichlet's shares, until each worker has a row
 
 
 def consecutive(n_rows: int, n_workers: int) -> Parts:
@@ -52,8 +53,9 @@ def by_label(labels: Floats, n_workers: int) -> Parts:
 def dirichlet(labels: Floats, n_workers: int, *, alpha: float, seed: int) -> Parts:
     """Each label's rows dealt out in shares from a symmetric Dirichlet(alpha) law over workers.
 
-    Small alpha: a label sits with few workers; large alpha: iid. A seed names the same split on
-    every machine as long as NumPy keeps its gamma variates (a test holds the first ones).
+    Small alpha: a label sits with few workers; large alpha: iid. Shares that leave a worker without
+    a row are drawn anew, up to 100 times. A seed names the same split on every machine as long as
+    NumPy keeps its gamma variates (a test holds the first ones).
 
     Args:
         labels: the class of each row.
@@ -62,8 +64,8 @@ def dirichlet(labels: Floats, n_workers: int, *, alpha: float, seed: int) -> Par
         seed: of the order of rows and of the shares.
 
     Raises:
-        ValueError: alpha is not positive, labels are no classes, more workers than rows, or a
-            worker that draws no row.
+        ValueError: alpha is not positive, labels are no classes, more workers than rows, or no
+            draw gives each worker a row.
     """
     _require_rows(len(labels), n_workers)
     if not 0 < alpha < float("inf"):
@@ -74,21 +76,30 @@ def dirichlet(labels: Floats, n_workers: int, *, alpha: float, seed: int) -> Par
             f"The rows have {len(classes)} different labels, which are measurements and no "
             "classes. Split iid, or round the labels to classes first."
         )
+    rows = [
+        _shuffled(np.flatnonzero(labels == label), seed, 2 + c) for c, label in enumerate(classes)
+    ]
     rng = np.random.default_rng(key(seed, DATA, 1))
+    for _ in range(_MOST_DRAWS):
+        parts = _shared_out(rows, rng.dirichlet(np.full(n_workers, alpha), size=len(rows)))
+        empty = sum(len(part) == 0 for part in parts)
+        if not empty:
+            return parts
+    raise ValueError(
+        f"Dirichlet with alpha={alpha:g} leaves {empty} of {n_workers} workers without a row, in "
+        f"each of {_MOST_DRAWS} draws. Use alpha={max(10 * alpha, 1.0):g} or more, or fewer workers."
+    )
+
+
+def _shared_out(rows: Sequence[Units], shares: Floats) -> Parts:
+    """Each label's rows by its line of shares, one a worker."""
+    n_workers = shares.shape[1]
     hands: list[list[Units]] = [[] for _ in range(n_workers)]
-    for c, label in enumerate(classes):
-        rows = _shuffled(np.flatnonzero(labels == label), seed, 2 + c)
-        ends = np.rint(np.cumsum(rng.dirichlet(np.full(n_workers, alpha)))[:-1] * len(rows))
-        for hand, piece in zip(hands, np.split(rows, ends.astype(np.int64)), strict=True):
+    for of_label, share in zip(rows, shares, strict=True):
+        ends = np.rint(np.cumsum(share)[:-1] * len(of_label)).astype(np.int64)
+        for hand, piece in zip(hands, np.split(of_label, ends), strict=True):
             hand.append(piece)
-    parts = _sorted(np.concatenate(hand) for hand in hands)
-    empty = sum(len(rows) == 0 for rows in parts)
-    if empty:
-        raise ValueError(
-            f"Dirichlet with alpha={alpha:g} leaves {empty} of {n_workers} workers without a row. "
-            f"Use alpha={max(10 * alpha, 1.0):g} or more, fewer workers, or another seed."
-        )
-    return parts
+    return _sorted(np.concatenate(hand) for hand in hands)
 
 
 def by_client(clients: Iterable[object]) -> Parts:

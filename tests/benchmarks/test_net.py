@@ -50,6 +50,16 @@ def asked(host, *arguments):
     return json.loads(probe.communicate(timeout=30)[0])
 
 
+def at_rest(*hosts):
+    """Their counters, read when no packet is on its way (a host greets the network by itself)."""
+    read = None
+    for _ in range(200):
+        if read == (read := [host.traffic() for host in hosts]):
+            break
+        time.sleep(0.1)
+    return read
+
+
 @needs_rights
 @pytest.mark.parametrize(
     ("via", "rate", "delay"),
@@ -85,13 +95,10 @@ def test_the_counters_count_each_byte_once_on_both_sides(via):
     skip_without(via)
     with net.network(2, net.Link(1e8), via=via) as (server, sender):
         listening(server)
-        before = server.traffic(), sender.traffic()
+        before = at_rest(server, sender)
         asked(sender, "send", server.address, "1000000")
-        for _ in range(100):  # the last packet may be on its way
-            received, sent = server.traffic() - before[0], sender.traffic() - before[1]
-            if (received.received, received.sent) == (sent.sent, sent.received):
-                break
-            time.sleep(0.01)
+        after = at_rest(server, sender)
+    received, sent = (now - then for now, then in zip(after, before, strict=True))
     assert 1_000_000 < sent.sent < 1_070_000
     assert received.received == sent.sent
     assert received.sent == sent.received
