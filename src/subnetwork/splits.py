@@ -86,8 +86,8 @@ def dirichlet(labels: Floats, n_workers: int, *, alpha: float, seed: int) -> Par
         if not empty:
             return parts
     raise ValueError(
-        f"Dirichlet with alpha={alpha:g} leaves {empty} of {n_workers} workers without a row, and "
-        f"{_MOST_DRAWS} draws left some. Use alpha={max(10 * alpha, 1.0):g} or more, or fewer workers."
+        f"Dirichlet with alpha={alpha:g} leaves {empty} of {n_workers} workers without a row, as "
+        f"did {_MOST_DRAWS} draws. Use alpha={max(10 * alpha, 1.0):g} or more, or fewer workers."
     )
 
 
