@@ -172,7 +172,8 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
             continue
         period, wire = row.get("period", 1), row.get("wire", "float32")
         adam = training.optimizer == "adamw" and row.get("state") != "reset"
-        measure = partial(calibrate, plan, n, optimizer=AdamW(STILL) if adam else SGD(STILL))
+        steps = AdamW(STILL) if adam else SGD(STILL)
+        measure = partial(calibrate, plan, n, optimizer=steps, beside=n - 1)
         if adam not in paces:
             paces[adam] = measure(budget=5)
         pace = paces[adam]
@@ -182,6 +183,8 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
             if kind not in paces:
                 paces[kind] = measure(budget=3, deal=deal, wire=wire)
             pace = replace(pace, direct=paces[kind].direct)
+        if row.get("outer"):
+            pace = replace(pace, handling=pace.handling + pace.outer)
         entries = sizes(plan, n, moments=2 if adam else 0)
         for into, cores in ((here, os.cpu_count()), (alone, None)):
             setting = Setting(n, row["n_steps"], wire, period, cores)

@@ -112,7 +112,35 @@ def test_what_is_measured_is_what_is_asked_for(flags, deal, wire, moments, comma
     )
     assert status == 0, error
     assert asked.pop("optimizer").moments == moments
-    assert asked == {"n_workers": 3, "budget": 0.2, "deal": deal, "wire": wire}
+    assert asked == {"n_workers": 3, "budget": 0.2, "deal": deal, "wire": wire, "beside": 0}
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "here", "beside"),
+    [
+        (4, 2, 2, 3),  # on this machine
+        (4, 4, 2, 1),  # a core each, of a larger one
+        (8, 2, 4, 7),
+        (4, 8, 1, 0),  # a machine of one core has nobody beside
+        (48, 4, 4, 7),  # as many as are played
+    ],
+)
+def test_workers_who_share_cores_are_measured_beside_each_other(
+    workers, cores, here, beside, command, monkeypatch
+):
+    asked = []
+
+    def calibrated(*_, beside, **__):
+        asked.append(beside)
+        return Pace(step_whole=2e-3, step_part=5e-4)
+
+    monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", calibrated)
+    monkeypatch.setattr("os.cpu_count", lambda: here)
+    flags = ["--workers", workers, "--bandwidth", "1mbit", "--cores", cores, *QUICK]
+    status, out, error = command("plan", "mine.py:build", *flags)
+    assert status == 0, error
+    assert asked == [beside]
+    assert ("beside" in out) == (beside > 0)
 
 
 def test_it_says_plainly_when_ist_does_not_pay(command, monkeypatch):

@@ -1,7 +1,9 @@
 """`subnetwork plan`: what of a model can be cut, and whether that pays on a network."""
 
 import math
+import os
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
@@ -83,17 +85,30 @@ def plan(
         return 0
     entries = sizes(cut, workers, moments=link.moments)
     keep_memory()  # as those who will train do
-    say(console, f"\nmeasuring steps for {link.calibration:g} s")
+    beside = _others(setting)
+    among = f" beside {beside} other{'s' * (beside > 1)}" if beside else ""
+    say(console, f"\nmeasuring steps for {link.calibration:g} s{among}")
     deal = Perm(workers) if link.period == 1 else Lazy(workers, link.period)
     wire = cast("Wire", setting.wire)  # Setting knows no other
     steps = (SGD(STILL), SGD(STILL, momentum=0.9), Adam(STILL))[link.moments]
-    pace = calibrate(cut, workers, budget=link.calibration, deal=deal, wire=wire, optimizer=steps)
+    measure = partial(calibrate, cut, workers, deal=deal, wire=wire, optimizer=steps)
+    pace = measure(budget=link.calibration, beside=beside)
     if not pace.reducing:
-        say(console, "no two sockets meet here: what an all-reduce costs a processor is left out")
+        say(console, "no two processes meet here: what messages cost a processor is left out")
     costs = predict(entries, pace, network, setting)
     for line in ("", _heading(setting, network, pace), *_rows(costs), "", *_verdict(costs)):
         say(console, line)
     return 0
+
+
+def _others(setting: "Setting") -> int:
+    """How many workers one is measured beside: as many a core as where they will train."""
+    from subnetwork.nursery import FORKS
+
+    if setting.cores is None or not FORKS:
+        return 0
+    here = round((os.cpu_count() or 1) * setting.crowding)
+    return min(here, setting.n_workers, MOST_HERE) - 1
 
 
 def _network(link: Link, given: tuple[str, ...]) -> "Network | None":
@@ -194,6 +209,7 @@ def _why_not(ist: "Round", other: "Round") -> str:
 
 
 MARGIN = 1.5
+MOST_HERE = 8  # workers that are played on this machine, each of which has a copy of the model
 NOTE = (
     "Rounds are compared at equal local steps; how many each method needs, training shows. "
     "docs/cost-model.md has every term."

@@ -5,7 +5,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,14 +38,17 @@ from subnetwork.runtime.direct import (
     with_moments,
 )
 from subnetwork.runtime.direct.links import Exchange
-from subnetwork.runtime.reducing import reducing
+from subnetwork.runtime.neighbours import neighbours
+from subnetwork.runtime.reducing import Group, Parallel, Reduced, Step, data_parallel, reducing
 from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
 LOOPBACK = "127.0.0.1"
 CHUNK = bytes(1 << 20)
 STILL = 1e-6  # a step size that hardly moves the model
 STEPS = 5  # of the longer of two rounds, whose difference is steps alone
-COPIES = 16  # of the example batch, for each worker, in the pool that batches are read from
+LARGEST = 1 << 30  # bytes of a model that DDP is tried with, whose ranks hold three of it each
+COPIES = 16  # of the example batch, for each worker, in the pool that batches are read from; or
+POOL = 1 << 26  # as many as fill so many bytes
 
 
 def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
@@ -88,6 +91,7 @@ def calibrate(
     deal: Deal | None = None,
     wire: Wire = "float32",
     optimizer: Optimizer | None = None,
+    beside: int = 0,
 ) -> Pace:
     """What a round costs a processor, of the whole model and of a subnetwork, part by part.
 
@@ -95,8 +99,8 @@ def calibrate(
     direct hand-over), on one thread, one after the other in turns, for about `budget` seconds; the
     median of each, in processor time, so that a busy machine does not matter much. The loss is the
     mean square of the outputs, and batches are rows of a pool of copies of the example batch: both
-    stand for the user's own. A twelfth of the budget more goes to an all-reduce over this machine's
-    sockets, `reducing`, which counts what every thread of the process does.
+    stand for the user's own. All-reduces over this machine's sockets, and steps of DDP, are taken
+    by processes that are forked for them (`reducing`), in about a third of the budget more.
 
     Args:
         plan: of the model.
@@ -105,9 +109,16 @@ def calibrate(
         deal: who gets which units; None: Perm.
         wire: how the direct hand-over rounds.
         optimizer: of the local steps, whose moments are handed over; None: SGD without momentum.
+        beside: how many other workers of this machine do the same meanwhile, each in a process
+            forked from this one: a step takes longer beside others, who use caches and memory too.
 
     Returns:
-        The pace; its `reducing` is 0 where this machine lets no two sockets meet.
+        The pace; its `reducing` is 0 where this machine lets no two sockets meet, or no process be
+        forked. Where DDP does not train the model, or would need too much memory, its `buckets` are
+        the copying of gradients alone.
+
+    Raises:
+        WorkerLostError: there are no processes for those beside.
     """
     sketch, steps = NetSketch(plan.layout, deal or Perm(n_workers)), optimizer or SGD(STILL)
     x = plan.state(moments=steps.moments)
@@ -126,11 +137,31 @@ def calibrate(
         for name, of in (("whole", whole), ("part", part)):
             for n_steps in (1, STEPS):
                 work[f"{name} {n_steps}"] = _round(plan, feed, of, steps, n_steps)
-        spans = _in_turns(work, budget)
+        for do in work.values():
+            do()  # the first one allocates
+        with neighbours(beside, work) as tell:
+            spans = _in_turns(work, budget, tell if beside else None)
+        n_ranks, n_bytes = max(2, beside + 1), Submodel(x.params).n_bytes
+        parallel = _parallel(plan, feed, steps) if n_bytes <= LARGEST else None
         try:
-            a_byte = reducing(Submodel(x.params).n_bytes, budget / 12)
-        except WorkerLostError:  # no two sockets meet here
-            a_byte = 0.0
+            reduced = reducing(n_bytes, n_ranks, parallel, budget / 3)
+        except WorkerLostError:
+            reduced = None
+    return _pace(spans, reduced, 2 * (n_ranks - 1) / n_ranks * n_bytes)
+
+
+def _parallel(plan: Plan, feed: "_Rows", optimizer: Optimizer) -> Parallel:
+    """A step of DDP in a group."""
+
+    def in_group(group: Group) -> Step:
+        module = plan.build(plan.layout.all_units)
+        return data_parallel(module, group, optimizer, lambda m: feed.loss(m, feed.next()))
+
+    return in_group
+
+
+def _pace(spans: Mapping[str, Sequence[float]], reduced: Reduced | None, one_way: float) -> Pace:
+    """Of what was measured, turn by turn, and between ranks that sent so many bytes a step."""
     middle = {name: statistics.median(measured) for name, measured in spans.items()}
     step, around = {}, {}
     for name in ("whole", "part"):
@@ -139,6 +170,10 @@ def calibrate(
         step[name] = max(0.0, more / (STEPS - 1))
         around[name] = max(0.0, middle[f"{name} 1"] - step[name])
         step[name] = max(0.0, step[name] - middle["batch"])
+    of_ddp = None
+    if reduced is not None and reduced.step is not None:
+        own = step["whole"] + middle["batch"] + reduced.a_byte * one_way
+        of_ddp = reduced.step - own
     return Pace(
         step["whole"],
         step["part"],
@@ -149,8 +184,9 @@ def calibrate(
         around["part"],
         middle["direct"],
         middle["outer"],
-        middle["buckets"],
-        a_byte,
+        middle["buckets"] if of_ddp is None else max(0.0, of_ddp),
+        reduced.a_byte if reduced else 0.0,
+        reduced.message if reduced else 0.0,
     )
 
 
@@ -211,11 +247,12 @@ class _Rows:
 
     @classmethod
     def of(cls, inputs: Inputs, n_workers: int) -> "_Rows":
-        """Of a pool of several copies of the example batch for each worker."""
+        """Of a pool of copies of the example batch, more than caches hold."""
         first = inputs.args[0] if inputs.args else None
         if not isinstance(first, Tensor) or first.dim() == 0 or len(inputs.args) != 1:
             return cls(inputs.args, inputs.kwargs, None)
-        pool = first.repeat(COPIES * n_workers, *(1 for _ in first.shape[1:]))
+        copies = max(COPIES * n_workers, POOL // max(1, first.nbytes))
+        pool = first.repeat(copies, *(1 for _ in first.shape[1:]))
         return cls(
             (),
             inputs.kwargs,
@@ -226,7 +263,7 @@ class _Rows:
         """The arguments of the model."""
         return self.args if self.batches is None else (self.batches.batch(worker, step)[0],)
 
-    def next(self) -> object:
+    def next(self) -> tuple[Any, ...]:
         """Another batch each time."""
         self.step += 1
         return self.batch(0, self.step)
@@ -315,14 +352,22 @@ def _outer(whole: Submodel) -> Callable[[], object]:
     return lambda: sgd_step(whole.params, zeros, zeros, 0.7, 0.9, nesterov=True)
 
 
-def _in_turns(work: Mapping[str, Callable[[], object]], budget: float) -> dict[str, list[float]]:
-    """Processor seconds of each, turn by turn; at least three turns, whatever the budget."""
+def _in_turns(
+    work: Mapping[str, Callable[[], object]],
+    budget: float,
+    tell: Callable[[str | None], None] | None,
+) -> dict[str, list[float]]:
+    """Processor seconds of each, turn by turn; at least three turns, whatever the budget.
+
+    Where there are neighbours to tell, each is done once before, while they come along.
+    """
     spans: dict[str, list[float]] = {name: [] for name in work}
-    for do in work.values():
-        do()  # the first one allocates
     ends = time.perf_counter() + budget
     while time.perf_counter() < ends or min(map(len, spans.values())) < 3:
         for name, do in work.items():
+            if tell is not None:
+                tell(name)
+                do()
             started = time.thread_time()
             do()
             spans[name].append(time.thread_time() - started)

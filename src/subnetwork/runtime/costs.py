@@ -56,6 +56,7 @@ class Pace:
     buckets: float = 0.0  # copying the gradients of a step into DDP's buckets, and the means back
     reducing: float = 0.0
     """For a byte that a worker sends, and gets, in an all-reduce: adding and copying."""
+    message: float = 0.0  # to another worker and one from it, whatever is in them
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     one_way = wire * (handed + 2 * (n - 1) / n * shared)
     for k, size in enumerate(sizes.counters):
         one_way += FLOAT * size * (moved(n, setting.period, k) if k else 2 * (n - 1) / n)
-    hops = (1 if handed else 0) + (_hops(setting) if shared else 0)
+    hops = (1 if handed or shared else 0) + (1 if shared else 0)  # shared ones meet at a keeper
+    messages = hops * (n - 1) * pace.message
     kept = whole * (1 + setting.replicas) * max(0, sizes.whole - shared) / n  # what nobody holds
     own, idle = _copied(sizes, setting)
     kept += setting.replicas * (one_way + whole * own)  # what was sent; the rest of a replica
@@ -197,7 +199,7 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     return Round(
         compute=_part_compute(pace, setting),
         exchange=network.seconds(one_way, hops, setting.crowding),
-        handling=own * setting.crowding,
+        handling=(own + messages) * setting.crowding,
         bytes_down=one_way,
         bytes_up=one_way,
         memory=_training(sizes.held, sizes) + sizes.activations_part + kept + flat,
@@ -225,7 +227,7 @@ def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     return Round(
         compute=_part_compute(pace, setting),
         exchange=2 * network.seconds((n - 1) * one_way, 1, setting.crowding),
-        handling=pace.handling,
+        handling=pace.handling + (n - 1) * pace.message,
         bytes_down=one_way,
         bytes_up=one_way,
         memory=_training(sizes.held, sizes) + sizes.activations_part + one_way,

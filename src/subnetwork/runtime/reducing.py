@@ -1,53 +1,140 @@
-"""What an all-reduce costs a processor, measured between two ranks of this process."""
+"""What an all-reduce costs a processor, and a step of DDP: measured between processes."""
 
+import json
 import statistics
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from subnetwork.runtime.direct.gloo import CONNECTING, meet
+from subnetwork.algorithm import WorkerLostError
+from subnetwork.nets.optimizers import Optimizer
+from subnetwork.runtime.direct.gloo import CONNECTING, meet, over
+from subnetwork.runtime.direct.links import Post, whole
+from subnetwork.runtime.neighbours import ended_well, forked
 
 LEAST, MOST = 1 << 18, 16 << 20  # bytes of a buffer that is worth measuring with
+FEWEST, ENOUGH = 3, 30  # times that something is done to be measured
 LOOPBACK = "127.0.0.1"
+PATIENCE = 60.0  # seconds beyond the budget for ranks to start, meet and end
+
+Group: TypeAlias = Any  # gloo's own, whose stubs leave out what is needed here
+Step: TypeAlias = Callable[[], object]
+Parallel: TypeAlias = Callable[[Group], Step]
 
 
-def reducing(n_bytes: int, budget: float = 0.4) -> float:
-    """Processor seconds of a rank for a byte that it sends, and gets, in an all-reduce over gloo.
+@dataclass(frozen=True)
+class Reduced:
+    """Processor seconds of one rank, all its threads."""
 
-    Two threads are the ranks, over sockets of this machine: what the kernel copies is in it, and
-    what gloo adds and copies. Every thread of this process is counted, so that nothing else should
-    run in it. Groups of the caller are not touched, and nothing is left open.
+    a_byte: float  # that it sends, and gets, in an all-reduce
+    message: float  # to another rank, and one from it
+    step: float | None = None  # of data-parallel training, its all-reduces included
+
+
+def reducing(
+    n_bytes: int, n_ranks: int = 2, parallel: Parallel | None = None, budget: float = 0.4
+) -> Reduced:
+    """What ranks take that are processes of this machine and reduce over its sockets, by gloo.
+
+    What the kernel copies is in it, and what gloo adds and copies. Groups of the caller are not
+    touched, and nothing is left open.
 
     Args:
         n_bytes: of the buffer; a very small or large one is measured by another size.
-        budget: seconds, about; two all-reduces are the least.
+        n_ranks: how many; at least 2.
+        parallel: makes, of a group, what does one step of data-parallel training in it.
+        budget: seconds, about; each thing is done a few times whatever it is.
+
+    Returns:
+        The mean over the ranks; without a step where `parallel` is left out or fails.
 
     Raises:
-        WorkerLostError: this machine lets no two sockets meet.
+        WorkerLostError: the ranks reduce nothing: the machine has no such processes, lets no two
+            sockets meet, or is short of memory.
     """
-    size, store = max(LEAST, min(MOST, n_bytes)), dist.HashStore()
-    with ThreadPoolExecutor(2) as threads:
-        sides = [threads.submit(_spans, store, rank, size, budget) for rank in range(2)]
-        spans, _ = [side.result() for side in sides]
-    return statistics.median(spans) / (2 * size)  # of two ranks, which send `size` each
+    size = max(LEAST, min(MOST, n_bytes))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+
+        def main(rank: int) -> None:
+            store = dist.FileStore(str(path / "store"), n_ranks)
+            group: Group = meet(store, rank, n_ranks, host=LOOPBACK, patience=CONNECTING)
+            one_way = 2 * (n_ranks - 1) / n_ranks * size
+            found = {"a_byte": _span(_all_reduce(group, size), group, budget / 6) / one_way}
+            words = _span(_words(group), group, budget / 12)
+            found["message"] = words / (n_ranks - 1)
+            _keep(path / f"{rank}.json", found)
+            if parallel is not None:
+                found["step"] = _span(parallel(group), group, budget)
+                _keep(path / f"{rank}.json", found)
+
+        with forked(n_ranks, main) as ranks:
+            ended_well(ranks, PATIENCE + 2 * budget)
+        files = list(path.glob("*.json"))
+        if len(files) < n_ranks:
+            raise WorkerLostError(f"{n_ranks} ranks of this machine did not reduce anything.")
+        found = [json.loads(file.read_text()) for file in files]
+    alike = set.intersection(*map(set, found))  # a step may be there of some
+    return Reduced(**{name: statistics.mean(of[name] for of in found) for name in alike})
 
 
-def _spans(store: dist.Store, rank: int, size: int, budget: float) -> list[float]:
-    """Processor seconds of this process from one all-reduce to the next; the first is left out."""
-    group: Any = meet(store, rank, 2, host=LOOPBACK, patience=CONNECTING)
-    buffer, go_on = torch.zeros(size // 4), torch.ones(1)
-    spans: list[float] = []
-    ends, busy = time.perf_counter() + budget, 0.0
-    while go_on.item():
-        group.allreduce([buffer]).wait()
-        now = time.process_time()
-        spans.append(now - busy)
-        # both stop after the same one: rank 1 adds nothing to what rank 0 says
-        more = rank == 0 and (time.perf_counter() < ends or len(spans) < 3)
-        go_on = torch.tensor([float(more)])
-        group.allreduce([go_on]).wait()
-        busy = time.process_time()
-    return spans[1:]
+def data_parallel(
+    module: nn.Module, group: Group, optimizer: Optimizer, loss: Callable[[nn.Module], Tensor]
+) -> Step:
+    """What does one step of DDP in a group that gloo made."""
+    cpu, gloo = torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO
+    own = dist.ProcessGroup(dist.HashStore(), group.rank(), group.size())
+    own._register_backend(cpu, gloo, group)
+    own._set_default_backend(gloo)
+    twin = DistributedDataParallel(module.train(), process_group=own, forward_sync_buffers=False)
+    steps = optimizer.over([{"params": list(module.parameters()), **optimizer.options(1.0)}])
+
+    def step() -> None:
+        steps.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss(twin))
+        steps.step()
+
+    return step
+
+
+def _keep(path: Path, found: dict[str, float]) -> None:
+    """As a whole: this process may be ended at any time."""
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(found))
+    beside.rename(path)
+
+
+def _all_reduce(group: Group, size: int) -> Step:
+    buffer = torch.zeros(size // 4)
+    return lambda: group.allreduce([buffer]).wait()
+
+
+def _words(group: Group) -> Step:
+    """A message of eight bytes from every rank to every other one."""
+    rank, n_ranks = group.rank(), group.size()
+    others = [j != rank for j in range(n_ranks)]
+    word, links = torch.zeros(8, dtype=torch.uint8), over(group, rank)
+    into = whole([8 * other for other in others])
+    return lambda: links(Post([[word] * other for other in others], into))
+
+
+def _span(do: Step, group: Group, budget: float) -> float:
+    """Processor seconds of one, all threads, of as many as there is time for; two before."""
+    do()
+    started = time.perf_counter()
+    do()
+    n = torch.tensor([budget / max(1e-9, time.perf_counter() - started)])
+    group.allreduce([n]).wait()  # so that all do as many
+    n_times = max(FEWEST, min(ENOUGH, int(n / group.size())))
+    busy = time.process_time()
+    for _ in range(n_times):
+        do()
+    return (time.process_time() - busy) / n_times

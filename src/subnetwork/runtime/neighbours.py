@@ -1,0 +1,108 @@
+"""Other workers of this machine, forked from the process that measures what one of them does."""
+
+import mmap
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+import torch
+
+from subnetwork.algorithm import WorkerLostError
+from subnetwork.nursery import FORKS, die_with_parent
+
+REST = 255  # no work has this number
+NAP = 1e-3  # seconds between two looks
+
+
+@contextmanager
+def forked(n: int, main: Callable[[int], object]) -> Iterator[Sequence[int]]:
+    """Yield the ids of n processes that call `main` with 0 .. n-1, each with a copy of all this.
+
+    torch has one thread there, and `main` is to ask no device. A process ends with status 0, or 1
+    where `main` raises, and says nothing. All end when the block is left, or this process does.
+
+    Raises:
+        WorkerLostError: the system has no such processes.
+    """
+    pids: list[int] = []
+    try:
+        for i in range(n):
+            pids.append(_fork(main, i))
+        yield pids
+    finally:
+        for pid in pids:
+            with suppress(OSError):  # it has ended, and was waited for
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def _fork(main: Callable[[int], object], i: int) -> int:
+    """Its id. The process itself never comes back from here."""
+    if not FORKS:
+        raise WorkerLostError("processes cannot be forked safely on this system.")
+    mother = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError as reason:
+        raise WorkerLostError(f"no process could be forked: {reason.strerror}.") from None
+    if pid:
+        return pid
+    status = 1
+    try:
+        die_with_parent()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who measures
+        if os.getppid() == mother:
+            torch.set_num_threads(1)  # those of the other process are not here
+            main(i)
+            status = 0
+    finally:
+        os._exit(status)
+
+
+def ended_well(pids: Sequence[int], seconds: float) -> bool:
+    """Wait for processes; whether all of them ended in time, with status 0."""
+    until = time.monotonic() + seconds
+    for pid in pids:
+        while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > until:
+                return False
+            time.sleep(NAP)
+        if found[1]:
+            return False
+    return True
+
+
+@contextmanager
+def neighbours(
+    n: int, work: Mapping[str, Callable[[], object]]
+) -> Iterator[Callable[[str | None], None]]:
+    """Have n processes that do what they are told to, over and over.
+
+    Args:
+        n: how many; 0 is none.
+        work: what they can be told to do, by name; at most 255.
+
+    Yields:
+        What tells all of them: a name, or None to rest, as at first.
+
+    Raises:
+        WorkerLostError: as `forked`.
+    """
+    board, names = mmap.mmap(-1, 1), list(work)
+    board[0] = REST
+
+    def tell(name: str | None) -> None:
+        board[0] = REST if name is None else names.index(name)
+
+    def labour(_: int) -> None:
+        does = list(work.values())
+        while True:
+            if board[0] == REST:
+                time.sleep(NAP)
+            else:
+                does[board[0]]()
+
+    with forked(n, labour):
+        yield tell
