@@ -8,6 +8,7 @@ worker, processes on this machine over gloo. See README.md beside this file.
 
 import argparse
 import json
+import math
 import os
 import resource
 import subprocess
@@ -26,8 +27,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from subnetwork import Perm
+from subnetwork import Perm, decompose
 from subnetwork.nets import MLP, Batches, NetSketch
+from subnetwork.runtime.calibration import sizes
+from subnetwork.runtime.costs import Network, Pace, Setting, predict
 from subnetwork.runtime.direct import (
     Draws,
     agree,
@@ -255,28 +258,16 @@ def measured(case: Case) -> dict[str, float]:
     return {key: max(of[key] for of in found) for key in found[0]}
 
 
-def predicted(case: Case, *, whole: bool) -> int:
-    """The most bytes of a worker, by the plan alone.
-
-    DDP: parameters, gradients, and these a second time in buckets. A part: its parameters, its
-    share of what nobody trains, a bit for every line of a matrix that is cut on both sides, and
-    beside them the most of: the gradients; the exchange, which is what leaves, what arrives, and
-    the largest parameter twice; the largest parameter whole, as it is initialised.
-    """
-    network, n = case.network, case.workers
+def predicted(case: Case) -> float:
+    """The memory of a worker of direct hand-over, beside one of DDP: what the plan says."""
     with torch.device("meta"):
-        full = network.build(network.layout.all_units)
-    total, held, stored, largest, layer = 0, 0, 0.0, 0.0, 0
-    for name, p in full.named_parameters():
-        cut = sum(dim is not None for dim in network.layout.dims[name])
-        block = p.numel() // n**cut
-        waiting = (p.numel() - n * block) // n if cut else 0
-        bits = p.numel() / 8 if cut > 1 else 0
-        own = 4 * (block + waiting) + bits
-        total, held, stored = total + p.numel(), held + block, stored + own
-        largest, layer = max(largest, own), max(layer, 4 * p.numel())
-    exchange = 2 * 4 * held * (n - 1) // n + largest
-    return 3 * 4 * total if whole else int(stored + max(4 * held, exchange, layer))
+        empty = case.network.build(case.network.layout.all_units)
+    model = empty.to_empty(device="cpu")  # shapes are all that is asked
+    plan = decompose(model, torch.zeros(BATCH, INPUTS), verify=False)
+    costs = predict(
+        sizes(plan, case.workers), Pace(1.0, 1.0), Network(math.inf), Setting(case.workers, J)
+    )
+    return costs["IST, direct"].memory / costs["DDP"].memory
 
 
 def result(name: str, value: float, goal: float | None) -> str:
@@ -297,7 +288,7 @@ def judge(model: str, workers: int, rounds: int) -> list[str]:
         compute = f"{of['compute']:10.4f}" if "compute" in of else f"{'':10s}"
         print(f"  {variant:28s}{of['iteration']:14.4f}{compute}{of['memory'] / 1e6:12.1f}")
     print(f"  stored between rounds {ours['stored'] / 1e6:.1f} MB")
-    ratio = predicted(case, whole=False) / predicted(case, whole=True)
+    ratio = predicted(case)
     goal = 0.05 if workers == 2 else None
     faster = {v: found[v]["iteration"] / ours["iteration"] for v in VARIANTS[1:]}
     remembers = ours["memory"] / found["DDP"]["memory"]

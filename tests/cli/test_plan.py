@@ -1,5 +1,6 @@
 """`subnetwork plan` as a stranger uses it."""
 
+import re
 import signal
 from functools import partial
 
@@ -158,8 +159,7 @@ def test_the_link_of_one_machine_is_measured(command):
     flags = ["--workers", 2, "--bandwidth", "loopback", "--cores", 2, *QUICK]
     status, out, error = command("plan", "mine.py:build", *flags)
     assert status == 0, error
-    assert "2 workers, 2 cores for all" in out
-    assert "gbit" in out
+    assert re.search(r"2 cores for all, [0-9.]+[mg]bit", out)  # of a busy machine too
 
 
 @pytest.mark.parametrize(

@@ -75,13 +75,29 @@ def test_a_round_of_each_method_by_hand():
     assert star.memory == 12 * 150 + 16 + 1200
     assert local.memory == 12 * 1000 + 64 + 4000
     assert costs["DiLoCo"].memory == local.memory + 8000
-    assert direct.memory == 12 * 150 + 16 + 8 * 990 / 4 + 8 * (150 + 105)
+    # a part and its moment, 40 x 3 idle entries, a bit for 640 that are cut twice; 960 each way
+    assert direct.memory == 8 * (150 + 120) + 640 / 8 + 2 * 960
     # replicas: 1/4 of what all hold and of the 100, all of the 40; kept: these and what was sent
     lasting = predict(SIZES, PACE, LINK, Setting(4, 2, replicas=1))["IST, direct"]
     assert lasting.bytes_up == direct.bytes_up + 8 * (2.5 + 25 + 10 + 30)
     assert lasting.exchange == pytest.approx(0.960 + 0.540 + (2 + 3) * 0.25)
-    assert lasting.memory == direct.memory + 8 * 990 / 4 + 960 + 8 * 37.5
+    assert lasting.memory == direct.memory + 8 * 120 + 960 + 8 * 37.5
     assert costs["DiLoCo"].seconds == local.seconds
+
+
+@pytest.mark.parametrize(
+    ("more", "beside"),
+    [
+        ({}, 2 * 960),  # leaves and arrives
+        ({"activations_part": 5000}, 4 * 150 + 5000),
+        ({"largest": 1000}, 4 * 1000),  # drawn whole
+        ({"largest": 400}, 2 * 960 + 8 * 400 / 4),  # its block a second time, with its moment
+    ],
+)
+def test_a_rank_needs_memory_for_the_largest_of_what_comes_one_after_another(more, beside):
+    stored = 8 * (150 + 120) + 640 / 8
+    found = METHODS["IST, direct"](replace(SIZES, **more), PACE, LINK, Setting(4, 2)).memory
+    assert found == stored + beside
 
 
 def test_batches_rounds_and_hand_over_are_part_of_a_round():

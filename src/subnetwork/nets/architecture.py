@@ -158,13 +158,18 @@ def check_initialised(module: nn.Module, path: str = "") -> None:
         module: as `spoil` and then `reset_parameters` left it.
         path: of the module in the model, for the message.
     """
-    left = [name for name, p in module.named_parameters(path) if bool(p.isnan().any())]
+    left = [name for name, p in module.named_parameters(path) if _has_nan(p.detach())]
     if left:
         raise ValueError(
             f"{left} cannot be initialised: reset_parameters of a module around them leaves them "
             "as they are. Have it call their layers' own, or start from "
             "ModelState(dict(model.named_parameters()))."
         )
+
+
+def _has_nan(p: Tensor) -> bool:
+    """Piece by piece: while a large parameter is drawn there is memory for little else."""
+    return any(bool(piece.isnan().any()) for piece in torch.split(p.flatten(), 1 << 20))
 
 
 def runnable(architecture: Architecture, part: ModelState | Submodel) -> nn.Module:

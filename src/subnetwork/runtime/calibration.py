@@ -73,6 +73,7 @@ def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
         activations_part=cost(part, plan.inputs).activations,
         moments=moments,
         counters=tuple(counters) if counted else (),
+        largest=max((p.numel() for p in plan.model.parameters()), default=0),
     )
 
 

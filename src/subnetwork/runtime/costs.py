@@ -32,6 +32,7 @@ class Sizes:
     counters: tuple[int, ...] = ()
     """Adam's counts of steps in one subnetwork, by how many dims their parameters are cut along:
     one per unit, or pair of units. They are sent as float32, whatever the wire."""
+    largest: int = 0  # entries of the largest parameter of the model
 
     @property
     def held(self) -> int:
@@ -189,21 +190,41 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
         one_way += FLOAT * size * (moved(n, setting.period, k) if k else 2 * (n - 1) / n)
     hops = (1 if handed or shared else 0) + (1 if shared else 0)  # shared ones meet at a keeper
     messages = hops * (n - 1) * pace.message
-    kept = whole * (1 + setting.replicas) * max(0, sizes.whole - shared) / n  # what nobody holds
     own, idle = _copied(sizes, setting)
-    kept += setting.replicas * (one_way + whole * own)  # what was sent; the rest of a replica
-    one_way += setting.replicas * whole * (own + idle)
-    hops += setting.replicas * 3  # replicas, and a word at the end of each stage
-    flat = wire * (sizes.held + handed)
-    own = pace.handling / n if pace.direct is None else pace.direct
+    memory = _directly(sizes, setting, one_way)
+    if setting.replicas:  # of the shard; what was sent, and the rest of the neighbour's part
+        memory += whole * _idle(sizes, n) + one_way + whole * own
+        one_way += whole * (own + idle)
+        hops += 3  # replicas, and a word at the end of each stage
+    handling = pace.handling / n if pace.direct is None else pace.direct
     return Round(
         compute=_part_compute(pace, setting),
         exchange=network.seconds(one_way, hops, setting.crowding),
-        handling=(own + messages) * setting.crowding,
+        handling=(handling + messages) * setting.crowding,
         bytes_down=one_way,
         bytes_up=one_way,
-        memory=_training(sizes.held, sizes) + sizes.activations_part + kept + flat,
+        memory=memory,
     )
+
+
+def _directly(sizes: Sizes, setting: Setting, one_way: float) -> float:
+    """Bytes of a rank that exchanges so many each way.
+
+    It stores its part, its share of what nobody holds, and a bit for each line of a matrix that is
+    cut on both sides. Beside these, at one time after another: the largest parameter as it is
+    drawn; gradients and activations; what leaves, what arrives, and the largest block anew.
+    """
+    n, an_entry = setting.n_workers, FLOAT * (1 + sizes.moments)
+    bits: float = sum(size * n**k for k, size in enumerate(sizes.part) if k > 1)
+    stored = an_entry * (sizes.held + _idle(sizes, n)) + bits / 8
+    training = FLOAT * sizes.held + sizes.activations_part
+    return stored + max(FLOAT * sizes.largest, training, 2 * one_way + an_entry * sizes.largest / n)
+
+
+def _idle(sizes: Sizes, n: int) -> float:
+    """Entries of a rank's share of what nobody holds: n^k blocks make a tensor, of which n are."""
+    entries: float = sum(size * (n ** (k - 1) - 1) for k, size in enumerate(sizes.part) if k)
+    return entries
 
 
 def _copied(sizes: Sizes, setting: Setting) -> tuple[float, float]:
