@@ -80,7 +80,7 @@ class Field:
 FIELDS = {
     # SGD without momentum has no state to reset
     "mlp": Field((0.85, 0.88), (0.05, 0.1, 0.2, 0.4), 600, 800, 2000, ("ist reset",)),
-    "gpt": Field((0.25, 0.30), (0.001, 0.002, 0.004, 0.008), 200, 400, 800),
+    "gpt": Field((0.30, 0.35), (0.001, 0.002, 0.004, 0.008), 200, 400, 800),
 }
 
 

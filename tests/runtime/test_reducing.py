@@ -67,9 +67,13 @@ def test_processes_tell_how_they_ended():
 
     for n, well in ((1, True), (2, False)):
         with forked(n, odd) as pids:
+            started = list(pids)
             assert ended_well(pids, 20) is well
+            assert not pids
+        assert not any(map(alive, started))
     with forked(1, lambda _: time.sleep(60)) as pids:
         assert not ended_well(pids, 0.05)
+        assert len(pids) == 1
     assert not any(map(alive, pids))
 
 

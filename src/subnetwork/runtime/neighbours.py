@@ -4,8 +4,9 @@ import mmap
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -17,7 +18,7 @@ NAP = 1e-3  # seconds between two looks
 
 
 @contextmanager
-def forked(n: int, main: Callable[[int], object]) -> Iterator[Sequence[int]]:
+def forked(n: int, main: Callable[[int], object]) -> Iterator[list[int]]:
     """Yield the ids of n processes that call `main` with 0 .. n-1, each with a copy of all this.
 
     torch has one thread there, and `main` is to ask no device. A process ends with status 0, or 1
@@ -33,9 +34,8 @@ def forked(n: int, main: Callable[[int], object]) -> Iterator[Sequence[int]]:
         yield pids
     finally:
         for pid in pids:
-            with suppress(OSError):  # it has ended, and was waited for
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _fork(main: Callable[[int], object], i: int) -> int:
@@ -44,7 +44,9 @@ def _fork(main: Callable[[int], object], i: int) -> int:
         raise WorkerLostError("processes cannot be forked safely on this system.")
     mother = os.getpid()
     try:
-        pid = os.fork()
+        with warnings.catch_warnings():  # threads of torch's are idle, and are not needed there
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
     except OSError as reason:
         raise WorkerLostError(f"no process could be forked: {reason.strerror}.") from None
     if pid:
@@ -61,16 +63,22 @@ def _fork(main: Callable[[int], object], i: int) -> int:
         os._exit(status)
 
 
-def ended_well(pids: Sequence[int], seconds: float) -> bool:
-    """Wait for processes; whether all of them ended in time, with status 0."""
+def ended_well(pids: list[int], seconds: float) -> bool:
+    """Wait for processes until one of them fails; whether all ended in time, with status 0.
+
+    Those that have ended are taken from the list: their numbers may be those of others soon.
+    """
     until = time.monotonic() + seconds
-    for pid in pids:
-        while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > until:
+    while pids:
+        pid, status = os.waitpid(pids[0], os.WNOHANG)
+        if pid:
+            del pids[0]
+            if status:
                 return False
-            time.sleep(NAP)
-        if found[1]:
+        elif time.monotonic() > until:
             return False
+        else:
+            time.sleep(NAP)
     return True
 
 
