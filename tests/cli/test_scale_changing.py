@@ -1,0 +1,196 @@
+"""A running run takes more workers or fewer: to the bit what an end and --resume would do."""
+
+import os
+import re
+import signal
+
+import pytest
+from in_process import command
+from scaled_runs import NET, SMALL, Plan, processes, read, same, trained
+
+from worker_processes import descendants
+
+
+def resumed(k, before, after, flags, cwd, out):
+    """The run that was interrupted before round k and went on with other workers."""
+    flags = [*flags, "--here", "--out", out]
+    stopped, _ = trained({k - 1: ["stop"]}, *flags, "--workers", before, cwd=cwd)
+    assert stopped.returncode == 130
+    assert f"{k} rounds are kept" in stopped.stderr or k == 1
+    done = command("train", "--resume", "--here", "--workers", after, "--out", out, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "k", "flags"),
+    [
+        (2, 3, 3, ["--momentum", "0.5"]),
+        (4, 1, 2, ["--optimizer", "adam", "--step-size", "0.01"]),
+        (2, 5, 2, ["--method", "diloco"]),
+        (3, 2, 20, ["--method", "synchronous_sgd"]),  # ten rounds a row
+        (2, 4, 2, ["--clip-updates", "2"]),
+        (2, 4, 3, ["--method", "lazy_ist", "--local-steps", "3", "--steps", "14"]),
+    ],
+)
+def test_it_goes_on_as_an_interrupted_run_does_that_is_resumed(before, after, k, flags, tmp_path):
+    flags = [*NET, *flags, *([] if "--steps" in flags else ["--rounds", 5])]
+    done, told = trained(
+        {k - 1: [after]}, *flags, "--here", "--workers", before, "--out", "scaled", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    resumed(k, before, after, flags, tmp_path, "resumed")
+    one, other = tmp_path / "scaled", tmp_path / "resumed"
+    same(one, other)
+    (header, rows, faults), (there, _, _) = read(one), read(other)
+    assert (
+        header["resumed"] == there["resumed"] == [{"k": k, "changed": {"workers": [before, after]}}]
+    )
+    assert header["config"]["workers"] == after
+    reason = f"from {before} to {after} worker{'s' * (after > 1)}"
+    change = {"k": k, "kind": "scaled", "from": before, "to": after, "reason": reason}
+    assert [f for f in faults if f["kind"] == "scaled"] == [change]
+    assert [len(row["bytes_up"]) for row in rows] == [
+        before if row["k"] < k else after for row in rows
+    ]
+    n_rounds = 50 if "synchronous_sgd" in flags else 5
+    (heard,) = told.lines
+    named = f"{after} worker{'s' * (after > 1)}"
+    line = f"scaled goes on with {named} instead of {before} after round {k} of {n_rounds}"
+    assert heard == (True, line)
+    assert line in done.stdout
+    assert told.begun == [(0, before), (k, after)]
+    assert told.ended == [f"goes on with {named}", "done"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed", "scaled"]
+    left = {"checkpoints", "model.safetensors", f"{header['name']}.jsonl"}
+    assert {path.name for path in one.iterdir()} == left
+
+
+def test_on_processes_workers_come_and_leave_and_those_that_stay_are_the_same(tmp_path):
+    pids = []
+
+    def looks():
+        pids.append(descendants().get("worker 0"))
+        return processes()
+
+    plan = {0: [4], 2: [1]}
+    done, told = trained(plan, *SMALL, "--rounds", 5, cwd=tmp_path, looks=looks)
+    assert done.returncode == 0, done.stderr
+    names = [f"worker {i}" for i in range(4)]
+    assert told.seen == [(n, names[:n]) for n in (2, 4, 4, 1, 1)]
+    assert len(set(map(str, pids))) == 1
+    here, _ = trained(plan, *SMALL, "--rounds", 5, "--here", "--out", "here", cwd=tmp_path)
+    assert here.returncode == 0
+    same(tmp_path / "runs/train", tmp_path / "here")
+    assert not processes()
+
+
+@pytest.mark.parametrize("replicas", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_in_direct_hand_over_other_ranks_go_on(replicas, tmp_path):
+    flags = [*SMALL, "--rounds", 4, "--exchange", "direct", "--replicas", replicas]
+    # a request is heard when all ranks have done a round, before its row is written
+    done, told = trained({0: [3, 1]}, *flags, cwd=tmp_path, looks=processes)
+    assert done.returncode == 0, done.stderr
+    counts = (2, 2, 3, 3 if replicas else 1)  # one rank has nobody for its replica
+    assert told.seen == [(n, [f"rank {i}" for i in range(1, n)]) for n in counts]
+    last = "--replicas 1 lets ranks go on" if replicas else "goes on with 1 worker instead of 3"
+    assert last in told.lines[1][1]
+    plan = {1: [3]} if replicas else {1: [3, 1]}
+    star, _ = trained(plan, *SMALL, "--rounds", 4, "--here", "--out", "here", cwd=tmp_path)
+    assert star.returncode == 0
+    models = [tmp_path / at / "model.safetensors" for at in ("runs/train", "here")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    header, rows, _ = read(tmp_path / "runs/train")
+    assert [row["k"] for row in rows] == [0, 1, 2, 3]
+    assert header["resumed"][0] == {"k": 2, "changed": {"workers": [2, 3]}}
+
+
+def test_between_two_parts_the_record_has_no_last_line_and_watch_says_running(tmp_path):
+    ends = []
+
+    class Looks(Plan):
+        def end(self, reason):
+            super().end(reason)
+            ends.append((self.last.get("k"), command("watch", cwd=tmp_path).stdout))
+
+    from subnetwork.cli import train
+
+    before = train.loggers
+    train.loggers = lambda _: [Looks({1: [3]})]
+    try:
+        assert command("train", *SMALL, "--rounds", 3, "--here", cwd=tmp_path).returncode == 0
+    finally:
+        train.loggers = before
+    (k, said), (_, after) = ends
+    assert k == 1
+    assert "running" in said
+    assert "round 2: scaled (from 2 to 3 workers)" in after
+    assert re.search(r"^2 +\d", after, re.MULTILINE)  # the third worker has a line
+
+
+def test_a_logger_that_failed_is_not_begun_again(tmp_path, monkeypatch):
+    from subnetwork.cli import train
+
+    class Fails(Plan):
+        def row(self, row):
+            raise RuntimeError(f"no space for round {row['k']}")
+
+    fails, asks = Fails({}), Plan({1: [3]})
+    monkeypatch.setattr(train, "loggers", lambda _: [fails, asks])
+    done = command("train", *SMALL, "--rounds", 3, "--here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (fails.begun, asks.begun) == ([(0, 2)], [(0, 2), (2, 3)])
+    assert done.stderr.count("failed in row") == 1
+
+
+@pytest.mark.parametrize("at", ["fitting", "ready", "go_on", "begin"])
+def test_an_interrupt_during_the_change_keeps_the_rounds(at, tmp_path, monkeypatch):
+    """Whatever the run is then, it goes on as it."""
+    from subnetwork.cli import parts
+    from subnetwork.experiments.resume import Keeper
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    begin = Keeper.begin
+
+    def begun(keeper, law):
+        begin(keeper, law)
+        if keeper.kept:
+            raise KeyboardInterrupt
+
+    where, name = {
+        "fitting": (parts.Scaling, "_fitting"),
+        "ready": (parts.Scaling, "leaves"),
+        "go_on": (Keeper, "go_on"),
+        "begin": (Keeper, "begin"),
+    }[at]
+    monkeypatch.setattr(where, name, begun if at == "begin" else interrupted)
+    flags = [*SMALL, "--rounds", 4, "--here"]
+    done, told = trained({1: [3]}, *flags, cwd=tmp_path)
+    monkeypatch.undo()
+    assert done.returncode == 130
+    assert "interrupted; 2 rounds are kept; go on with: subnetwork train --resume" in done.stderr
+    assert not told.lines
+    assert not (tmp_path / "runs/train.unfinished/scale").exists()
+    assert command("train", "--resume", "--here", cwd=tmp_path).returncode == 0
+    plan = {1: [3]} if at == "begin" else {}
+    assert trained(plan, *flags, "--out", "whole", cwd=tmp_path)[0].returncode == 0
+    same(tmp_path / "runs/train", tmp_path / "whole")
+
+
+def test_an_interrupt_after_the_last_word_of_ranks_ends_the_run(tmp_path, monkeypatch):
+    """They are asked for interrupts once a round, and end with the part."""
+    from subnetwork.cli import parts
+
+    leaves = parts.Scaling.leaves
+
+    def interrupted(scaling, kept):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return leaves(scaling, kept)
+
+    monkeypatch.setattr(parts.Scaling, "leaves", interrupted)
+    flags = [*SMALL, "--rounds", 4, "--exchange", "direct"]
+    done, _ = trained({0: [3]}, *flags, cwd=tmp_path)
+    assert done.returncode == 130
+    assert "interrupted; 2 rounds are kept; go on with: subnetwork train --resume" in done.stderr
+    assert not processes()
