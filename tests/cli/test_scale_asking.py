@@ -209,3 +209,21 @@ def test_requests_are_this_user_s_alone_and_what_is_none_is_removed(tmp_path):
         assert answer_to(first) == requests.Answer(False, "é")
         assert answer_to(first) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path):
+    """A pipe that nobody writes to would hold the run up for good."""
+    with hearing(tmp_path) as place:
+        os.mkfifo(place / "0.ask")
+        (tmp_path / "elsewhere").write_text('{"workers": 5}')
+        (place / "0-1.ask").symlink_to(tmp_path / "elsewhere")
+        with (place / "0-2.ask").open("wb") as huge:
+            huge.truncate(1 << 40)
+        ask(place, 3)
+        found = []
+        reading = threading.Thread(target=lambda: found.append(taken(place)), daemon=True)
+        reading.start()
+        reading.join(20)
+        assert [one.workers for one in found] == [3]
+        assert [path.suffix for path in place.iterdir()] == [".taken"]
+    assert (tmp_path / "elsewhere").read_text() == '{"workers": 5}'

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -113,12 +114,22 @@ def answer_to(request: Request) -> Answer | None:
 
 
 def _number(path: Path) -> int | None:
-    """The number of workers that a request names, or None where it is none."""
+    """The number of workers that a request names, or None where it is none.
+
+    It may be anything: a pipe is not waited for, and a link not followed.
+    """
     try:
-        with path.open("rb") as file:
-            workers = json.loads(file.read(LONGEST))["workers"]
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        workers = json.loads(os.read(descriptor, LONGEST))["workers"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
+    finally:
+        os.close(descriptor)
     return workers if type(workers) is int else None
 
 
