@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 
 import pytest
 from in_process import command
@@ -81,6 +82,32 @@ def test_on_processes_workers_come_and_leave_and_those_that_stay_are_the_same(tm
     here, _ = trained(plan, *SMALL, "--rounds", 5, "--here", "--out", "here", cwd=tmp_path)
     assert here.returncode == 0
     same(tmp_path / "runs/train", tmp_path / "here")
+    assert not processes()
+
+
+@pytest.mark.parametrize("frozen", ["worker 0", "worker 2"])  # one that stays, one that leaves
+def test_a_worker_that_freezes_before_the_change_holds_it_up_for_seconds(
+    frozen, tmp_path, monkeypatch
+):
+    from subnetwork.runtime import seats
+
+    monkeypatch.setattr(seats, "JOB_SECONDS", 45.0)  # where it was waited for
+    times = []
+
+    def looks():
+        times.append(time.monotonic())
+        if len(times) == 2:
+            os.kill(descendants()[frozen][0], signal.SIGSTOP)
+
+    flags = [*NET, "--workers", 3, "--momentum", "0.5", "--rounds", 5]
+    done, told = trained({1: [2]}, *flags, cwd=tmp_path, looks=looks)
+    assert done.returncode == 0, done.stderr
+    assert [n for n, _ in told.seen] == [3, 3, 2, 2, 2]
+    assert times[2] - times[1] < 30
+    _, _, faults = read(tmp_path / "runs/train")
+    found = [fault for fault in faults if fault["kind"] == "not ready"]
+    assert [fault["worker"] for fault in found] == ([0] if frozen == "worker 0" else [])
+    assert all("silent for 3 s" in fault["reason"] for fault in found)
     assert not processes()
 
 

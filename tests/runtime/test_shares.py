@@ -115,6 +115,7 @@ def test_shares_that_are_none_end_a_worker_s_loop_with_a_word_why(text):
     ours.socket.shutdown(socket.SHUT_WR)
     build = lambda _: (templates(row.sketch, row.seed, row.x), row.local)  # noqa: E731
     assert not serve(theirs, 0, build)
+    assert ours.receive_header(until=until).verb == Verb.BUILDING
     assert ours.receive_header(until=until).verb == Verb.READY
     assert ours.receive_header(until=until).verb == Verb.FAILED
     ours.close()

@@ -20,8 +20,10 @@ from seats_in_threads import (
 from subnetwork.algorithm import DivergedError, WorkerLostError, rounds
 from subnetwork.nets import ABSENT
 from subnetwork.runtime import Patience, dropped, dropping, here, seated
+from subnetwork.runtime import seats as seats_of_workers
 from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import serve, templates
+from subnetwork.runtime.wire import Header, Verb
 
 IMPATIENT = Patience(floor=0.5, factor=4, first=20, missing=0.3)
 
@@ -294,6 +296,46 @@ def test_a_worker_that_left_before_its_first_round_is_named_and_replaced():
     assert faults[0].reason.endswith("closed the connection; its thread is silent")
     assert door.dismissals == [False]
     assert_same_models(apart, run(row, dropping(here(row.local), dropped(faults))))
+
+
+def takes(link):
+    leaves(link)
+    link.send(Header(Verb.BUILDING), until=None)
+
+
+@pytest.mark.parametrize(("says", "which"), [(leaves, "TAKING"), (takes, "SILENT")])
+def test_a_worker_that_freezes_on_taking_its_job_is_waited_for_as_long_as_it_shows_life(
+    says, which, monkeypatch
+):
+    def freezes(link):
+        says(link)
+        LEAVING.wait(20)
+
+    monkeypatch.setattr(seats_of_workers, which, 0.5)
+    row, faults, began = row_of(), [], time.monotonic()
+    seats = seats_of(row)
+    seats[2] = Remote(2, Threads(freezes, comes_back=False))
+    OPEN.append(seats[2])
+    seats[2].assign("{}", row.local)()
+    assert time.monotonic() - began < 15
+    run(row, seated(seats, report=faults.append))
+    assert kinds(faults)[:2] == [(0, 2, "not ready"), (0, 2, "absent")]
+    assert faults[0].reason == "silent for 0.5 s on being told its job; its thread is silent"
+
+
+def test_a_worker_that_takes_long_to_build_its_job_and_shows_life_is_waited_for(monkeypatch):
+    monkeypatch.setattr(seats_of_workers, "SILENT", 3.0)
+    row = row_of()
+
+    def build(_):
+        time.sleep(3.5)
+        return templates(row.sketch, row.seed, row.x), row.local
+
+    seat = Remote(0, Threads(lambda link: serve(link, 0, build)))
+    OPEN.append(seat)
+    seat.assign("{}", row.local)()
+    assert seat.present()
+    assert not seat.left()
 
 
 def test_where_nobody_stays_for_a_first_round_the_run_ends_at_once():

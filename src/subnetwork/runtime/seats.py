@@ -2,18 +2,18 @@
 
 import json
 import math
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from torch import Tensor
 
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nets import ABSENT, Submodel
 from subnetwork.nets.local import Local
+from subnetwork.runtime.background import Background
 from subnetwork.runtime.faults import FAILED, FROZEN, LOST, REFUSED, SLOW, Fault
 from subnetwork.runtime.measured import peak_memory
 from subnetwork.runtime.wire import (
@@ -27,8 +27,9 @@ from subnetwork.runtime.wire import (
     unpack,
 )
 
-T = TypeVar("T")
 JOB_SECONDS = 300.0  # for a worker to build what a job is about
+TAKING = 3.0  # seconds until it says that it does
+SILENT = 30.0  # between two signs of life meanwhile: what it calls may let no thread run
 RETURNS = 5  # workers in a row that may sit down in a seat and leave it without one answer
 ENDING = 0.1  # seconds from a closed link until the system knows how its process ended
 STEPPING = 0.75  # of the time until the deadline, in which local steps may begin
@@ -165,7 +166,7 @@ class Remote:
         self._left: list[str] = []
         self._weights: tuple[int, ...] = ()  # of the deal; none: those of the job
         self._told: tuple[int, ...] = ()  # to who sits here
-        self._round: _Background[Answer] | None = None  # the newest one
+        self._round: Background[Answer] | None = None  # the newest one
 
     def assign(self, job: str, local: Local, /) -> Callable[[], None]:
         """Send the job, from which the worker builds the same local work for itself."""
@@ -199,7 +200,7 @@ class Remote:
         link = self._link
         assert link is not None, "only a seat that is present starts"
         started = time.monotonic()
-        self._round = _Background(lambda: self._counted(link, k, submodel, started, until))
+        self._round = Background(lambda: self._counted(link, k, submodel, started, until))
         return self._round.result
 
     def dismiss(self, *, for_good: bool) -> None:
@@ -266,7 +267,7 @@ class Remote:
     def _settle(self, link: Link, job: str) -> "_Settling":
         if self._settling is not None:
             self._settling.link.close()  # the newest incarnation is the worker
-        building = _Background(lambda: self._brief(link, job))
+        building = Background(lambda: self._brief(link, job))
         self._settling = _Settling(link, job, building)
         return self._settling
 
@@ -290,8 +291,8 @@ class Remote:
 
     def _brief(self, link: Link, job: str) -> None:
         payload, until = text_payload(job), time.monotonic() + JOB_SECONDS
-        link.send(Header(Verb.JOB, length=len(payload)), payload, until=until)
-        header = link.receive_header(until=until)
+        link.send(Header(Verb.JOB, length=len(payload)), payload, until=time.monotonic() + TAKING)
+        header = _built(link, until)
         if header.verb == Verb.FAILED:
             text = read_text(link.receive_payload(header, until=until))
             reason = text.strip().splitlines()[-1]
@@ -341,6 +342,19 @@ class Remote:
         return Answer(trained, slow, answer.seconds, peak=answer.peak)
 
 
+def _built(link: Link, until: float) -> Header:
+    """What a worker says when it has built its job; it shows until then that it lives."""
+    patience = TAKING
+    while True:
+        try:
+            header = link.receive_header(until=min(until, time.monotonic() + patience))
+        except TimeoutError:
+            raise TimeoutError(f"silent for {patience:g} s on being told its job") from None
+        if header.verb != Verb.BUILDING:
+            return header
+        patience = SILENT
+
+
 def _sent_text(verb: Verb, k: int, text: str) -> tuple[Header, Tensor]:
     payload = text_payload(text)
     return Header(verb, k, len(payload)), payload
@@ -370,34 +384,4 @@ class _Settling:
 
     link: Link
     job: str
-    building: "_Background[None]"
-
-
-class _Background(Generic[T]):
-    """A call in a thread that nobody has to wait for, unlike those of an executor."""
-
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._value: list[T] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def result(self) -> T:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._value[0]
-
-    def end(self) -> None:
-        """Wait for a thread whose link was closed: it notices at once."""
-        self._thread.join(timeout=1.0)
-
-    def _run(self) -> None:
-        try:
-            self._value.append(self._call())
-        except BaseException as error:
-            self._error = error
+    building: Background[None]

@@ -1,10 +1,11 @@
 """The other end of a link: the loop of one worker process."""
 
 import json
+import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -32,6 +33,7 @@ Template: TypeAlias = Callable[[int, int], Submodel]
 Build: TypeAlias = Callable[[str], tuple[Template, Local]]
 """What a job's text means: the shapes of the submodels and the local work."""
 
+BEAT = 1.0  # seconds between two signs of life while a job is built
 DONE, GONE = 0, 3  # exit status of a worker: told to stop; the coordinator is gone
 
 
@@ -70,7 +72,9 @@ def _answer(
     """The frame that answers a frame. `jobs` holds the job in force, and takes a new one."""
     try:
         if header.verb == Verb.JOB:
-            jobs[:] = [build(read_text(link.receive_payload(header, until=None)))]
+            job = read_text(link.receive_payload(header, until=None))
+            with _shown_alive(link):
+                jobs[:] = [build(job)]
             return Header(Verb.READY), None
         if header.verb != Verb.ROUND or not jobs:
             raise FrameError(f"{header.verb.name} comes unasked for")
@@ -81,6 +85,26 @@ def _answer(
     except Exception:  # whatever the local work raises is for the coordinator to show
         payload = text_payload(traceback.format_exc())
         return Header(Verb.FAILED, header.k, len(payload)), payload
+
+
+@contextmanager
+def _shown_alive(link: Link) -> Iterator[None]:
+    """Say at once, and every second until the block is left, that a job is being built."""
+    over = threading.Event()
+
+    def tell() -> None:
+        with suppress(OSError):  # who is gone is missed by whoever sends next
+            link.send(Header(Verb.BUILDING), until=None)
+            while not over.wait(BEAT):
+                link.send(Header(Verb.BUILDING), until=None)
+
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    try:
+        yield
+    finally:
+        over.set()
+        telling.join()
 
 
 def _round(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from subnetwork.nets import Submodel
 
-_MAGIC = b"SUBNET03"
+_MAGIC = b"SUBNET04"
 _FIELDS = struct.Struct(
     "<8sBB2xIqqqdd"
 )  # magic, verb, dtype, peak, k, length, steps, seconds, loss
@@ -45,6 +45,7 @@ class Verb(IntEnum):
     STOP = 5  # down: there is no more work
     READY = 6  # up: the job is built
     SHARES = 7  # down: text, the weights of the deal from round k on
+    BUILDING = 8  # up: the job is taken; again every second until it is built
 
 
 TEXTS = (Verb.JOB, Verb.FAILED, Verb.SHARES)
