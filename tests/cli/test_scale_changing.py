@@ -3,7 +3,9 @@
 import os
 import re
 import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from in_process import command
@@ -67,19 +69,21 @@ def test_it_goes_on_as_an_interrupted_run_does_that_is_resumed(before, after, k,
 
 
 def test_on_processes_workers_come_and_leave_and_those_that_stay_are_the_same(tmp_path):
-    pids = []
+    pids, held = [], []
 
     def looks():
         pids.append(descendants().get("worker 0"))
+        held.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count()))
         return processes()
 
-    plan = {0: [4], 2: [1]}
-    done, told = trained(plan, *SMALL, "--rounds", 5, cwd=tmp_path, looks=looks)
+    plan = {0: [4], 2: [1], 3: [4], 4: [1], 5: [4]}
+    done, told = trained(plan, *SMALL, "--rounds", 7, cwd=tmp_path, looks=looks)
     assert done.returncode == 0, done.stderr
     names = [f"worker {i}" for i in range(4)]
-    assert told.seen == [(n, names[:n]) for n in (2, 4, 4, 1, 1)]
+    assert told.seen == [(n, names[:n]) for n in (2, 4, 4, 1, 4, 1, 4)]
     assert len(set(map(str, pids))) == 1
-    here, _ = trained(plan, *SMALL, "--rounds", 5, "--here", "--out", "here", cwd=tmp_path)
+    assert held[1] == held[2] == held[4] == held[6]  # nothing is left of those that were sent away
+    here, _ = trained(plan, *SMALL, "--rounds", 7, "--here", "--out", "here", cwd=tmp_path)
     assert here.returncode == 0
     same(tmp_path / "runs/train", tmp_path / "here")
     assert not processes()

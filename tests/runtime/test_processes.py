@@ -16,6 +16,7 @@ from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.methods.worker import MODULE, build
 from subnetwork.runtime import crew, dropped, dropping, here, launched, seated, serve
+from subnetwork.runtime.handshake import connect
 from subnetwork.runtime.seats import Remote
 from worker_processes import alive, children, descendants
 
@@ -86,6 +87,16 @@ def every_worker():
     return [pid for name, pids in descendants().items() if name[:7] == "worker " for pid in pids]
 
 
+def came_late(workers, worker):
+    """The link of a worker that was sent away before it had come."""
+    listener = workers._listener
+    link = connect(listener.address, worker, listener._secret)
+    until = time.monotonic() + 20
+    while listener._arrived[worker].empty() and time.monotonic() < until:
+        time.sleep(0.005)
+    return link
+
+
 def test_a_crew_grows_and_shrinks_and_where_a_worker_does_not_come_the_others_stay(
     tmp_path, monkeypatch
 ):
@@ -120,8 +131,14 @@ def test_a_crew_grows_and_shrinks_and_where_a_worker_does_not_come_the_others_st
         workers.at_most(1)
         assert workers.seats == (first,)
         assert own() == [stays]
+        late = came_late(workers, 1)
         workers.at_least(2)
         assert len(own()) == 2
+        assert late.socket.recv(1) == b""  # closed: it is none of those that are there
+        late.close()
+        for ready in [seat.assign(run.to_json(), row.local) for seat in workers.seats]:
+            ready()
+        assert not workers.seats[1].left()
     assert not own()
 
 

@@ -112,6 +112,9 @@ class Crew:
         _end(self._there)
 
     def _place(self, worker: int) -> "tuple[Process, Remote]":
+        late = self._listener.arrived(worker)
+        if late is not None:  # of one that was sent away before it had come
+            late.close()
         door = Process(self._births, self._module, self._folder, worker, self._listener)
         return door, Remote(worker, door)
 
