@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,7 +44,7 @@ class Record:
 
 
 @contextmanager
-def writing(
+def writing(  # noqa: PLR0913 (each has a name)
     path: Path,
     *,
     kind: str,
@@ -53,6 +53,7 @@ def writing(
     more: Row | None = None,
     rows: Sequence[Row] = (),
     late: Callable[[], Sequence[Row] | None] = list,
+    waits: bool = False,
 ) -> Iterator[Callable[[Row], None]]:
     """Open a record and yield the function that adds a row.
 
@@ -70,9 +71,12 @@ def writing(
         rows: rows of a run that goes on.
         late: asked when the block was left for faults that no row has: the last line has them. With
             None there is no last line where it ended well: the record is gone on with at once.
+        waits: whether lines wait for space from the beginning on. The earlier record is there then
+            until there was some.
 
     Raises:
-        OSError: the file cannot be written; a full disk only when the record begins or ends.
+        OSError: the file cannot be written; a full disk only when the record ends, or begins
+            without having to wait.
     """
     header = {
         "schema": SCHEMA,
@@ -83,16 +87,10 @@ def writing(
         "machine": machine(),
         **(more or {}),
     }
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("wb", buffering=0) as file:
-        lines = _Lines(file)
-        for row in (header, *rows):
-            lines.add(row)
-        if lines.waiting:
-            beside.unlink()
-        lines.all_written(path)
-        os.fsync(file.fileno())
-        beside.replace(path)
+    with closing(_Lines(path)) as lines:
+        lines.add(header, *rows)
+        if not waits:
+            lines.all_written()
         try:
             yield lines.add
         except BaseException as reason:  # Ctrl-C too; it goes on up, and the record says why
@@ -101,7 +99,19 @@ def writing(
         left = late()
         if left is not None:
             lines.add(_end("done", left))
-        lines.all_written(path)
+        lines.all_written()
+
+
+def ended(path: Path, how: str) -> None:
+    """Have a record that has no last line say how it ended, where there is space for it."""
+    with suppress(OSError), path.open("rb+") as file:
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        last = data.rfind(b"\n", 0, max(0, whole - 1)) + 1
+        if whole and not data.startswith(b'{"end": ', last):
+            file.seek(whole)
+            file.truncate()
+            file.write(_encoded(_end(how, ())))
 
 
 def _end(how: str, late: Sequence[Row]) -> Row:
@@ -109,38 +119,60 @@ def _end(how: str, late: Sequence[Row]) -> Row:
 
 
 class _Lines:
-    """The lines of a file, whole ones only, whatever interrupts or stops the writing."""
+    """The lines of a file, whole ones only, whatever interrupts or stops the writing.
 
-    def __init__(self, file: io.FileIO) -> None:
-        self.file = file
+    The file takes its place when what was added first is in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.beside = path.with_name(f".{path.name}.new")
+        self.file: io.FileIO | None = None  # until there is space for one
+        self.placed = False
         self.whole = 0  # bytes of lines that are in the file
         self.waiting: list[bytes] = []
         self.reason = 0  # why they wait: an errno
 
-    def add(self, row: Row) -> None:
-        """Write what waits, then this row."""
-        line = _line(row).encode(errors="backslashreplace")  # names of files need not be text
-        self.waiting.append(line)
+    def add(self, *rows: Row) -> None:
+        """Write what waits, then these rows."""
+        self.waiting += map(_encoded, rows)
         data = b"".join(self.waiting)
-        self.file.seek(self.whole)
-        self.file.truncate()
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self.file.write(rest) :]
+            self._write(data)
         except OSError as error:
             if error.errno not in OUT_OF_SPACE:
                 raise
-            self.file.truncate(self.whole)
+            if self.file is not None:
+                self.file.truncate(self.whole)
             self.reason = error.errno or errno.ENOSPC
             return
         self.whole += len(data)
         self.waiting.clear()
 
-    def all_written(self, path: Path) -> None:
+    def all_written(self) -> None:
         """Raise OSError where lines wait."""
         if self.waiting:
-            raise OSError(self.reason, os.strerror(self.reason), str(path))
+            raise OSError(self.reason, os.strerror(self.reason), str(self.path))
+
+    def close(self) -> None:
+        """Write no more; what never came to its place is removed."""
+        if self.file is not None:
+            self.file.close()
+        if not self.placed:
+            self.beside.unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> None:
+        if self.file is None:
+            self.file = self.beside.open("wb", buffering=0)
+        self.file.seek(self.whole)
+        self.file.truncate()
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.file.write(rest) :]
+        if not self.placed:
+            os.fsync(self.file.fileno())
+            self.beside.replace(self.path)
+            self.placed = True
 
 
 def read(path: Path) -> Record:
@@ -226,9 +258,10 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def _line(row: Row) -> str:
+def _encoded(row: Row) -> bytes:
     finite = {key: _finite(value) for key, value in row.items()}
-    return json.dumps(finite, allow_nan=False, ensure_ascii=False) + "\n"
+    line = json.dumps(finite, allow_nan=False, ensure_ascii=False) + "\n"
+    return line.encode(errors="backslashreplace")  # names of files need not be text
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -1,7 +1,10 @@
 """A running run takes more workers or fewer: to the bit what an end and --resume would do."""
 
+import errno
+import json
 import os
 import re
+import resource
 import signal
 import threading
 import time
@@ -115,6 +118,89 @@ def test_a_worker_that_freezes_before_the_change_holds_it_up_for_seconds(
     assert not processes()
 
 
+class Full(Plan):
+    """The disk is full from the end of the first part until the row of a round was told."""
+
+    def __init__(self, plan, until):
+        super().__init__(plan)
+        self.until, self.before = until, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def row(self, row):
+        super().row(row)
+        if row["k"] == self.until:
+            self.free()
+
+    def end(self, reason):
+        super().end(reason)
+        if len(self.ended) == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, self.before[1]))
+
+    def free(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+def on_a_full_disk(until, *flags, cwd):
+    from subnetwork.cli import train
+
+    told, before = Full({1: [3]}, until), train.loggers
+    train.loggers = lambda _: [told]
+    try:
+        return command("train", *flags, cwd=cwd), told
+    finally:
+        told.free()
+        train.loggers = before
+
+
+STALE = "the checkpoint of round 2 does not say yet how the run goes on: File too large"
+
+
+def test_a_disk_that_is_full_when_a_part_begins_does_not_end_the_run(tmp_path):
+    flags = [*SMALL, "--rounds", 6, "--here"]
+    done, told = on_a_full_disk(3, *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert told.begun == [(0, 2), (2, 3)]
+    assert "runs/train goes on with 3 workers instead of 2 after round 2 of 6" in done.stdout
+    assert f"{STALE}; training goes on" in done.stdout
+    assert trained({1: [3]}, *flags, "--out", "plain", cwd=tmp_path)[0].returncode == 0
+    same(tmp_path / "runs/train", tmp_path / "plain")
+    assert read(tmp_path / "runs/train")[0]["config"]["workers"] == 3
+    first, second = read(tmp_path / "runs/train")[2]
+    assert first["kind"] == "scaled"
+    assert second == {"k": 2, "kind": "stale checkpoint", "reason": STALE}
+    left = {"checkpoints", "model.safetensors", "ist.jsonl"}
+    assert {path.name for path in (tmp_path / "runs/train").iterdir()} == left
+
+
+def test_a_disk_that_is_full_when_other_ranks_begin_does_not_end_the_run(tmp_path, monkeypatch):
+    from subnetwork.nets import checkpoint
+
+    def full(*_):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(checkpoint, "retell", full)
+    flags = [*SMALL, "--rounds", 3, "--exchange", "direct"]
+    done, told = trained({0: [1]}, *flags, cwd=tmp_path)  # it is heard before the row is written
+    assert done.returncode == 0, done.stderr
+    assert told.begun == [(0, 2), (2, 1)]
+    _, second = read(tmp_path / "runs/train")[2]
+    assert second == {"k": 2, "kind": "stale checkpoint", "reason": STALE}
+
+
+def test_where_the_disk_stays_full_the_rounds_before_the_part_are_kept(tmp_path):
+    flags = [*SMALL, "--rounds", 6, "--here"]
+    done, told = on_a_full_disk(None, *flags, cwd=tmp_path)
+    assert len(told.seen) == 6  # it trains on
+    assert done.returncode == 3
+    assert "File too large; 2 rounds are kept; go on with" in done.stderr
+    folder = tmp_path / "runs/train.unfinished"
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "ist.jsonl"}
+    ks = [json.loads(line).get("k") for line in (folder / "ist.jsonl").read_text().splitlines()]
+    assert ks[1:3] == [0, 1]
+    assert command("train", "--resume", "--here", "--workers", 3, cwd=tmp_path).returncode == 0
+    assert trained({1: [3]}, *flags, "--out", "plain", cwd=tmp_path)[0].returncode == 0
+    same(tmp_path / "runs/train", tmp_path / "plain")
+
+
 @pytest.mark.parametrize("replicas", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_in_direct_hand_over_other_ranks_go_on(replicas, tmp_path):
     flags = [*SMALL, "--rounds", 4, "--exchange", "direct", "--replicas", replicas]
@@ -185,9 +271,10 @@ def test_an_interrupt_during_the_change_keeps_the_rounds(at, tmp_path, monkeypat
     begin = Keeper.begin
 
     def begun(keeper, law):
-        begin(keeper, law)
+        found = begin(keeper, law)
         if keeper.kept:
             raise KeyboardInterrupt
+        return found
 
     where, name = {
         "fitting": (parts.Scaling, "_fitting"),
@@ -203,6 +290,8 @@ def test_an_interrupt_during_the_change_keeps_the_rounds(at, tmp_path, monkeypat
     assert "interrupted; 2 rounds are kept; go on with: subnetwork train --resume" in done.stderr
     assert not told.lines
     assert not (tmp_path / "runs/train.unfinished/scale").exists()
+    record = (tmp_path / "runs/train.unfinished/ist.jsonl").read_text()
+    assert record.endswith('\n{"end": "interrupted after 2 rounds"}\n')
     assert command("train", "--resume", "--here", cwd=tmp_path).returncode == 0
     plan = {1: [3]} if at == "begin" else {}
     assert trained(plan, *flags, "--out", "whole", cwd=tmp_path)[0].returncode == 0

@@ -2,10 +2,12 @@
 
 import errno
 import re
+import resource
 from contextlib import contextmanager, nullcontext
 
 import pytest
-from scaled_runs import NET, SMALL, read, same, trained
+from in_process import command
+from scaled_runs import NET, SMALL, Plan, read, same, trained
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,30 @@ def test_under_torchrun_it_is_refused(tmp_path, monkeypatch):
         "not with 3: torchrun started its processes, and a rank is a worker. End the run, and "
         "start 3 processes with --resume."
     )
+
+
+def test_while_rows_wait_for_space_no_part_begins(tmp_path, monkeypatch):
+    from subnetwork.cli import train
+
+    class Full(Plan):
+        def row(self, row):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, limit[1]) if row["k"] == 0 else limit)
+            super().row(row)
+
+    told, limit = Full({1: [3], 2: [3]}), resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(train, "loggers", lambda _: [told])
+    try:
+        done = command("train", *SMALL, "--rounds", 4, "--here", cwd=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert done.returncode == 0, done.stderr
+    assert told.lines[0] == (
+        False,
+        "runs/train goes on with 2 workers as before, not with 3: the disk is full, so that rows "
+        "wait to be written.",
+    )
+    assert [n for n, _ in told.seen] == [2, 2, 2, 3]
+    assert [row["k"] for row in read(tmp_path / "runs/train")[1]] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("what", ["disk", "workers", "data"])

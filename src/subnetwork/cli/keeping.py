@@ -13,7 +13,7 @@ from subnetwork.cli.console import say
 from subnetwork.cli.folder import CHECKPOINTS, has_checkpoint, resumable, unfinished
 from subnetwork.environment import restarts_under_torchrun
 from subnetwork.methods import Training
-from subnetwork.record import OUT_OF_SPACE
+from subnetwork.record import OUT_OF_SPACE, ended
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -179,6 +179,18 @@ def kept(keeping: Keeping, keeper: "Keeper", n_rounds: int) -> Iterator[Path]:
         if not begun:
             raise
         raise _with_advice(reason, keeping.out, keeper.kept, n_rounds) from None
+
+
+@contextmanager
+def ended_in_words(record: Path, keeper: "Keeper") -> Iterator[None]:
+    """However a run ends, also between two parts, its record has a last line that says how."""
+    try:
+        yield
+    except BaseException as reason:  # Ctrl-C too; it goes on up
+        interrupt = isinstance(reason, KeyboardInterrupt)
+        how = f"interrupted after {keeper.kept or 0} rounds" if interrupt else type(reason).__name__
+        ended(record, str(reason) or how)
+        raise
 
 
 def _with_advice(reason: BaseException, out: Path, k: int | None, n_rounds: int) -> BaseException:

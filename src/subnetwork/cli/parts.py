@@ -110,6 +110,7 @@ class Scaling:
     def leaves(self, kept: bool) -> bool:
         """Whether the part ends, with the checkpoint that the next one goes on from."""
         from subnetwork.experiments.resume import going_on, saved
+        from subnetwork.experiments.training import earlier
 
         coming = self._coming
         assert coming is not None
@@ -123,6 +124,9 @@ class Scaling:
             if old is None or old.start.k != self._k:
                 raise RunFailedError(f"the checkpoint of round {self._k} cannot be read.")
             start = going_on(coming.t, old)
+            record = unfinished(self._keeping.out) / f"{coming.t.run.method}.jsonl"
+            if [row["k"] for row in earlier(record, start)[-1:]] != [self._k - 1]:
+                raise RunFailedError("the disk is full, so that rows wait to be written.")
             self.way.ready(coming.t.run.workers)
         except Exception as reason:  # as above
             self._refuse(coming.asked, reason)

@@ -15,6 +15,7 @@ from subnetwork.cli.keeping import (
     begun,
     continued_as,
     earlier,
+    ended_in_words,
     keeper_of,
     kept,
     loggers,
@@ -128,6 +129,7 @@ def _run(
     keeper = keeper_of(keeping, t, start, console)
     with (
         kept(keeping, keeper, row.n_rounds) as folder,
+        ended_in_words(folder / f"{run.method}.jsonl", keeper),
         hearing(folder) as requests,
         _way(run, place, births, here=here) as way,
     ):

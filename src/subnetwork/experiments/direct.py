@@ -132,7 +132,7 @@ def lead(
     another run, the ranks end with a checkpoint too, and neither model nor last line is written.
     """
     job = replace(job, start=start.k)
-    keeper.begin(row.sketch.to_json())
+    edges.notes.extend(keeper.begin(row.sketch.to_json()))
     place.give(job.to_json())
     config = asdict(t.run) | {"where": "ranks", "threads": torch.get_num_threads()}
     path = job.folder / f"{t.run.method}.jsonl"
@@ -146,6 +146,7 @@ def lead(
         more=more,
         rows=rows,
         late=lambda: None if leader.left else leader.faults,
+        waits=keeper.goes_on,
     ) as write:
         leader.tell_to(write, edges.show)
         edges.begun()

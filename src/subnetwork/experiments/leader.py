@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from subnetwork.experiments.resume import Edges, Keeper, Start
+from subnetwork.experiments.resume import STALE, Edges, Keeper, Start
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets.evaluate import Scores
 from subnetwork.record import Row
@@ -119,7 +119,7 @@ class Leader:
         """Have the checkpoint before round k written; a full disk costs it, not the run."""
         stale = self._keeper.keep_by(k, self.row, self._law, save)
         if stale:
-            self.faults += [{"k": k, "kind": "stale checkpoint", "reason": stale}]
+            self.faults += [{"k": k, "kind": STALE, "reason": stale}]
 
 
 def _since(now: Bytes, then: Bytes) -> dict[str, int]:

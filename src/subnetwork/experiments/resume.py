@@ -23,6 +23,7 @@ CHANGEABLE = (
 """What may be another when a run goes on; anything else makes it another run."""
 
 SECONDS = 60.0  # about this much work is lost when a run is killed, where nothing else is asked for
+STALE = "stale checkpoint"
 SHARE = 20.0  # and at most a twentieth of the time goes into writing checkpoints
 
 
@@ -102,6 +103,7 @@ class Keeper:
         self._rows, self._cost = 0, 0.0
         self._last = time.monotonic()
         self.kept = start.k or None  # the newest checkpoint is the one before this round
+        self.goes_on = False  # in a process that has trained before: no full disk is to end it
         self._say = say
 
     def due(self) -> bool:
@@ -111,17 +113,28 @@ class Keeper:
             return self._rows % self._every == 0
         return time.monotonic() - self._last >= max(SECONDS, SHARE * self._cost)
 
-    def begin(self, law: str) -> None:
+    def begin(self, law: str) -> list[dict[str, Any]]:
         """Where the run goes on as another one, have its checkpoint say so from now on.
 
-        Killed at any moment, it is then resumed as what it is.
+        Killed at any moment, it is then resumed as what it is. Returns the faults of a full disk:
+        the checkpoint is as it was, and what was not ended for it (`go_on`) is not ended now.
 
         Raises:
-            OSError: the disk is full; the checkpoint is as it was.
+            OSError: the disk is full where the run begins.
         """
         source = self._start.source
-        if source is not None and source.header["run"] != _plain(self._task.run):
+        if source is None or source.header["run"] == _plain(self._task.run):
+            return []
+        try:
             checkpoint.retell(source, self._folder, self._header(self._start.row, law))
+        except OSError as error:
+            if not self.goes_on or error.errno not in OUT_OF_SPACE:
+                raise
+            k, why = source.k, error.strerror
+            line = f"the checkpoint of round {k} does not say yet how the run goes on: {why}"
+            self._say(line)
+            return [{"k": k, "kind": STALE, "reason": line}]
+        return []
 
     def keep(self, k: int, x: ModelState, row: Mapping[str, Any], law: str) -> str | None:
         """Write the checkpoint before round k; says why where the disk is full, else None.
@@ -157,7 +170,7 @@ class Keeper:
     def go_on(self, t: Task, start: Start) -> None:
         """Keep the run as another one from now on, which goes on from the newest checkpoint."""
         assert self.kept == start.k
-        self._task, self._start = t, start
+        self._task, self._start, self.goes_on = t, start, True
 
     def _header(self, row: Mapping[str, Any], law: str) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 
 from subnetwork.algorithm import DivergedError, Round, WorkerLostError, rounds
-from subnetwork.experiments.resume import Edges, Keeper, Start
+from subnetwork.experiments.resume import STALE, Edges, Keeper, Start
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ABSENT, Gradients, ModelState, NetPartition, Submodel, recalibrate
 from subnetwork.nets.architecture import runnable
@@ -207,7 +207,7 @@ def record(
     path = folder / f"{t.run.method}.jsonl"
     x, k, row, left = start.x, start.k, dict(start.row), False
     if keeper is not None:
-        keeper.begin(law)
+        edges.notes.extend(keeper.begin(law))
     more, rows = start.notes, earlier(path, start)
     faults: list[Fault] = []
 
@@ -223,7 +223,14 @@ def record(
 
     with (
         writing(
-            path, kind="train", name=t.run.method, config=config, more=more, rows=rows, late=late
+            path,
+            kind="train",
+            name=t.run.method,
+            config=config,
+            more=more,
+            rows=rows,
+            late=late,
+            waits=keeper is not None and keeper.goes_on,
         ) as write,
         _kept_however_it_ends(keep, done),
     ):
@@ -283,7 +290,7 @@ def _kept(
 ) -> list[dict[str, Any]]:
     """Keep a checkpoint; the fault for the record where the disk is full."""
     stale = keeper.keep(k, x, row, law)
-    return [{"k": k, "kind": "stale checkpoint", "reason": stale}] if stale else []
+    return [{"k": k, "kind": STALE, "reason": stale}] if stale else []
 
 
 def merged(t: Task, x: ModelState) -> torch.nn.Module:
