@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,21 @@ class Stops:
 
     def end(self, reason):
         pass
+
+
+class Asks(Stops):
+    """A logger that asks for workers after a round."""
+
+    def __init__(self, k, workers):
+        super().__init__(k)
+        self.workers = workers
+
+    def begin(self, folder, _config, _k):
+        self.place = folder / "scale"
+
+    def row(self, row):
+        if row["k"] == self.k:
+            ask(self.place, self.workers)
 
 
 @pytest.mark.parametrize("exchange", ["star", "direct"])
@@ -109,3 +125,75 @@ def as_planned(changes, rounds, cwd, monkeypatch):
         flags = ["--resume", "--workers", n]
     monkeypatch.undo()
     assert command("train", *flags, *rounds, *here, cwd=cwd) == 0
+
+
+DIES = """
+import os, signal, sys
+from subnetwork.experiments import direct, rank
+from subnetwork.runtime.direct import ranks
+
+tell = direct.tell
+
+def dies(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def leaving(instead):
+    def told(links, own, n, words):
+        return instead() if "leaves" in words else tell(links, own, n, words)
+    return told
+
+def leaves():
+    raise direct._LeftError
+
+def main(arguments):
+    at, (_, own, n, number) = os.environ["DIES"], arguments
+    if (own, n) == ("1", "4"):
+        if at == "start":
+            dies()
+        if at == "here":
+            direct.task = dies
+        if at == "meeting":
+            ranks.meet = dies
+    if n == "3" and number == "0" and at in ("leaving", "leaving last"):
+        if own == "1":
+            direct.tell = leaving(dies)
+        elif at == "leaving last":  # which heard all the others
+            direct.tell = leaving(leaves)
+    return rank.main(arguments)
+"""
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+@pytest.mark.parametrize("at", ["start", "here", "meeting", "leaving", "leaving last"])
+def test_a_rank_that_dies_during_the_change_is_named_or_the_run_goes_on(
+    at, replicas, tmp_path, monkeypatch, capfd
+):
+    from subnetwork.cli import train
+    from subnetwork.experiments import rank
+
+    (tmp_path / "dies.py").write_text(DIES)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("DIES", at)
+    monkeypatch.setattr(train, "RANKS", "dies")
+    monkeypatch.setattr(rank, "MODULE", "dies")
+    monkeypatch.setattr(train, "loggers", lambda _: [Asks(0, 4)])
+    direct = ["--workers", 3, "--exchange", "direct", "--replicas", replicas, "--rounds", 4]
+    began = time.monotonic()
+    status = command("train", *SMALL, *direct, cwd=tmp_path)
+    errors = capfd.readouterr().err
+    assert time.monotonic() - began < 200
+    assert "Traceback" not in errors
+    assert not [name for name in descendants() if name.startswith("rank ")]
+    if at.startswith("leaving"):  # what the run goes on from is there
+        assert status == 0, errors
+    else:
+        assert status == 3, errors
+        assert re.search(
+            r"rank 1 died \(process \d+ was ended by SIGKILL\).* 2 rounds are k", errors
+        )
+        record = (tmp_path / "runs/train.unfinished/ist.jsonl").read_text()
+        assert '{"end": "rank 1 died' in record.splitlines()[-1]
+        monkeypatch.undo()
+        assert command("train", "--resume", "--exchange", "star", "--here", cwd=tmp_path) == 0
+    n = changed(tmp_path / "runs/train")
+    assert n == ([] if at == "start" else [(2, 4)])

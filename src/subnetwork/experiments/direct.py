@@ -278,10 +278,23 @@ def _after_round(
         _write_model(side, done.held, tested)
     elif stopped:
         raise KeyboardInterrupt(f"interrupted after {done.k + 1} rounds")
-    elif wanted:
-        leaves = {"leaves": leader is not None and leader.leaves(done.k + 1)}
-        if any(each["leaves"] for each in tell(side.links, side.rank, side.n_workers, leaves)):
-            raise _LeftError
+    elif wanted and _leaves(side, leader, done.k + 1):
+        raise _LeftError
+
+
+def _leaves(side: Side, leader: Leader | None, k: int) -> bool:
+    """Whether the run goes on as another one, with the checkpoint before round k.
+
+    Rank 0 knows, and goes, whoever dies meanwhile: those that heard all others have gone.
+    """
+    leaves = leader is not None and leader.leaves(k)
+    try:
+        said = tell(side.links, side.rank, side.n_workers, {"leaves": leaves})
+    except WorkerLostError:
+        if not leaves:
+            raise
+        return True
+    return any(each["leaves"] for each in said)
 
 
 def _keep(side: Side, held: Held, k: int, leader: Leader | None) -> None:
