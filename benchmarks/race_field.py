@@ -48,6 +48,8 @@ def rows() -> dict[str, dict[str, Any]]:
     found["ist coordinator"] = {"method": "ist", "n_steps": 100}
     for n_steps in PER_ROUND[:-1]:
         found[f"ist outer {n_steps}"] = {"method": "ist", "n_steps": n_steps, "outer": True}
+    for n_steps in (50, 100):
+        found[f"ist inverted {n_steps}"] = {**direct, "n_steps": n_steps, "scale": "inverted"}
     found["ist reset"] = {**direct, "state": "reset"}
     for method in AVERAGING:
         for n_steps in PER_ROUND:
@@ -79,7 +81,10 @@ class Field:
 
 FIELDS = {
     # SGD without momentum has no state to reset
-    "mlp": Field((0.85, 0.88), (0.05, 0.1, 0.2, 0.4), 600, 800, 2000, ("ist reset",)),
+    "mlp": Field(
+        *((0.85, 0.88), (0.05, 0.1, 0.2, 0.4), 600, 800, 2000),
+        ("ist reset", "ist inverted 50", "ist inverted 100"),
+    ),
     "gpt": Field((0.30, 0.35), (0.001, 0.002, 0.004, 0.008), 200, 400, 800),
 }
 

@@ -27,6 +27,7 @@ from subnetwork.nets import (
     initial_state,
 )
 from subnetwork.nets.optimizers import Optimizer
+from subnetwork.nets.scale import Scale
 from subnetwork.runtime.direct.links import Links
 
 NETWORKS: Mapping[str, Training] = {
@@ -56,6 +57,7 @@ class Spec:
     wire: str = "float32"
     period: int | None = 1  # of IST's deal
     state: Literal["slice", "reset"] = "slice"  # of IST's local optimizer
+    scale: Scale | None = None  # of the axes that are cut, as LocalSteps has it
     outer: bool = False  # an outer optimizer on top of IST's merge
     outer_step_size: float = 0.7
     outer_momentum: float = 0.9
@@ -133,6 +135,7 @@ class Run:
             spec.n_steps,
             loss=Supervised(t.loss),
             state=spec.state,
+            scale=spec.scale,
             in_place=in_place,
         )
 
