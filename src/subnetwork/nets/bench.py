@@ -158,7 +158,7 @@ def slopes(model: nn.Module, inputs: Inputs) -> tuple[list[Tensor], dict[str, Te
 
 def _returned(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     out = model(*inputs.args, **inputs.kwargs)
-    found = [x for x in leaves(out) if isinstance(x, Tensor)]
+    found = [x for x, _ in leaves(out)]
     real = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in found]
     return [x.clone() for x in real if x.is_floating_point()]  # it may return its own buffers
 

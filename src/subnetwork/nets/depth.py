@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from subnetwork.nets.bench import Bench, outputs
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.inward import Inward
 from subnetwork.nets.layout import Layout
+from subnetwork.nets.trace.outside import leaves
 from subnetwork.nets.trace.tracer import first_line, seeded
 
 BLOCKS = "blocks"
@@ -179,7 +180,7 @@ def _at_zero(
         for place, x in arguments.items()
         if isinstance(x, Tensor) and x.is_floating_point()
     }
-    returned = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    returned = [x for x, _ in leaves(out)]
     if len(returned) != 1:
         return f"it returns {len(returned)} tensors"
     if returned[0].shape not in {x.shape for x in places.values()}:

@@ -64,8 +64,8 @@ def trace(model: nn.Module, inputs: Inputs, rules: Sequence[Rule] = ()) -> Trace
     Before that it is run once as it is, since forward may fill caches that outlive this pass.
 
     Raises:
-        ValueError: where the model does not run on the inputs at all, or reaches parameters that a
-            copy of it does not have.
+        ValueError: where the model does not run on the inputs at all, cannot be copied, or reaches
+            tensors through closures that its copies share.
     """
     try:
         rehearse(model, inputs)
@@ -99,14 +99,15 @@ def rehearse(model: nn.Module, inputs: Inputs) -> None:
     that such a pass filled would be of no use to the model afterwards.
 
     Raises:
-        ReachesOutsideError: the copy reads a parameter of the model itself.
+        ReachesOutsideError: the copy reads a parameter or writes a buffer of the model itself.
     """
     tensors = [*model.parameters(), *model.buffers(), *inputs.tensors()]
     if any(x.is_meta for x in tensors):
         return
     given, twin = inputs.each(torch.clone), _copied(model, None).train()
-    with seeded(), torch.no_grad(), without_mkldnn(), Reached(model):
+    with seeded(), torch.no_grad(), without_mkldnn(), Reached(model) as reached:
         twin(*given.args, **given.kwargs)
+    reached.check_buffers()
 
 
 def first_line(problem: Exception) -> str:
@@ -204,11 +205,12 @@ def watch(seen: Seen, run: Callable[..., object], inputs: Inputs) -> None:
         seen.put(x, fresh(x.shape, "the model's input"))
     with seeded(), torch.enable_grad(), without_mkldnn(), Watch(seen):
         out = run(*inputs.args, **inputs.kwargs)
-    outs = [x for x in leaves(out) if isinstance(x, Tensor)]
-    if not any(x.is_floating_point() or x.is_complex() for x in outs):
+    outs = list(leaves(out))
+    if not any(x.is_floating_point() or x.is_complex() for x, _ in outs):
         raise ValueError(
             f"forward returned a {type(out).__name__} in which no floating-point tensor is found, "
             "which could be compared; return a tensor, a tuple or a dict"
         )
-    for term in [term for x in outs for term in seen.of(x)]:
-        freeze(term, "the model's output")
+    for x, name in outs:
+        for term in seen.of(x):
+            freeze(term, "the model's output" + (f", in an object of class {name}" if name else ""))
