@@ -51,6 +51,43 @@ def test_hooks_that_take_what_they_are_given_are_fine():
     assert decompose(model, X).exact
 
 
+class Counted(nn.Sequential):
+    """A hook that holds the module which owns the buffer."""
+
+    def __init__(self, hook):
+        super().__init__(*mlp())
+        self.register_buffer("n", torch.zeros(2))
+        self[0].register_forward_hook(lambda _m, _x, out: hook(self, out))
+
+
+def count(net, _):
+    net.n[0] += 1
+
+
+def replace(net, _):
+    net.n = net.n + 1
+
+
+def gather(net, out):
+    nn.functional.batch_norm(out[:, :2], net.n, torch.ones(2), training=True)
+
+
+@pytest.mark.parametrize(
+    ("hook", "does"), [(count, "writes"), (replace, "replaces"), (gather, "writes")]
+)
+def test_a_hook_that_writes_a_buffer_of_the_model_is_refused(hook, does):
+    model = Counted(hook)
+    before = model.n
+    with pytest.raises(ValueError, match=f"^forward {does} the buffer n through a closure"):
+        decompose(model, X)
+    assert model.n is before
+    assert not before.any()
+
+
+def test_a_hook_that_only_reads_a_buffer_of_the_model_is_fine():
+    assert decompose(Counted(lambda net, out: out * (1 + net.n[0])), X).exact
+
+
 @dataclass
 class Policy:
     mean: torch.Tensor
@@ -76,9 +113,74 @@ def test_outputs_in_a_dataclass_are_outputs():
 
 def test_leaves_are_found_in_dataclasses_and_distributions():
     one, two = torch.zeros(1), torch.ones(2)
-    found = list(leaves({"a": Policy(one), "b": torch.distributions.Normal(two, two)}))
-    assert any(x is one for x in found)
-    assert sum(isinstance(x, torch.Tensor) and x.shape == (2,) for x in found) == 2
+    apart = torch.distributions.Independent(torch.distributions.Normal(two, two), 1)
+    found = list(leaves({"a": Policy(one), "b": torch.distributions.Normal(two, two), "c": apart}))
+    assert [name for x, name in found if x is one] == ["Policy"]
+    assert sum(x.shape == (2,) for x, _ in found) == 4
+
+
+class Box:
+    """A class of the user's own; it holds itself, and a model."""
+
+    __slots__ = ("__dict__", "__hidden")
+
+    def __init__(self, hidden, model):
+        self.__hidden, self.model, self.me = [hidden], model, self
+
+    @property
+    def held(self):
+        return self.__hidden
+
+
+class Held(dict):
+    pass
+
+
+@pytest.mark.parametrize("boxed", [Box, lambda h, _: Held(h=h), lambda h, _: {"a": Box(h, 1)}])
+def test_units_that_an_object_of_any_class_returns_are_not_cut(boxed):
+    class Boxed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = mlp(), mlp()
+
+        def forward(self, x):
+            hidden = self.first[1](self.first[0](x))
+            return self.first[2](hidden) + self.second(x), boxed(hidden, self)
+
+    plan = decompose(Boxed(), X)
+    assert list(plan.layout.sizes) == ["second.hidden"]
+    assert any(why.startswith("the model's output, in an object of class") for why in plan.fixed)
+
+
+def test_the_caches_of_transformers_are_no_outputs():
+    """Of a part they hold its own heads, which would all stay whole."""
+    kind = type("DynamicCache", (Held,), {"__module__": "transformers.cache_utils"})
+    assert not list(leaves({"cache": type("Mine", (kind,), {})(keys=X)}))
+    assert len(list(leaves({"cache": type("DynamicCache", (Held,), {})(keys=X)}))) == 1
+
+
+def test_an_output_in_an_object_alone_is_compared():
+    class Boxed(nn.Sequential):
+        def forward(self, x):
+            return Box(super().forward(x), None)
+
+    assert decompose(Boxed(*mlp()), X).evidence.masked < 1e-9
+
+
+def test_a_block_that_returns_a_second_tensor_in_an_object_is_not_left_out():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f, self.g = nn.Linear(4, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            y = self.g(self.f(x).relu())
+            return x + y, Box(y, None)
+
+    model = nn.Sequential(nn.Linear(4, 4), Block(), nn.Linear(4, 3))
+    model[1].register_forward_hook(lambda _m, _x, out: out[0] + out[1].held[0])
+    with pytest.raises(ValueError, match=r"No block .* \(1: it returns 2 tensors\)"):
+        decompose(model, X, depth=["1"])
 
 
 def test_a_deep_copy_of_an_exported_part_is_a_part():

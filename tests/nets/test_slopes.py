@@ -53,8 +53,10 @@ def test_a_part_without_a_trainable_parameter_has_no_gradients_to_compare():
     assert plan.evidence.gradients < 1e-9
 
 
-def test_nor_has_a_model_that_is_frozen():
-    assert decompose(mlp().requires_grad_(False), X).verify(gradients=True).evidence.masked < 1e-9
+def test_nor_has_a_model_that_is_frozen_and_none_are_reported():
+    evidence = decompose(mlp().requires_grad_(False), X).verify(gradients=True).evidence
+    assert evidence.masked < 1e-9
+    assert evidence.gradients is None
 
 
 def test_gradients_are_measured_where_the_caller_has_turned_them_off():

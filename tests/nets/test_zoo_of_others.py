@@ -73,3 +73,14 @@ def test_merging_what_was_cut_gives_the_model_back_to_the_bit(planned):
 def test_the_table_counts(planned):
     _, _, plan = planned
     assert "parameters" in plan.table(2)
+
+
+def test_heads_are_cut_beside_a_cache():
+    if find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    torch.manual_seed(0)
+    model, batch = OTHERS["llama"][1]()
+    model.config.use_cache = True
+    plan = decompose(model, batch)
+    assert "Cache" in " ".join(type(x).__name__ for x in model(**batch).values())
+    assert plan.layout.sizes["model.layers.0.self_attn.heads"] == 2

@@ -1,6 +1,6 @@
 """The named axes of a traced model, which of them are cut, and the layout that follows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -72,6 +72,11 @@ def found(traced: Traced) -> Found:
     layout = Layout({axis.name: axis.size for axis in axes}, dims, cut_buffers)
     fixed = _fixed(traced.params)
     return Found(axes, layout, fixed, tuple(sorted(traced.unknown)), traced.note)
+
+
+def patterns(given: Iterable[str]) -> tuple[str, ...]:
+    """Patterns of names, of which one may be given as it is."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def chosen(

@@ -16,7 +16,7 @@ from subnetwork.nets.copying import copied
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.state import Tensors
 from subnetwork.nets.trace.outside import leaves
-from subnetwork.nets.trace.tracer import Inputs, first_line, seeded
+from subnetwork.nets.trace.tracer import Inputs, Quiet, first_line, seeded
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # the largest difference called rounding
 _COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
@@ -129,7 +129,7 @@ class Bench:
 
 def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """The tensors that one forward pass returns, with dropout off; complex ones as real pairs."""
-    with seeded(), torch.no_grad(), _Quiet():  # type: ignore[no-untyped-call]
+    with seeded(), torch.no_grad(), Quiet():  # type: ignore[no-untyped-call]
         return _returned(model, inputs.each(torch.clone))  # forward may write into them
 
 
@@ -142,7 +142,7 @@ def slopes(model: nn.Module, inputs: Inputs) -> tuple[list[Tensor], dict[str, Te
     generator = torch.Generator().manual_seed(0)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     _forget(trained)
-    with seeded(), torch.enable_grad(), _Quiet():  # type: ignore[no-untyped-call]
+    with seeded(), torch.enable_grad(), Quiet():  # type: ignore[no-untyped-call]
         out = _returned(model, inputs.each(_apart))
         weights = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in out]
         total = torch.stack([(x * w.to(x)).sum() for x, w in zip(out, weights, strict=True)]).sum()
@@ -158,7 +158,7 @@ def slopes(model: nn.Module, inputs: Inputs) -> tuple[list[Tensor], dict[str, Te
 
 def _returned(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     out = model(*inputs.args, **inputs.kwargs)
-    found = [x for x in leaves(out) if isinstance(x, Tensor)]
+    found = [x for x, _ in leaves(out)]
     real = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in found]
     return [x.clone() for x in real if x.is_floating_point()]  # it may return its own buffers
 
@@ -281,25 +281,6 @@ def _scale(moved: Tensor, before: Tensor) -> float:
         return 0.0
     steps = steps[steps > 1e-9 * steps.max()]
     return float(steps.median()) if steps.numel() else 0.0
-
-
-class _Quiet(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Dropout keeps everything: a part and the whole would draw different masks."""
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: object,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> object:
-        """Run the operation, unless it is one that draws what is kept."""
-        name = func._schema.name
-        if name == "aten::bernoulli_" and not isinstance(args[1] if args[1:] else 0.5, Tensor):
-            return args[0].fill_(args[1] if args[1:] else 0.5)
-        if name == "aten::native_dropout":
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        return func(*args, **(kwargs or {}))
 
 
 class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]

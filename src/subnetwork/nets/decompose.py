@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import TypeAlias
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from subnetwork.nets.axes import NOT_NAMED, Axis, Found, chosen, found, restricted
+from subnetwork.nets.axes import NOT_NAMED, Axis, Found, chosen, found, patterns, restricted
 from subnetwork.nets.bench import Bench
 from subnetwork.nets.builders import Builder, CannotBuildError
 from subnetwork.nets.builders.block import Block
@@ -51,10 +52,12 @@ def decompose(  # noqa: PLR0913 (each has a name and a default)
 
     Args:
         model: any module; it is neither changed nor moved.
-        example_batch: what `model` is called with: a tensor, a tuple of positional or a dict of
-            keyword arguments. Sizes other than the batch's should be typical.
-        width: patterns of the names of the axes to cut, such as ``["*.heads", "*.mlp.hidden"]``.
-            None takes all exact, outermost axes: heads, not the width of a head; () takes none.
+        example_batch: what `model` is called with: a tensor, a tuple or list of positional or a
+            dict of keyword arguments; a list that is one argument is given as ``([...],)``. Sizes
+            other than the batch's should be typical.
+        width: patterns of the names of the axes to cut, such as ``["*.heads", "*.mlp.hidden"]``;
+            a string is one pattern. None takes all exact, outermost axes: heads, not the width of
+            a head; () takes none.
         depth: whether whole blocks may be left out as well: those that are the identity when their
             parameters are zero. They are the units of the axis ``blocks``. Patterns of names, such
             as ``["layer3.*"]``, take some of them; the others stay in every part.
@@ -67,13 +70,13 @@ def decompose(  # noqa: PLR0913 (each has a name and a default)
 
     Raises:
         ValueError: where nothing can be cut, a pattern names no axis, the model does not run on
-            the batch, or two of its parameters are views of one memory.
+            the batch or cannot be copied, or two of its parameters are views of one memory.
     """
-    model = uncompiled(model)
-    check_memory(model)
+    model = _ready(model)
     inputs = Inputs.of(example_batch)
     everything = found(trace(model, inputs, rules))
     search = _Search(model, inputs, everything, _makes(builder), verify)
+    width = None if width is None else patterns(width)
     whole, cut = chosen(everything.axes, width, inexact)
     blocks, kept = search.blocks(depth) if depth else ((), {})
     while cut or blocks:
@@ -115,8 +118,7 @@ def plan_from(
         ValueError: where the layout does not fit the model, or its parts are not the model at
             masked parameters.
     """
-    model = uncompiled(model)
-    check_memory(model)
+    model = _ready(model)
     layout.check(dict(model.named_parameters()))
     places = {
         axis: tuple(
@@ -234,6 +236,19 @@ class _Search:
             notes=(*notes, *(f"not built by {p}" for p in attempt.problems), *self.found.unknown),
             evidence=attempt.evidence if self.verify else None,
         )
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    """The model itself; raises ValueError where its tensors are not there, or not each its own."""
+    model = uncompiled(model)
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if lazy := [name for name, x in tensors if is_lazy(x)]:
+        raise ValueError(
+            f"{lazy[0]} has no shape yet: its layer is lazy and takes it from the first batch. "
+            "Run model(batch) once before the model is cut."
+        )
+    check_memory(model)
+    return model
 
 
 def _makes(builder: str | None) -> Mapping[str, Make]:

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
+from subnetwork.nets.axes import patterns
 from subnetwork.nets.bench import Bench, outputs
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.inward import Inward
 from subnetwork.nets.layout import Layout
+from subnetwork.nets.trace.outside import leaves
 from subnetwork.nets.trace.tracer import first_line, seeded
 
 BLOCKS = "blocks"
@@ -75,8 +77,8 @@ def chosen_blocks(all_blocks: Skippable, depth: bool | Sequence[str]) -> tuple[B
     Raises:
         ValueError: where a pattern names no block that can be left out.
     """
-    patterns = ["*"] if depth is True else list(depth or ())
-    for pattern in patterns if depth is not True else ():
+    named = () if isinstance(depth, bool) else patterns(depth)
+    for pattern in named:
         if not any(fnmatch(path, pattern) for path in all_blocks.blocks):
             reason = next(
                 (f" ({p}: {why})" for p, why in all_blocks.kept.items() if fnmatch(p, pattern)),
@@ -86,11 +88,12 @@ def chosen_blocks(all_blocks: Skippable, depth: bool | Sequence[str]) -> tuple[B
                 f"No block that can be left out is called {pattern!r}{reason}. The blocks are: "
                 f"{', '.join(all_blocks.blocks) or 'none'}."
             )
-    named = [p for p in all_blocks.blocks if any(fnmatch(p, pattern) for pattern in patterns)]
+    taken = ("*",) if depth is True else named
+    paths = [p for p in all_blocks.blocks if any(fnmatch(p, pattern) for pattern in taken)]
     return tuple(
         all_blocks.blocks[path]
-        for path in named
-        if not any(other.startswith(f"{path}.") for other in named)
+        for path in paths
+        if not any(other.startswith(f"{path}.") for other in paths)
     )
 
 
@@ -179,7 +182,7 @@ def _at_zero(
         for place, x in arguments.items()
         if isinstance(x, Tensor) and x.is_floating_point()
     }
-    returned = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    returned = [x for x, _ in leaves(out)]
     if len(returned) != 1:
         return f"it returns {len(returned)} tensors"
     if returned[0].shape not in {x.shape for x in places.values()}:

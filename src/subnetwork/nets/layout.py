@@ -2,9 +2,9 @@
 
 import json
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from subnetwork.nets.state import Tensors
 from subnetwork.nets.terms import Dim, Term, axes_of, extent, from_data, to_data
 
 Dims: TypeAlias = Mapping[str, tuple[Dim, ...]]
+
+_SEE = "See what plan.layout.to_json() writes."
 
 
 @dataclass(frozen=True)
@@ -187,19 +189,70 @@ class Layout:
 
     @classmethod
     def from_json(cls, text: str) -> "Layout":
-        """The layout that `to_json` or a person wrote; raises ValueError where it contradicts."""
+        """The layout that `to_json` or a person wrote.
+
+        Raises:
+            ValueError: where a field is not what `to_json` writes there, or fields contradict.
+        """
         data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ValueError(f"The layout is {_short(data)}, which is no object. {_SEE}")
         lacking = [key for key in ("sizes", "dims") if key not in data]
         if lacking:
             raise ValueError(
                 f"The layout lacks {' and '.join(lacking)}. It says the size of each axis and the "
-                "dims of each parameter: see what plan.layout.to_json() writes."
+                f"dims of each parameter. {_SEE}"
             )
+        for name in _FIELDS:
+            _check_field(name, data.get(name, {}))
 
-        def read(tensors: Mapping[str, list[object]]) -> Dims:
-            return {name: tuple(map(from_data, dims)) for name, dims in tensors.items()}
+        def read(key: str) -> Dims:
+            return {name: _dims(key, name, dims) for name, dims in data.get(key, {}).items()}
 
         unit_of = {name: (axis, unit) for name, (axis, unit) in data.get("unit_of", {}).items()}
         names = {axis: tuple(paths) for axis, paths in data.get("unit_names", {}).items()}
-        buffers = read(data.get("buffers", {}))
-        return cls(data["sizes"], read(data["dims"]), buffers, unit_of, names)
+        return cls(data["sizes"], read("dims"), read("buffers"), unit_of, names)
+
+
+def _check_field(key: str, held: object) -> None:
+    what, fits = _FIELDS[key]
+    if not isinstance(held, dict):
+        raise ValueError(
+            f"{key} of the layout is {_short(held)}, but has to hold {what} for each name. {_SEE}"
+        )
+    for name, value in held.items():
+        if not fits(value):
+            raise ValueError(
+                f"{key} of the layout has {_short(value)} for {name}, which is not {what}. {_SEE}"
+            )
+
+
+def _dims(key: str, name: str, dims: list[object]) -> tuple[Dim, ...]:
+    try:
+        return tuple(map(from_data, dims))
+    except ValueError as problem:
+        raise ValueError(f"{key} of {name}: {problem}") from problem
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x >= 0
+
+
+def _short(x: object) -> str:
+    return json.dumps(x)[:60]
+
+
+def _is_path(x: object) -> bool:
+    return isinstance(x, str)
+
+
+_FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "sizes": ("a number of units", _is_number),
+    "dims": ("a list of dims", lambda dims: isinstance(dims, list)),
+    "buffers": ("a list of dims", lambda dims: isinstance(dims, list)),
+    "unit_of": (
+        'a pair ["axis", unit]',
+        lambda x: isinstance(x, list) and len(x) == 2 and _is_path(x[0]) and _is_number(x[1]),
+    ),
+    "unit_names": ("a list of paths", lambda x: isinstance(x, list) and all(map(_is_path, x))),
+}

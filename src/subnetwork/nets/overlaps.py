@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from subnetwork.nets.copying import plain_tensors
 
@@ -58,8 +57,6 @@ def _stretches(model: nn.Module) -> Iterator[_Stretch]:
 
 def _is_there(x: Tensor) -> bool:
     """Whether it has entries in a memory of its own; wrappers of other tensors have none."""
-    if isinstance(x, UninitializedParameter | UninitializedBuffer):
-        return False
     try:
         return x.numel() > 0 and x.untyped_storage().data_ptr() != 0
     except RuntimeError:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from subnetwork.nets.axes import NOT_NAMED
-from subnetwork.nets.trace.tracer import Inputs, without_mkldnn
+from subnetwork.nets.trace.tracer import Inputs, Quiet, seeded, without_mkldnn
 
 if TYPE_CHECKING:
     from subnetwork.nets.plan import Plan
@@ -32,7 +32,10 @@ class Cost:
 
 
 def cost(model: nn.Module, inputs: Inputs) -> Cost:
-    """Count what a forward pass in training mode takes; the model's buffers may move."""
+    """Count what a forward pass in training mode takes; the model's buffers may move.
+
+    Where layers are dropped at random it takes the path of the proof, on which the model was cut.
+    """
     weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
@@ -44,7 +47,10 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
 
     counter, given = FlopCounterMode(display=False), inputs.each(torch.clone)  # it may write there
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), without_mkldnn(), saving, counter:
+    with (
+        seeded(), torch.enable_grad(), without_mkldnn(), saving,
+        Quiet(), counter,  # type: ignore[no-untyped-call]
+    ):  # fmt: skip
         out = model.train()(*given.args, **given.kwargs)
     del out
     n = sum(p.numel() for p in model.parameters())
@@ -59,8 +65,13 @@ def table(plan: "Plan", n_workers: int) -> str:
     there are fewer blocks than workers, each worker has one, as under `AtLeast`.
 
     Raises:
-        ValueError: where an axis of width has fewer units than there are workers.
+        ValueError: where there is no worker, or an axis of width has fewer units than workers.
     """
+    if n_workers < 1:
+        raise ValueError(
+            f"plan.table was asked for n_workers={n_workers}, of which none holds a part. "
+            "Give the number of workers, 1 or more."
+        )
     depth = plan.layout.depth
     few = {a: n for a, n in plan.layout.sizes.items() if n < n_workers and a not in depth}
     if few:

@@ -173,9 +173,9 @@ def to_data(dim: Dim) -> object:
 
 def from_data(data: object) -> Dim:
     """The dim that `to_data` wrote; raises ValueError for anything else."""
-    if data is None or isinstance(data, str | int):
+    if data is None or (isinstance(data, str | int) and not isinstance(data, bool)):
         return data
-    if isinstance(data, dict) and len(data) == 1:
+    if isinstance(data, dict) and len(data) == 1 and isinstance(next(iter(data.values())), list):
         ((kind, below),) = data.items()
         terms = tuple(_term(from_data(t)) for t in below)
         if kind == "prod":

@@ -29,7 +29,7 @@ class Evidence:
         dtype: that they were measured in: float64 wherever the model computes in it.
         permuted: outputs of the model with every axis's units in another order.
         masked: outputs of a subnetwork and of the model at masked parameters.
-        gradients: their gradients, where asked for.
+        gradients: their gradients; None where not asked for, or where no parameter is trained.
         untold: axes of which nothing was measured, since no output of the example batch depends on
             them: those of an expert that got no token, say.
         problem: what stands against the plan, in one line; None where nothing does.
@@ -75,6 +75,7 @@ def measured(bench: Bench, builder: Builder, *, gradients: bool = False) -> Evid
 
 
 def _measured(bench: Bench, builder: Builder, gradients: bool) -> Evidence:
+    gradients = gradients and any(p.requires_grad for p in bench.model.parameters())
     evidence = Evidence(bench.dtype)
     try:
         permuted = max(permutation_gap(bench, batch) for batch in bench.batches)

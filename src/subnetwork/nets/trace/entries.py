@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from subnetwork.nets.trace.rule import Call, rule
-from subnetwork.nets.trace.terms import Dims, freeze, fresh
+from subnetwork.nets.trace.terms import Dims, flag, freeze, fresh
 from subnetwork.nets.trace.unify import broadcast
 
 
@@ -23,11 +23,30 @@ def pointwise(call: Call) -> Sequence[Dims]:
 
 same = rule(
     "clone", "detach", "alias", "_to_copy", "to", "contiguous", "lift_fresh", "lift_fresh_copy",
-    "lift", "dropout", "native_dropout", "feature_dropout", "alpha_dropout", "bernoulli", "copy",
-    "type_as", "_to_dense", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like",
-    "randn_like", "masked_fill", "fill", "zero", "_prelu_kernel", "rrelu_with_noise", "celu",
-    "floor_divide", "isnan", "pow", "where", "normal", "uniform", "exponential",
+    "lift", "dropout", "native_dropout", "feature_dropout", "alpha_dropout", "copy", "type_as",
+    "_to_dense", "zeros_like", "ones_like", "empty_like", "full_like", "masked_fill", "fill",
+    "zero", "_prelu_kernel", "celu", "floor_divide", "isnan", "pow", "where",
 )(pointwise)  # fmt: skip
+
+
+@rule(
+    "rand", "randn", "rand_like", "randn_like", "normal", "uniform", "exponential", "bernoulli",
+    "rrelu_with_noise",
+)  # fmt: skip
+def noise(call: Call) -> Sequence[Dims]:
+    """Drawn entry by entry: a part draws other numbers for its units than the whole does."""
+    found = pointwise(call)
+    if call.name == "bernoulli" and isinstance(call.arguments.get("p"), float):
+        return found  # dropout, which the proof turns off
+    for term in (term for dims in found for term in dims):
+        flag(term, f"given noise of its own by {call.name}, which a part draws anew")
+    return found
+
+
+@rule("_is_all_true", "_is_any_true")
+def checked(call: Call) -> Sequence[Dims]:
+    """What torch asks of all entries at once, to raise where they are no parameters of a law."""
+    return [[] for _ in call.shapes]
 
 
 @rule("tril", "triu")
@@ -40,8 +59,8 @@ def triangle(call: Call) -> Sequence[Dims]:
 
 
 @rule(
-    "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_full",
-    "new_empty", "scalar_tensor", "new_empty_strided", "empty_strided", "empty_permuted",
+    "zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_full", "new_empty",
+    "scalar_tensor", "new_empty_strided", "empty_strided", "empty_permuted",
 )  # fmt: skip
 def made(call: Call) -> Sequence[Dims]:
     """Units that are still anyone's."""
@@ -56,4 +75,4 @@ def numbered(call: Call) -> Sequence[Dims]:
     return [fresh(shape, f"numbered by {call.name}") for shape in call.shapes]
 
 
-RULES = (same, triangle, made, numbered)
+RULES = (same, noise, checked, triangle, made, numbered)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from subnetwork.nets import seeding
-from subnetwork.nets.copying import copied, plain_tensors
+from subnetwork.nets.copying import CannotCopyError, copied, plain_tensors
 from subnetwork.nets.trace.outside import Reached, ReachesOutsideError, leaves
 from subnetwork.nets.trace.rule import Call, Reading, Rule
 from subnetwork.nets.trace.seen import Seen, Watch, readings
@@ -29,7 +30,7 @@ class Inputs:
 
     @classmethod
     def of(cls, batch: object) -> "Inputs":
-        """A tensor is one argument, a tuple positional arguments, a mapping keyword arguments."""
+        """A tensor is one argument, a tuple or list positional, a mapping keyword arguments."""
         if isinstance(batch, Inputs):
             return batch
         if isinstance(batch, Mapping):
@@ -64,8 +65,8 @@ def trace(model: nn.Module, inputs: Inputs, rules: Sequence[Rule] = ()) -> Trace
     Before that it is run once as it is, since forward may fill caches that outlive this pass.
 
     Raises:
-        ValueError: where the model does not run on the inputs at all, or reaches parameters that a
-            copy of it does not have.
+        ValueError: where the model does not run on the inputs at all, cannot be copied, or reaches
+            tensors through closures that its copies share.
     """
     try:
         rehearse(model, inputs)
@@ -73,13 +74,14 @@ def trace(model: nn.Module, inputs: Inputs, rules: Sequence[Rule] = ()) -> Trace
         if isinstance(traced, Traced):
             return traced
         return _traced(_copied(model, None), inputs.each(torch.clone), rules, traced)
-    except ReachesOutsideError:
+    except (CannotCopyError, ReachesOutsideError):
         raise
     except Exception as problem:
         raise ValueError(
             f"The model cannot be traced on the example batch: {first_line(problem)}. "
-            "Give a batch on which model(batch) runs in training mode; a tuple is taken as "
-            "positional and a dict as keyword arguments."
+            "Give a batch on which model(batch) runs in training mode; a tuple or a list is taken "
+            "as positional arguments (write ([...],) where a list is one) and a dict as keyword "
+            "arguments."
         ) from problem
 
 
@@ -99,14 +101,15 @@ def rehearse(model: nn.Module, inputs: Inputs) -> None:
     that such a pass filled would be of no use to the model afterwards.
 
     Raises:
-        ReachesOutsideError: the copy reads a parameter of the model itself.
+        ReachesOutsideError: the copy reads a parameter or writes a buffer of the model itself.
     """
     tensors = [*model.parameters(), *model.buffers(), *inputs.tensors()]
     if any(x.is_meta for x in tensors):
         return
     given, twin = inputs.each(torch.clone), _copied(model, None).train()
-    with seeded(), torch.no_grad(), without_mkldnn(), Reached(model):
+    with seeded(), torch.no_grad(), without_mkldnn(), Reached(model) as reached:
         twin(*given.args, **given.kwargs)
+    reached.check_buffers()
 
 
 def first_line(problem: Exception) -> str:
@@ -198,17 +201,40 @@ def seeded() -> Iterator[None]:
         np.random.set_state(arrays)  # noqa: NPY002
 
 
+class Quiet(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Dropout keeps everything: a part and the whole would draw different masks."""
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        """Run the operation, unless it is one that draws what is kept."""
+        name = func._schema.name
+        if name == "aten::bernoulli_" and not isinstance(args[1] if args[1:] else 0.5, Tensor):
+            return args[0].fill_(args[1] if args[1:] else 0.5)
+        if name == "aten::native_dropout":
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        return func(*args, **(kwargs or {}))
+
+
 def watch(seen: Seen, run: Callable[..., object], inputs: Inputs) -> None:
     """Call the model under the watch; freeze what comes in and what goes out."""
     for x in inputs.tensors():
         seen.put(x, fresh(x.shape, "the model's input"))
-    with seeded(), torch.enable_grad(), without_mkldnn(), Watch(seen):
+    with (
+        seeded(), torch.enable_grad(), without_mkldnn(),
+        Quiet(), Watch(seen),  # type: ignore[no-untyped-call]
+    ):  # fmt: skip
         out = run(*inputs.args, **inputs.kwargs)
-    outs = [x for x in leaves(out) if isinstance(x, Tensor)]
-    if not any(x.is_floating_point() or x.is_complex() for x in outs):
+    outs = list(leaves(out))
+    if not any(x.is_floating_point() or x.is_complex() for x, _ in outs):
         raise ValueError(
             f"forward returned a {type(out).__name__} in which no floating-point tensor is found, "
             "which could be compared; return a tensor, a tuple or a dict"
         )
-    for term in [term for x in outs for term in seen.of(x)]:
-        freeze(term, "the model's output")
+    for x, name in outs:
+        for term in seen.of(x):
+            freeze(term, "the model's output" + (f", in an object of class {name}" if name else ""))
