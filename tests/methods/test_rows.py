@@ -192,7 +192,7 @@ def test_heterofl_trains_the_first_units_everywhere_and_fedrolex_all_in_turn():
         ({"model": "resnet"}, r"resnet reads pictures"),
         ({"split": "client"}, r"do not say whose they are"),
         ({"split": "evenly"}, r"no split 'evenly'\. Known are: iid"),
-        ({"split": "dirichlet", "alpha": 0.001, "workers": 8}, r"alpha"),
+        ({"split": "dirichlet", "alpha": 1e-4, "workers": 12}, r"alpha=0.0001 leaves"),
     ],
 )
 def test_a_mistake_is_answered_with_what_to_do(changes, message):
