@@ -57,7 +57,7 @@ class Spec:
     wire: str = "float32"
     period: int | None = 1  # of IST's deal
     state: Literal["slice", "reset"] = "slice"  # of IST's local optimizer
-    scale: Scale | None = None  # of the axes that are cut, as LocalSteps has it
+    scale: Literal["none", "inverted"] = "none"  # of the axes that are cut
     outer: bool = False  # an outer optimizer on top of IST's merge
     outer_step_size: float = 0.7
     outer_momentum: float = 0.9
@@ -125,6 +125,13 @@ class Run:
         adam = self.task.run.optimizer == "adamw"
         return AdamW(self.spec.step_size, weight_decay=0.0) if adam else SGD(self.spec.step_size)
 
+    @property
+    def scale(self) -> Scale | None:
+        """Of a part's axes."""
+        if self.spec.scale == "none":
+            return None
+        return Scale(dict.fromkeys(self.task.architecture.layout.sizes, "inverted"))
+
     def local(self, *, in_place: bool = False) -> LocalSteps:
         """A worker's local work."""
         t, spec = self.task, self.spec
@@ -135,7 +142,7 @@ class Run:
             spec.n_steps,
             loss=Supervised(t.loss),
             state=spec.state,
-            scale=spec.scale,
+            scale=self.scale,
             in_place=in_place,
         )
 

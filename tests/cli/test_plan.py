@@ -124,6 +124,7 @@ def test_what_is_measured_is_what_is_asked_for(flags, deal, wire, moments, comma
         (8, 2, 4, 7),
         (4, 8, 1, 0),  # a machine of one core has nobody beside
         (48, 4, 4, 7),  # as many as are played
+        (4, 1e-310, 2, 3),
     ],
 )
 def test_workers_who_share_cores_are_measured_beside_each_other(
@@ -136,12 +137,13 @@ def test_workers_who_share_cores_are_measured_beside_each_other(
         return Pace(step_whole=2e-3, step_part=5e-4)
 
     monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", calibrated)
-    monkeypatch.setattr("os.cpu_count", lambda: here)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(here))
     flags = ["--workers", workers, "--bandwidth", "1mbit", "--cores", cores, *QUICK]
     status, out, error = command("plan", "mine.py:build", *flags)
-    assert status == 0, error
+    assert status == (0 if cores >= 1 else 2), error  # where no number is large enough
     assert asked == [beside]
-    assert ("beside" in out) == (beside > 0)
+    assert (f"beside {beside} other" in out) == (beside > 0)
+    assert ("measured alone" in out) == (beside == 0)
 
 
 def test_it_says_plainly_when_ist_does_not_pay(command, monkeypatch):

@@ -13,7 +13,7 @@ from subnetwork.deals import Lazy
 from subnetwork.nets import SGD, Adam
 from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.partition import NetSketch
-from subnetwork.runtime.calibration import calibrate, loopback, sizes
+from subnetwork.runtime.calibration import STEPS, _pace, calibrate, loopback, sizes
 from subnetwork.runtime.costs import (
     METHODS,
     Network,
@@ -23,6 +23,7 @@ from subnetwork.runtime.costs import (
     break_even,
     moved,
     predict,
+    stored,
 )
 from subnetwork.runtime.direct import (
     draws_of,
@@ -32,8 +33,9 @@ from subnetwork.runtime.direct import (
     together,
     with_moments,
 )
+from subnetwork.runtime.reducing import Reduced
 
-SIZES = Sizes(1000, (10, 100, 40), activations_whole=64, activations_part=16, moments=1)
+SIZES = Sizes(1000, (10, 100, 40), activations_whole=64, activations_part=16, moments=1, lines=640)
 PACE = Pace(step_whole=8.0, step_part=1.0, handling=4.0, averaging=0.5)
 LINK = Network(8e3, 0.25, share=1.0)  # 1000 bytes a second
 
@@ -75,8 +77,9 @@ def test_a_round_of_each_method_by_hand():
     assert star.memory == 12 * 150 + 16 + 1200
     assert local.memory == 12 * 1000 + 64 + 4000
     assert costs["DiLoCo"].memory == local.memory + 8000
-    # a part and its moment, 40 x 3 idle entries, a bit for 640 that are cut twice; 960 each way
-    assert direct.memory == 8 * (150 + 120) + 640 / 8 + 2 * 960
+    # a part and its moment, its 10 shared entries again, 40 x 3 idle ones, a bit a line; 960 bytes
+    # each way, and who of 4 sends which line
+    assert direct.memory == 8 * (150 + 10 + 120) + 640 / 8 + 2 * 960 + 4 * 80
     # replicas: 1/4 of what all hold and of the 100, all of the 40; kept: these and what was sent
     lasting = predict(SIZES, PACE, LINK, Setting(4, 2, replicas=1))["IST, direct"]
     assert lasting.bytes_up == direct.bytes_up + 8 * (2.5 + 25 + 10 + 30)
@@ -88,16 +91,16 @@ def test_a_round_of_each_method_by_hand():
 @pytest.mark.parametrize(
     ("more", "beside"),
     [
-        ({}, 2 * 960),  # leaves and arrives
+        ({}, 2 * 960 + 4 * 80),  # leaves, arrives, senders
         ({"activations_part": 5000}, 4 * 150 + 5000),
-        ({"largest": 1000}, 4 * 1000),  # drawn whole
-        ({"largest": 400}, 2 * 960 + 8 * 400 / 4),  # its block a second time, with its moment
+        ({"largest": 800}, 8 * 800),  # drawn whole, with its moment
+        ({"largest": 320}, 2 * 960 + 4 * 80 + 8 * 320 / 4),  # its block a second time
     ],
 )
 def test_a_rank_needs_memory_for_the_largest_of_what_comes_one_after_another(more, beside):
-    stored = 8 * (150 + 120) + 640 / 8
-    found = METHODS["IST, direct"](replace(SIZES, **more), PACE, LINK, Setting(4, 2)).memory
-    assert found == stored + beside
+    setting = Setting(4, 2)
+    found = METHODS["IST, direct"](replace(SIZES, **more), PACE, LINK, setting).memory
+    assert found == stored(SIZES, 4) + beside
 
 
 def test_batches_rounds_and_hand_over_are_part_of_a_round():
@@ -119,11 +122,14 @@ def test_a_message_takes_a_processor_whatever_is_in_it():
     before, after = (
         predict(SIZES, pace, LINK, setting) for pace in (PACE, replace(PACE, message=0.125))
     )
+    lasting = Setting(4, 2, cores=2, replicas=1)
+    with_replicas = METHODS["IST, direct"](SIZES, replace(PACE, message=0.125), LINK, lasting)
     none_shared = replace(SIZES, part=(0, *SIZES.part[1:]))
     alone = METHODS["IST, direct"](none_shared, replace(PACE, message=0.125), LINK, setting)
     more = {name: after[name].handling - before[name].handling for name in before}
     assert more["IST, direct"] == 2 * 2 * 3 * 0.125
     assert alone.handling - before["IST, direct"].handling == 2 * 3 * 0.125
+    assert with_replicas.handling == after["IST, direct"].handling + 2 * (1 + 2 * 3) * 0.125
     assert more["IST, coordinator"] == 3 * 0.125
     assert more["Local SGD"] == more["DDP"] == 0
 
@@ -298,6 +304,30 @@ def mlp():
     )
 
 
+def test_ddp_reduces_what_is_trained():
+    costs = predict(replace(SIZES, trained=400), PACE, LINK, Setting(4, 2))
+    assert costs["DDP"].bytes_up == 2 * 2 * 3 / 4 * 1600
+    assert costs["Local SGD"].bytes_up == 6000
+    model = mlp()
+    model[0].requires_grad_(False)
+    frozen = sum(p.numel() for p in model[0].parameters())
+    found = sizes(decompose(model, torch.randn(5, 6), verify=False), 2)
+    assert found.trained == found.whole - frozen
+
+
+def test_what_ddp_adds_is_what_its_steps_take_beyond_those_of_a_worker_and_an_all_reduce():
+    names = ("handling", "averaging", "batch", "direct", "outer", "buckets")
+    spans = {name: [1.0, 1.0, 1.0] for name in names}
+    for name in ("whole", "part"):
+        spans |= {f"{name} 1": [12.0] * 3, f"{name} {STEPS}": [12.0 + 8 * (STEPS - 1)] * 3}
+    pace = _pace(spans, Reduced(0.25, 0.5, 7.0), 8.0)
+    assert (pace.buckets, pace.reducing, pace.message, pace.ddp) == (5.0, 0.25, 0.5, True)
+    assert (pace.step_whole, pace.around_whole) == (7.0, 4.0)
+    alone = _pace(spans, Reduced(0.25, 0.5), 8.0)
+    assert (alone.buckets, alone.ddp) == (1.0, False)  # the copying
+    assert _pace(spans, None, 8.0).reducing == 0.0
+
+
 def test_sizes_are_those_that_the_deal_cuts():
     plan = decompose(mlp(), torch.randn(5, 6))
     found = sizes(plan, 4, moments=2)
@@ -350,13 +380,15 @@ def test_the_bytes_of_a_hand_over_are_those_that_ranks_send(width, optimizer, wi
     plan = decompose(nn.Sequential(nn.Linear(16, 32), *layers), torch.randn(4, 16), width=width)
     x, sketch = plan.state(moments=optimizer.moments), NetSketch(plan.layout, Perm(4))
     draws = [draws_of(sketch, x.params, 0, moments=optimizer.moments) for _ in range(4)]
+    found = sizes(plan, 4, moments=len(set(optimizer.moments) - {COUNTER}))
     whole = [with_moments(x.params.items(), optimizer.moments, plan.layout) for _ in range(4)]
     held = [taken(draws[i], i, 0, whole[i]) for i in range(4)]
+    remembered = sum(of.n_bytes for of in held) / 4  # with a number a row, of which there are few
+    assert remembered == pytest.approx(stored(found, 4), rel=0.06)
     sent = []
     for step in (merged, handed_over):
         sides = [counted(step(draws[i], i, held[i], wire), sent) for i in range(4)]
         held = together(sides)
-    found = sizes(plan, 4, moments=len(set(optimizer.moments) - {COUNTER}))
     assert bool(found.counters) == (COUNTER in optimizer.moments)
     told = METHODS["IST, direct"](found, PACE, LINK, Setting(4, 2, wire=wire)).bytes_up
     waits = METHODS["IST, direct"](found, PACE, Network(math.inf, 1.0), Setting(4, 2)).exchange

@@ -1,11 +1,13 @@
 """Processes that are measured beside each other: they do what they are told, and none is left."""
 
+import copy
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from subnetwork import decompose
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nets import SGD
 from subnetwork.nursery import FORKS
+from subnetwork.runtime import calibration
 from subnetwork.runtime import neighbours as others
 from subnetwork.runtime import reducing as measuring
 from subnetwork.runtime.calibration import calibrate
@@ -115,7 +118,7 @@ def test_an_all_reduce_is_measured_and_leaves_nothing_behind():
         found = reducing(n_bytes, n_ranks, budget=0.0)
         assert 1e-12 < found.a_byte < 1e-3
         assert 1e-9 < found.message < 1
-        assert found.step is None
+        assert found.more is None
     assert not dist.is_initialized()
     assert open_here() == before
 
@@ -139,17 +142,17 @@ def test_a_step_of_ddp_trains_by_the_mean_gradient(tmp_path):
     model.weight.data.fill_(1.0)
 
     def parallel(group):
-        mine = rows[group.rank()]
-        step = data_parallel(model, group, SGD(0.1), lambda m: m(mine).sum())
+        mine, own = rows[group.rank() if group else 0], copy.deepcopy(model)
+        step = data_parallel(own, group, SGD(0.1), lambda m: m(mine).sum())
 
         def once():
             step()
-            torch.save(model.weight.data, tmp_path / f"{group.rank()}.pt")
+            if group:
+                torch.save(own.weight.data, tmp_path / f"{group.rank()}.pt")
 
         return once
 
-    found = reducing(1, 2, parallel, budget=0.0)
-    assert found.step > 0
+    assert reducing(1, 2, parallel, budget=0.0).more is not None
     steps = 2 + measuring.FEWEST
     for rank in range(2):
         weight = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
@@ -163,14 +166,62 @@ def test_a_model_that_ddp_does_not_train_costs_the_step_alone():
 
     found = reducing(1, 2, refused, budget=0.0)
     assert found.a_byte > 0
-    assert found.step is None
+    assert found.more is None
 
 
-def test_steps_are_measured_beside_others():
+def test_a_neighbour_that_is_gone_is_missed():
+    def dies():
+        raise MemoryError
+
+    with (
+        pytest.raises(WorkerLostError, match="not all of 2 processes"),
+        neighbours(2, {"a": dies}) as tell,
+    ):
+        tell("a")
+
+
+def test_the_first_that_fails_ends_the_waiting():
+    def second_fails(i):
+        if not i:
+            time.sleep(60)
+        raise ValueError
+
+    began = time.monotonic()
+    with forked(2, second_fails) as pids:
+        assert not ended_well(pids, 50)
+    assert time.monotonic() - began < 30
+
+
+def test_who_ignores_the_end_of_processes_has_them_all_ended():
+    """As some that start others do; processes inherit it."""
+    script = (
+        "import signal, time; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "from subnetwork.runtime.neighbours import ended_well, forked\n"
+        "with forked(2, lambda i: None) as pids: assert ended_well(pids, 20)\n"
+        "with forked(2, lambda _: time.sleep(600)) as pids: print(*pids)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert not found.stderr
+    until(lambda: not any(alive(pid) for pid in found.stdout.split()))
+
+
+def test_steps_are_measured_beside_others(monkeypatch):
     plan = decompose(
         nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 2)), torch.ones(8, 64)
     )
+    told = []
+
+    @contextmanager
+    def seen(n, work):
+        with neighbours(n, work) as tell:
+            yield lambda name: told.append((n, name)) or tell(name)
+
+    monkeypatch.setattr(calibration, "neighbours", seen)
     before = open_here()
     pace = calibrate(plan, 2, budget=0.2, beside=2)
+    assert {(2, f"{what} {k}") for what in ("whole", "part") for k in (1, 5)} <= set(told)
+    assert pace.ddp
     assert min(pace.step_whole, pace.step_part, pace.reducing, pace.message) > 0
     assert open_here() == before

@@ -86,6 +86,8 @@ def plan(
     entries = sizes(cut, workers, moments=link.moments)
     keep_memory()  # as those who will train do
     beside = _others(setting)
+    if setting.cores is not None and not beside and workers > 1:
+        say(console, "\nmeasured alone: nobody can be played beside it here")
     among = f" beside {beside} other{'s' * (beside > 1)}" if beside else ""
     say(console, f"\nmeasuring steps for {link.calibration:g} s{among}")
     deal = Perm(workers) if link.period == 1 else Lazy(workers, link.period)
@@ -95,6 +97,8 @@ def plan(
     pace = measure(budget=link.calibration, beside=beside)
     if not pace.reducing:
         say(console, "no two processes meet here: what messages cost a processor is left out")
+    if not pace.ddp:
+        say(console, "DDP was not run: its steps are taken to be those of one worker, and copying")
     costs = predict(entries, pace, network, setting)
     for line in ("", _heading(setting, network, pace), *_rows(costs), "", *_verdict(costs)):
         say(console, line)
@@ -107,8 +111,8 @@ def _others(setting: "Setting") -> int:
 
     if setting.cores is None or not FORKS:
         return 0
-    here = round((os.cpu_count() or 1) * setting.crowding)
-    return min(here, setting.n_workers, MOST_HERE) - 1
+    here = len(os.sched_getaffinity(0)) * setting.crowding
+    return round(min(here, setting.n_workers, MOST_HERE)) - 1
 
 
 def _network(link: Link, given: tuple[str, ...]) -> "Network | None":
@@ -209,7 +213,7 @@ def _why_not(ist: "Round", other: "Round") -> str:
 
 
 MARGIN = 1.5
-MOST_HERE = 8  # workers that are played on this machine, each of which has a copy of the model
+MOST_HERE = 8  # workers that are played on this machine, each with all that training takes
 NOTE = (
     "Rounds are compared at equal local steps; how many each method needs, training shows. "
     "docs/cost-model.md has every term."

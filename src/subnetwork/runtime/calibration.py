@@ -27,7 +27,7 @@ from subnetwork.nets.state import ModelState, Submodel
 from subnetwork.nets.table import cost
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.tracer import Inputs
-from subnetwork.runtime.costs import Network, Pace, Sizes
+from subnetwork.runtime.costs import FLOAT, Network, Pace, Sizes
 from subnetwork.runtime.direct import (
     Held,
     Wire,
@@ -39,16 +39,23 @@ from subnetwork.runtime.direct import (
 )
 from subnetwork.runtime.direct.links import Exchange
 from subnetwork.runtime.neighbours import neighbours
-from subnetwork.runtime.reducing import Group, Parallel, Reduced, Step, data_parallel, reducing
+from subnetwork.runtime.reducing import (
+    PATIENCE,
+    Group,
+    Parallel,
+    Reduced,
+    Step,
+    data_parallel,
+    reducing,
+)
 from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
 LOOPBACK = "127.0.0.1"
 CHUNK = bytes(1 << 20)
 STILL = 1e-6  # a step size that hardly moves the model
 STEPS = 5  # of the longer of two rounds, whose difference is steps alone
-LARGEST = 1 << 30  # bytes of a model that DDP is tried with, whose ranks hold three of it each
-COPIES = 16  # of the example batch, for each worker, in the pool that batches are read from; or
-POOL = 1 << 26  # as many as fill so many bytes
+LARGEST = 1 << 30  # bytes of a model that DDP is tried with: a rank has gradients and buckets too
+POOL, ROWS = 1 << 26, 1 << 17  # bytes of the pool that batches are read from; rows at most
 
 
 def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
@@ -74,7 +81,22 @@ def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
         moments=moments,
         counters=tuple(counters) if counted else (),
         largest=max((p.numel() for p in plan.model.parameters()), default=0),
+        lines=_lines(plan),
+        trained=_trained(plan.model),
     )
+
+
+def _lines(plan: Plan) -> int:
+    """Of parameters that are cut along two dims or more."""
+    n = 0
+    for name, p in plan.model.named_parameters():
+        sizes = [
+            size
+            for size, dim in zip(p.shape, plan.layout.dims[name], strict=True)
+            if dim is not None and axes_of(dim)
+        ]
+        n += math.prod(sizes) if len(sizes) > 1 else 0
+    return n
 
 
 def _counters(plan: Plan, n_workers: int) -> dict[str, int]:
@@ -141,20 +163,26 @@ def calibrate(
         for do in work.values():
             do()  # the first one allocates
         with neighbours(beside, work) as tell:
-            spans = _in_turns(work, budget, tell if beside else None)
+            spans = _in_turns(work, budget, tell)
         n_ranks, n_bytes = max(2, beside + 1), Submodel(x.params).n_bytes
         parallel = _parallel(plan, feed, steps) if n_bytes <= LARGEST else None
+        patience = PATIENCE + 20 * n_ranks * max(spans["whole 1"])  # of steps that share a core
         try:
-            reduced = reducing(n_bytes, n_ranks, parallel, budget / 3)
+            reduced = reducing(n_bytes, n_ranks, parallel, budget / 3, patience)
         except WorkerLostError:
             reduced = None
-    return _pace(spans, reduced, 2 * (n_ranks - 1) / n_ranks * n_bytes)
+    gradients = FLOAT * _trained(plan.model)
+    return _pace(spans, reduced, 2 * (n_ranks - 1) / n_ranks * gradients)
+
+
+def _trained(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _parallel(plan: Plan, feed: "_Rows", optimizer: Optimizer) -> Parallel:
-    """A step of DDP in a group."""
+    """Steps of DDP in a group, or of the model alone."""
 
-    def in_group(group: Group) -> Step:
+    def in_group(group: Group | None) -> Step:
         module = plan.build(plan.layout.all_units)
         return data_parallel(module, group, optimizer, lambda m: feed.loss(m, feed.next()))
 
@@ -171,10 +199,9 @@ def _pace(spans: Mapping[str, Sequence[float]], reduced: Reduced | None, one_way
         step[name] = max(0.0, more / (STEPS - 1))
         around[name] = max(0.0, middle[f"{name} 1"] - step[name])
         step[name] = max(0.0, step[name] - middle["batch"])
-    of_ddp = None
-    if reduced is not None and reduced.step is not None:
-        own = step["whole"] + middle["batch"] + reduced.a_byte * one_way
-        of_ddp = reduced.step - own
+    buckets, ddp = middle["buckets"], reduced is not None and reduced.more is not None
+    if reduced is not None and reduced.more is not None:
+        buckets = max(0.0, reduced.more - reduced.a_byte * one_way)
     return Pace(
         step["whole"],
         step["part"],
@@ -185,9 +212,10 @@ def _pace(spans: Mapping[str, Sequence[float]], reduced: Reduced | None, one_way
         around["part"],
         middle["direct"],
         middle["outer"],
-        middle["buckets"] if of_ddp is None else max(0.0, of_ddp),
+        buckets,
         reduced.a_byte if reduced else 0.0,
         reduced.message if reduced else 0.0,
+        ddp,
     )
 
 
@@ -252,7 +280,8 @@ class _Rows:
         first = inputs.args[0] if inputs.args else None
         if not isinstance(first, Tensor) or first.dim() == 0 or len(inputs.args) != 1:
             return cls(inputs.args, inputs.kwargs, None)
-        copies = max(COPIES * n_workers, POOL // max(1, first.nbytes))
+        several = min(POOL // max(1, first.nbytes), ROWS // max(1, len(first)))
+        copies = max(2 * n_workers, several)
         pool = first.repeat(copies, *(1 for _ in first.shape[1:]))
         return cls(
             (),
@@ -356,19 +385,17 @@ def _outer(whole: Submodel) -> Callable[[], object]:
 def _in_turns(
     work: Mapping[str, Callable[[], object]],
     budget: float,
-    tell: Callable[[str | None], None] | None,
+    tell: Callable[[str | None], None],
 ) -> dict[str, list[float]]:
     """Processor seconds of each, turn by turn; at least three turns, whatever the budget.
 
-    Where there are neighbours to tell, each is done once before, while they come along.
+    Neighbours are told before, and are at it.
     """
     spans: dict[str, list[float]] = {name: [] for name in work}
     ends = time.perf_counter() + budget
     while time.perf_counter() < ends or min(map(len, spans.values())) < 3:
         for name, do in work.items():
-            if tell is not None:
-                tell(name)
-                do()
+            tell(name)
             started = time.thread_time()
             do()
             spans[name].append(time.thread_time() - started)

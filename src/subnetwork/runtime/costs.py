@@ -33,6 +33,9 @@ class Sizes:
     """Adam's counts of steps in one subnetwork, by how many dims their parameters are cut along:
     one per unit, or pair of units. They are sent as float32, whatever the wire."""
     largest: int = 0  # entries of the largest parameter of the model
+    lines: int = 0
+    """Of parameters that are cut along two dims or more: what has a unit of each of these dims."""
+    trained: int | None = None  # entries of the model that have gradients; None: all
 
     @property
     def held(self) -> int:
@@ -58,6 +61,7 @@ class Pace:
     reducing: float = 0.0
     """For a byte that a worker sends, and gets, in an all-reduce: adding and copying."""
     message: float = 0.0  # to another worker and one from it, whatever is in them
+    ddp: bool = False  # whether `buckets` were measured by steps of DDP
 
 
 @dataclass(frozen=True)
@@ -189,41 +193,54 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     for k, size in enumerate(sizes.counters):
         one_way += FLOAT * size * (moved(n, setting.period, k) if k else 2 * (n - 1) / n)
     hops = (1 if handed or shared else 0) + (1 if shared else 0)  # shared ones meet at a keeper
-    messages = hops * (n - 1) * pace.message
+    messages = hops * (n - 1)
     own, idle = _copied(sizes, setting)
     memory = _directly(sizes, setting, one_way)
     if setting.replicas:  # of the shard; what was sent, and the rest of the neighbour's part
-        memory += whole * _idle(sizes, n) + one_way + whole * own
+        memory += whole * _idle(sizes.part, n) + one_way + whole * own
         one_way += whole * (own + idle)
         hops += 3  # replicas, and a word at the end of each stage
+        messages += 1 + 2 * (n - 1)
     handling = pace.handling / n if pace.direct is None else pace.direct
     return Round(
         compute=_part_compute(pace, setting),
         exchange=network.seconds(one_way, hops, setting.crowding),
-        handling=(handling + messages) * setting.crowding,
+        handling=(handling + messages * pace.message) * setting.crowding,
         bytes_down=one_way,
         bytes_up=one_way,
         memory=memory,
     )
 
 
+def stored(sizes: Sizes, n_workers: int) -> float:
+    """Bytes that a rank of direct hand-over has between two rounds.
+
+    Its part, what all hold a second time, its share of what nobody holds, and a bit for each line
+    of a matrix that is cut on both sides; Adam's counts of steps likewise.
+    """
+    n = n_workers
+    entries = (1 + sizes.moments) * (sizes.held + sizes.part[0] + _idle(sizes.part, n))
+    counts = sum(sizes.counters) + _idle(sizes.counters, n)
+    return FLOAT * (entries + counts) + (1 + bool(sizes.counters)) * sizes.lines / 8
+
+
 def _directly(sizes: Sizes, setting: Setting, one_way: float) -> float:
     """Bytes of a rank that exchanges so many each way.
 
-    It stores its part, its share of what nobody holds, and a bit for each line of a matrix that is
-    cut on both sides. Beside these, at one time after another: the largest parameter as it is
-    drawn; gradients and activations; what leaves, what arrives, and the largest block anew.
+    Beside what it stores, at one time after another: the largest parameter as it is drawn, with
+    its moments; gradients and activations; what leaves, what arrives, the largest block anew, and
+    who sends which line.
     """
     n, an_entry = setting.n_workers, FLOAT * (1 + sizes.moments)
-    bits: float = sum(size * n**k for k, size in enumerate(sizes.part) if k > 1)
-    stored = an_entry * (sizes.held + _idle(sizes, n)) + bits / 8
+    drawn = an_entry * sizes.largest
     training = FLOAT * sizes.held + sizes.activations_part
-    return stored + max(FLOAT * sizes.largest, training, 2 * one_way + an_entry * sizes.largest / n)
+    exchange = 2 * one_way + drawn / n + n * sizes.lines / 8
+    return stored(sizes, n) + max(drawn, training, exchange)
 
 
-def _idle(sizes: Sizes, n: int) -> float:
+def _idle(part: tuple[int, ...], n: int) -> float:
     """Entries of a rank's share of what nobody holds: n^k blocks make a tensor, of which n are."""
-    entries: float = sum(size * (n ** (k - 1) - 1) for k, size in enumerate(sizes.part) if k)
+    entries: float = sum(size * (n ** (k - 1) - 1) for k, size in enumerate(part) if k)
     return entries
 
 
@@ -290,10 +307,10 @@ def ddp(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     All buckets but the last one may travel while the backward pass goes on. What the processor does
     for them is not hidden: it is taken from the backward pass.
     """
-    gradients = FLOAT * sizes.whole
+    gradients = FLOAT * (sizes.whole if sizes.trained is None else sizes.trained)
     one_way, exchange = _all_reduce(gradients, pace, network, setting)
     step = (pace.step_whole + pace.batch) * setting.crowding
-    may_hide = 1 - min(1.0, BUCKET / gradients)
+    may_hide = 1 - min(1.0, BUCKET / max(1, gradients))
     idle = max(0.0, exchange - pace.reducing * setting.crowding * one_way)
     hidden = min(BACKWARD_SHARE * pace.step_whole * setting.crowding, may_hide * idle)
     return Round(

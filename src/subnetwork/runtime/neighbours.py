@@ -6,7 +6,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -15,6 +15,7 @@ from subnetwork.nursery import FORKS, die_with_parent
 
 REST = 255  # no work has this number
 NAP = 1e-3  # seconds between two looks
+PATIENCE = 300.0  # seconds until neighbours are at what they are told
 
 
 @contextmanager
@@ -34,8 +35,11 @@ def forked(n: int, main: Callable[[int], object]) -> Iterator[list[int]]:
         yield pids
     finally:
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            with suppress(ProcessLookupError):  # whoever started this one may ignore ends
+                os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def _fork(main: Callable[[int], object], i: int) -> int:
@@ -69,17 +73,26 @@ def ended_well(pids: list[int], seconds: float) -> bool:
     Those that have ended are taken from the list: their numbers may be those of others soon.
     """
     until = time.monotonic() + seconds
-    while pids:
-        pid, status = os.waitpid(pids[0], os.WNOHANG)
-        if pid:
-            del pids[0]
-            if status:
-                return False
-        elif time.monotonic() > until:
+    while True:
+        if any(_ended(pids)):
             return False
-        else:
-            time.sleep(NAP)
-    return True
+        if not pids or time.monotonic() > until:
+            return not pids
+        time.sleep(NAP)
+
+
+def _ended(pids: list[int]) -> list[int]:
+    """The status of each process that has ended, which is taken from the list."""
+    found = []
+    for pid in list(pids):
+        try:
+            gone, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # nobody is told how it ended
+            gone, status = pid, 0
+        if gone:
+            pids.remove(pid)
+            found.append(status)
+    return found
 
 
 @contextmanager
@@ -93,24 +106,38 @@ def neighbours(
         work: what they can be told to do, by name; at most 255.
 
     Yields:
-        What tells all of them: a name, or None to rest, as at first.
+        What tells all of them, and returns when all are at it: a name, or None to rest, as at
+        first. It raises WorkerLostError where one has ended, or is not at it in five minutes.
 
     Raises:
         WorkerLostError: as `forked`.
     """
-    board, names = mmap.mmap(-1, 1), list(work)
-    board[0] = REST
+    board, names = mmap.mmap(-1, 1 + n), list(work)
+    board[:] = bytes([REST] * (1 + n))
 
-    def tell(name: str | None) -> None:
-        board[0] = REST if name is None else names.index(name)
-
-    def labour(_: int) -> None:
+    def labour(i: int) -> None:
         does = list(work.values())
         while True:
-            if board[0] == REST:
+            told = board[1 + i] = board[0]
+            if told == REST:
                 time.sleep(NAP)
             else:
-                does[board[0]]()
+                does[told]()
 
-    with forked(n, labour):
+    with forked(n, labour) as pids:
+
+        def tell(name: str | None) -> None:
+            board[0] = REST if name is None else names.index(name)
+            until = time.monotonic() + PATIENCE
+            while True:
+                if _ended(pids) or len(pids) < n or time.monotonic() > until:
+                    raise WorkerLostError(
+                        f"not all of {n} processes that were to work beside this one do: memory "
+                        "may be short. Measure with fewer beside it, or none."
+                    )
+                if all(board[1 + i] == board[0] for i in range(n)):
+                    return
+                time.sleep(NAP)
+
         yield tell
+        tell(None)  # all of them have been there

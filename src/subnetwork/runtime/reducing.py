@@ -27,7 +27,8 @@ PATIENCE = 60.0  # seconds beyond the budget for ranks to start, meet and end
 
 Group: TypeAlias = Any  # gloo's own, whose stubs leave out what is needed here
 Step: TypeAlias = Callable[[], object]
-Parallel: TypeAlias = Callable[[Group], Step]
+Parallel: TypeAlias = Callable[[Group | None], Step]
+"""Makes what does a step of training: of a rank in a group, or without one by itself."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,16 @@ class Reduced:
 
     a_byte: float  # that it sends, and gets, in an all-reduce
     message: float  # to another rank, and one from it
-    step: float | None = None  # of data-parallel training, its all-reduces included
+    more: float | None = None
+    """That a step of data-parallel training takes beyond one by itself, all-reduces included."""
 
 
 def reducing(
-    n_bytes: int, n_ranks: int = 2, parallel: Parallel | None = None, budget: float = 0.4
+    n_bytes: int,
+    n_ranks: int = 2,
+    parallel: Parallel | None = None,
+    budget: float = 0.4,
+    patience: float = PATIENCE,
 ) -> Reduced:
     """What ranks take that are processes of this machine and reduce over its sockets, by gloo.
 
@@ -50,11 +56,13 @@ def reducing(
     Args:
         n_bytes: of the buffer; a very small or large one is measured by another size.
         n_ranks: how many; at least 2.
-        parallel: makes, of a group, what does one step of data-parallel training in it.
+        parallel: the training whose steps are measured, by itself and in the group.
         budget: seconds, about; each thing is done a few times whatever it is.
+        patience: seconds for all of it, beyond twice the budget; then the ranks are ended.
 
     Returns:
-        The mean over the ranks; without a step where `parallel` is left out or fails.
+        The mean over the ranks; without `more` where `parallel` is left out, fails, or takes too
+        long.
 
     Raises:
         WorkerLostError: the ranks reduce nothing: the machine has no such processes, lets no two
@@ -73,28 +81,34 @@ def reducing(
             found["message"] = words / (n_ranks - 1)
             _keep(path / f"{rank}.json", found)
             if parallel is not None:
-                found["step"] = _span(parallel(group), group, budget)
+                alone = _span(parallel(None), group, budget / 2)
+                found["more"] = max(0.0, _span(parallel(group), group, budget / 2) - alone)
                 _keep(path / f"{rank}.json", found)
 
         with forked(n_ranks, main) as ranks:
-            ended_well(ranks, PATIENCE + 2 * budget)
+            ended_well(ranks, patience + 2 * budget)
         files = list(path.glob("*.json"))
         if len(files) < n_ranks:
             raise WorkerLostError(f"{n_ranks} ranks of this machine did not reduce anything.")
         found = [json.loads(file.read_text()) for file in files]
-    alike = set.intersection(*map(set, found))  # a step may be there of some
+    alike = set.intersection(*map(set, found))  # `more` may be there of some
     return Reduced(**{name: statistics.mean(of[name] for of in found) for name in alike})
 
 
 def data_parallel(
-    module: nn.Module, group: Group, optimizer: Optimizer, loss: Callable[[nn.Module], Tensor]
+    module: nn.Module,
+    group: Group | None,
+    optimizer: Optimizer,
+    loss: Callable[[nn.Module], Tensor],
 ) -> Step:
-    """What does one step of DDP in a group that gloo made."""
-    cpu, gloo = torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO
-    own = dist.ProcessGroup(dist.HashStore(), group.rank(), group.size())
-    own._register_backend(cpu, gloo, group)
-    own._set_default_backend(gloo)
-    twin = DistributedDataParallel(module.train(), process_group=own, forward_sync_buffers=False)
+    """What does one step of DDP in a group that gloo made; without a group, of the module alone."""
+    twin = module.train()
+    if group is not None:
+        cpu, gloo = torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO
+        own = dist.ProcessGroup(dist.HashStore(), group.rank(), group.size())
+        own._register_backend(cpu, gloo, group)
+        own._set_default_backend(gloo)
+        twin = DistributedDataParallel(module, process_group=own)
     steps = optimizer.over([{"params": list(module.parameters()), **optimizer.options(1.0)}])
 
     def step() -> None:
