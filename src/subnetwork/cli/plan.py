@@ -86,7 +86,7 @@ def plan(
     entries = sizes(cut, workers, moments=link.moments)
     keep_memory()  # as those who will train do
     beside = _others(setting)
-    if setting.cores is not None and not beside and workers > 1:
+    if setting.cores is not None and not beside:
         say(console, "\nmeasured alone: nobody can be played beside it here")
     among = f" beside {beside} other{'s' * (beside > 1)}" if beside else ""
     say(console, f"\nmeasuring steps for {link.calibration:g} s{among}")

@@ -199,8 +199,9 @@ def _pace(spans: Mapping[str, Sequence[float]], reduced: Reduced | None, one_way
         step[name] = max(0.0, more / (STEPS - 1))
         around[name] = max(0.0, middle[f"{name} 1"] - step[name])
         step[name] = max(0.0, step[name] - middle["batch"])
-    buckets, ddp = middle["buckets"], reduced is not None and reduced.more is not None
-    if reduced is not None and reduced.more is not None:
+    reduced = reduced or Reduced(0.0, 0.0)
+    buckets = middle["buckets"]  # the copying alone
+    if reduced.more is not None:
         buckets = max(0.0, reduced.more - reduced.a_byte * one_way)
     return Pace(
         step["whole"],
@@ -213,9 +214,9 @@ def _pace(spans: Mapping[str, Sequence[float]], reduced: Reduced | None, one_way
         middle["direct"],
         middle["outer"],
         buckets,
-        reduced.a_byte if reduced else 0.0,
-        reduced.message if reduced else 0.0,
-        ddp,
+        reduced.a_byte,
+        reduced.message,
+        reduced.more is not None,
     )
 
 
