@@ -10,14 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from ranks_in_threads import together
+from subnetwork.algorithm import rounds
 from subnetwork.experiments import direct as module
 from subnetwork.experiments.direct import Job, check_direct, follow, lead
 from subnetwork.experiments.resume import Edges, Keeper, Start, going_on, saved
 from subnetwork.experiments.training import merged, record
 from subnetwork.methods import Training
 from subnetwork.methods.rows import method, task
+from subnetwork.nets import holders_in_place
 from subnetwork.nets.tensorfile import write_tensors
 from subnetwork.record import repeatable
+from subnetwork.runtime import here
 from subnetwork.runtime.direct import tell
 
 SMALL = Training(hidden=(12, 9), workers=3, rounds=3, local_steps=2, batch_size=8)
@@ -31,6 +34,10 @@ CASES = {
         SMALL, optimizer="adam", step_size=0.01, exchange="direct", replicas=1
     ),
     "one": replace(SMALL, workers=1, steps=5),
+    "outer": replace(SMALL, momentum=0.5, outer="nesterov"),
+    "outer of counters": replace(SMALL, optimizer="adam", step_size=0.01, outer="nesterov"),
+    "outer, replicas": replace(SMALL, outer="nesterov", exchange="direct", replicas=1),
+    "diloco": replace(SMALL, method="diloco"),
 }
 
 
@@ -72,15 +79,22 @@ def direct(run, folder, old=None):
     return t
 
 
-def through_a_coordinator(run, folder):
+def through_a_coordinator(run, folder, old=None):
     torch.set_num_threads(1)
     t = task(run)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     row = method(t)
-    start = Start(lambda: row.x)
+    start = Start(lambda: row.x) if old is None else going_on(t, old)
     keeper = Keeper(folder / "checkpoints", t, start, every=10**6)
     x = record(folder, t, row, None, Edges(silent), start, keeper)
     write_tensors(folder / "model.safetensors", merged(t, x).state_dict())
+
+
+def rounds_on(x, row, start):
+    """The models of the rounds from `start` on, in this process."""
+    work = here(row.local)
+    run = rounds(x, row.sketch, work, row.merge, seed=row.seed, n_rounds=row.n_rounds, start=start)
+    return [done.x for done in run]
 
 
 def rows(folder):
@@ -96,7 +110,7 @@ def tensors(folder):
     found, damage = saved(folder / "checkpoints")
     assert not damage
     x = found.start.x
-    return {"": x.params, **x.moments}
+    return {"": x.params, **x.moments, "outer": x.outer}
 
 
 def same_state(one, other):
@@ -134,9 +148,6 @@ def test_a_run_goes_on_from_the_shards_of_its_ranks(workers, tmp_path):
         assert models[0] == models[1]
         same_state(tensors(tmp_path / "run"), tensors(tmp_path / "whole"))
         return
-    from subnetwork.algorithm import rounds
-    from subnetwork.runtime import here
-
     row = method(task(more))
     *_, last = rounds(
         found.start.x, row.sketch, here(row.local), row.merge, seed=row.seed, n_rounds=4, start=2
@@ -224,11 +235,44 @@ def test_a_row_has_what_a_coordinators_row_has(tmp_path):
         assert 0 < own <= own + rest <= found["direct"][-1]["seconds"]
 
 
-@pytest.mark.parametrize("name", ["diloco", "synchronous_sgd"])
-def test_a_merge_of_its_own_is_refused(name):
-    run = replace(SMALL, method=name)
-    with pytest.raises(ValueError, match=f"but {name} has a step of its own .* --exchange star"):
-        check_direct(name, method(task(run)))
+def test_rounds_of_one_batch_are_refused():
+    run = replace(SMALL, method="synchronous_sgd")
+    with pytest.raises(ValueError, match="a round of synchronous_sgd is one batch. Use --exchange"):
+        check_direct("synchronous_sgd", method(task(run)))
+
+
+def test_a_merge_that_is_none_of_ours_is_refused():
+    row = replace(method(task(SMALL)), merge=holders_in_place)
+    with pytest.raises(ValueError, match="but ist merges otherwise. Use --exchange star"):
+        check_direct("ist", row)
+
+
+@pytest.mark.parametrize("exchange", ["direct", "star"])
+def test_a_run_goes_on_with_the_momentum_of_its_merge(exchange, tmp_path):
+    """From a checkpoint of the other exchange: to the bit as if it had not stopped."""
+    run = replace(CASES["outer"], rounds=4)
+    first, then = (direct, through_a_coordinator)
+    if exchange == "direct":
+        first, then = then, first
+    half = replace(run, rounds=2, exchange="star" if exchange == "direct" else "direct")
+    first(half, tmp_path / "run")
+    found, _ = saved(tmp_path / "run" / "checkpoints")
+    assert all(bool(buffer.any()) for buffer in found.start.x.outer.values())
+    then(replace(run, exchange=exchange), tmp_path / "run", replace(found, run=half))
+    then(replace(run, exchange=exchange), tmp_path / "whole")
+    same_state(tensors(tmp_path / "run"), tensors(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_momentum_of_the_merge_that_is_turned_on_or_off_begins_at_zero_or_ends(momentum, tmp_path):
+    run = replace(CASES["outer"], exchange="direct", outer_momentum=0.9 - momentum, rounds=2)
+    direct(run, tmp_path / "run")
+    found, _ = saved(tmp_path / "run" / "checkpoints")
+    more = replace(run, rounds=3, outer_momentum=momentum)
+    direct(more, tmp_path / "run", replace(found, run=run))
+    x, row = found.start.x, method(task(more))
+    (last,) = rounds_on(replace(x, outer={}), row, 2)
+    same_state(tensors(tmp_path / "run"), {"": last.params, **last.moments, "outer": last.outer})
 
 
 def test_a_deal_that_leaves_a_rank_without_a_network_is_refused_before_the_run():

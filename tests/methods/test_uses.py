@@ -8,6 +8,7 @@ import hashlib
 import re
 from dataclasses import fields, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ OTHER = {
     "clusters": 5, "clusters_per_batch": 3, "optimizer": "adam", "step_size": 0.1, "momentum": 0.9,
     "weight_decay": 0.01, "period": 2, "capacities": (1.0, 0.25), "least_blocks": 2, "keep": 0.8,
     "share": 3, "outer_step_size": 0.5, "outer_momentum": 0.5, "measure": "validation", "seed": 1,
-    "steps": 3, "scale": "inverted", "autocast": "bfloat16",
+    "outer": "nesterov", "steps": 3, "scale": "inverted", "autocast": "bfloat16",
 }  # fmt: skip
 # how or where a run is computed, not which one it is
 HOW = frozenset({"exchange", "wire", "compile", "shares", "clip_updates", "replicas"})
@@ -55,6 +56,7 @@ RUNS = {
     "--method resist": {"method": "resist", "model": "gpt", **ON["gpt"]},
     **{f"--model {name}": {"model": name, **ON.get(name, {})} for name in MODELS},
     "--split dirichlet": {"split": "dirichlet"},
+    "--outer nesterov": {"outer": "nesterov"},
     "--optimizer adamw": {"optimizer": "adamw", "weight_decay": 0.1},
     "--steps 5": {"method": "local_sgd", "steps": 5},
 }
@@ -138,7 +140,8 @@ def test_a_field_changes_the_run_exactly_where_the_table_says_so(name):
 def test_every_field_of_the_table_is_a_field_and_so_is_what_decides_on_it():
     names = {field.name for field in fields(Training)}
     assert set(USES) <= names
-    for where in USES.values():
+    wheres = [of if isinstance(of, tuple) else (of,) for of in USES.values()]
+    for where in chain.from_iterable(wheres):
         assert set(where) <= names
         assert set(where.get("method", ())) <= set(METHODS)
         assert set(where.get("model", ())) <= set(MODELS)
@@ -148,7 +151,8 @@ def test_every_field_of_the_table_is_a_field_and_so_is_what_decides_on_it():
     ("changes", "given", "message"),
     [
         ({}, "period", "--period does nothing with --method ist, only with --method lazy_ist. "),
-        ({}, "outer_momentum", "only with --method diloco. Leave it out, or choose another method"),
+        ({}, "outer_momentum", "only with --outer nesterov. Leave it out, or choose another outer"),
+        ({"method": "diloco"}, "outer", "--outer does nothing with --method diloco, only with "),
         ({"method": "diloco"}, "keep", "only with --method federated_dropout or masked_relu. "),
         ({}, "heads", "--heads does nothing with --model mlp, only with --model gpt or gat. "),
         ({}, "clusters_per_batch", "--clusters-per-batch does nothing with --model mlp, only"),

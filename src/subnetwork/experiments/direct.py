@@ -17,7 +17,7 @@ from subnetwork.deals import Bernoulli
 from subnetwork.experiments.leader import Leader
 from subnetwork.experiments.resume import Edges, Keeper, Start
 from subnetwork.experiments.shards import read_by_parts, save_with_others
-from subnetwork.experiments.side import Side, wire_of
+from subnetwork.experiments.side import Side, steps_of, wire_of
 from subnetwork.experiments.training import check_test_loss, earlier, merged
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task, method, task
@@ -49,6 +49,7 @@ from subnetwork.runtime.direct import (
     with_moments,
 )
 from subnetwork.runtime.direct.held import PARAMS
+from subnetwork.runtime.direct.outer import carried_moments
 from subnetwork.runtime.direct.sockets import Meter
 from subnetwork.runtime.measured import peak_memory
 
@@ -95,10 +96,15 @@ class _LeftError(Exception):
 
 def check_direct(name: str, row: Method) -> None:
     """Raise ValueError for a method that direct hand-over does not carry."""
-    if row.merge is not holders or not isinstance(row.local, LocalSteps):
+    if not isinstance(row.local, LocalSteps):
         raise ValueError(
-            f"--exchange direct merges by the mean over holders, but {name} has a step of its own "
-            "on the whole model. Use --exchange star, or --method local_sgd."
+            f"--exchange direct tests the model after every round, and a round of {name} is one "
+            "batch. Use --exchange star, or --method local_sgd."
+        )
+    if row.merge is not holders and steps_of(row) is None:
+        raise ValueError(
+            "--exchange direct merges by the mean over holders, and steps along it entry by entry, "
+            f"but {name} merges otherwise. Use --exchange star."
         )
     draws_of(row.sketch, row.shapes.params, row.seed)  # refuses too many workers
     if any(isinstance(deal, Bernoulli) for deal in row.sketch.deals.values()):
@@ -182,7 +188,9 @@ def _take_part(place: Rank, t: Task, row: Method, job: Job, leader: Leader | Non
         if company is not None:
             after = partial(_after_round, side, leader, place.stop)
             begun = partial(_begun, side)
-            lasting_rounds(company, _local(row), begun, after, n_rounds=row.n_rounds)
+            lasting_rounds(
+                company, _local(row), begun, after, n_rounds=row.n_rounds, steps=side.steps
+            )
             return
         for done in _rounds(side, _begun(side)):
             _after_round(side, leader, place.stop, done)
@@ -198,11 +206,12 @@ def _company(
         if leader is not None:
             leader.rebuilt(rebuilt, place.died[-1])
 
+    moments = carried_moments(row.moments, steps_of(row))
     return Company(
         draws,
         place.rank,
         lambda number: wired.opening(partial(place.group, number)),
-        moments=tuple(moment for moment in row.moments if moment != COUNTER),
+        moments=tuple(moment for moment in moments if moment != COUNTER),
         wire=wire_of(t.run),
         number=place.number,
         report=report,
@@ -213,14 +222,14 @@ def _begun(side: Side) -> Held:
     """This rank's part at the start: read from a checkpoint, or made layer by layer."""
     row, architecture, k = side.row, side.row.architecture, side.draws.start
     if side.source is not None:
-        whole = read_by_parts(checkpoint.opened(side.source), side.draws, row.moments)
+        whole = read_by_parts(checkpoint.opened(side.source), side.draws, side.moments)
         return taken(side.draws, side.rank, k, whole)
     parameters: Iterator[tuple[str, Tensor]]
     if isinstance(architecture, MLP):
         parameters = initial_parameters(architecture, seed=row.init)
     else:
         parameters = iter(row.x.params.items())
-    whole = with_moments(parameters, row.moments, architecture.layout)
+    whole = with_moments(parameters, side.moments, architecture.layout)
     return taken(side.draws, side.rank, k, whole)
 
 
@@ -233,6 +242,7 @@ def _rounds(side: Side, held: Held) -> Iterator[DirectRound]:
         side.links,
         n_rounds=side.row.n_rounds,
         wire=side.wire,
+        steps=side.steps,
     )
 
 

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from subnetwork.algorithm import RunFailedError
@@ -19,10 +20,11 @@ from subnetwork.experiments.side import Side
 from subnetwork.nets import checkpoint
 from subnetwork.nets.checkpoint import Checkpoint, Written
 from subnetwork.nets.counters import COUNTER
+from subnetwork.nets.means import has_mean
 from subnetwork.nets.pieces import Kind
 from subnetwork.runtime.direct import Draws, Held, carried, gathered, tell
 from subnetwork.runtime.direct.counted import counter_of, is_counter
-from subnetwork.runtime.direct.held import PARAMS
+from subnetwork.runtime.direct.held import OUTER, PARAMS
 
 CHECKPOINTS = "checkpoints"
 
@@ -91,11 +93,17 @@ def kinds(draws: Draws, moments: tuple[str, ...]) -> dict[str, Kind]:
     found = [_kinds(draws, name, moments) for name in draws.like if not is_counter(name)]
     return {
         key: kinds[key]
-        for plane in ("params", *(f"moments/{moment}" for moment in moments))
+        for plane in (PARAMS, *moments)
         for kinds in found
         for key in kinds
-        if key.startswith(f"{plane}/")
+        if key.startswith(_key(plane, ""))
     }
+
+
+def _key(plane: str, name: str) -> str:
+    """What `tensors_of` calls a tensor."""
+    kinds = {PARAMS: "params", OUTER: OUTER}
+    return f"{kinds.get(plane, f'moments/{plane}')}/{name}"
 
 
 def read_by_parts(
@@ -103,27 +111,36 @@ def read_by_parts(
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The tensors of a checkpoint one parameter after another, for `taken`.
 
+    Momentum of the merge that it does not hold is zero: before the first round there is none.
+
     Raises:
         ValueError: the checkpoint holds other tensors than this run has.
     """
-    expected = kinds(draws, moments)
-    there = {key: (dtype, tuple(shape)) for key, (dtype, shape) in found.kinds.items()}
-    if {key: (dtype, tuple(shape)) for key, (dtype, shape) in expected.items()} != there:
+    expected = _shapes(kinds(draws, tuple(m for m in moments if m != OUTER)))
+    every = _shapes(found.kinds)
+    there = {key: kind for key, kind in every.items() if not key.startswith(_key(OUTER, ""))}
+    if expected != there:
         odd = sorted(set(expected) ^ set(there)) or sorted(expected)
         raise ValueError(f"{found.path} holds another model: {odd[0]} differs. Start anew.")
     for name in draws.like:
         if is_counter(name):
             continue
-        planes = {"": f"params/{name}"} | {m: f"moments/{m}/{name}" for m in moments}
-        tensors = {}
-        for plane, key in planes.items():
-            _, shape = there[key]
+        tensors: dict[str, Tensor] = {}
+        for plane, key in ((plane, _key(plane, name)) for plane in (PARAMS, *moments)):
+            if plane == OUTER and key not in every:
+                tensors[plane] = torch.zeros_like(tensors[PARAMS])
+                continue
+            _, shape = every[key]
             flat = found.part({key: range(prod(shape))})[0].values
             tensors[plane] = flat.view(shape)
         counter = tensors.pop(COUNTER, None)
         yield name, tensors
         if counter is not None:
             yield counter_of(name), {PARAMS: counter}
+
+
+def _shapes(kinds: Mapping[str, Kind]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    return {key: (dtype, tuple(shape)) for key, (dtype, shape) in kinds.items()}
 
 
 def _owners(draws: Draws) -> dict[str, int]:
@@ -139,11 +156,16 @@ def _owners(draws: Draws) -> dict[str, int]:
 def _kinds(draws: Draws, name: str, moments: tuple[str, ...]) -> dict[str, Kind]:
     """Key -> dtype and shape of a parameter, its moments and its counter, as they are written."""
     like = draws.like[name]
-    found: dict[str, Kind] = {f"params/{name}": (like.dtype, tuple(like.shape))}
-    for moment in moments:
+    found: dict[str, Kind] = {_key(PARAMS, name): (like.dtype, tuple(like.shape))}
+    for moment in _stored(moments, like):
         own = draws.like[counter_of(name)] if moment == COUNTER else like
-        found[f"moments/{moment}/{name}"] = (own.dtype, tuple(own.shape))
+        found[_key(moment, name)] = (own.dtype, tuple(own.shape))
     return found
+
+
+def _stored(moments: tuple[str, ...], like: Tensor) -> list[str]:
+    """The moments that are written of a parameter: a merge does not step on whole numbers."""
+    return [moment for moment in moments if moment != OUTER or has_mean(like)]
 
 
 def _passing(side: Side, held: Held, owners: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:
@@ -158,9 +180,9 @@ def _passing(side: Side, held: Held, owners: Mapping[str, int]) -> Iterator[tupl
         if COUNTER in side.moments:
             counter = whole(counter_of(name), owner)
             planes |= {COUNTER: counter[PARAMS]} if counter else {}
-        for plane in (PARAMS, *side.moments):
+        for plane in (PARAMS, *_stored(side.moments, side.draws.like[name])):
             if plane in planes:
-                yield (f"moments/{plane}/{name}" if plane else f"params/{name}"), planes[plane]
+                yield _key(plane, name), planes[plane]
 
 
 def _anyone(said: list[dict[str, Any]], header: Mapping[str, Any] | None) -> bool:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task
+from subnetwork.nets.merges import Steps
 from subnetwork.runtime.direct import Draws, Wire
 from subnetwork.runtime.direct.links import Links
+from subnetwork.runtime.direct.outer import carried_moments
 from subnetwork.runtime.direct.sockets import Bytes
 
 
@@ -32,13 +34,23 @@ class Side:
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """Of the local optimizer, that travel."""
-        return self.row.moments
+        """That travel: of the local optimizer, and of the step of the merge."""
+        return carried_moments(self.row.moments, self.steps)
+
+    @property
+    def steps(self) -> Steps | None:
+        """The step of the merge, where it is no mean over holders."""
+        return steps_of(self.row)
 
     @property
     def wire(self) -> Wire:
         """How entries travel."""
         return wire_of(self.t.run)
+
+
+def steps_of(row: Method) -> Steps | None:
+    """The step of a method's merge, where it is no mean over holders."""
+    return row.merge if isinstance(row.merge, Steps) else None
 
 
 def wire_of(run: Training) -> Wire:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -68,17 +68,17 @@ class Method:
 
 def ist(t: Task) -> Method:
     """Independent subnetwork training (Yuan et al. 2022): a permutation deals out the units."""
-    return _with_local_steps(t, Perm(t.run.workers), holders)
+    return _with_local_steps(t, Perm(t.run.workers))
 
 
 def lazy_ist(t: Task) -> Method:
     """IST of which a part of the units is dealt anew each round: few units change hands."""
-    return _with_local_steps(t, Lazy(t.run.workers, t.run.period), holders)
+    return _with_local_steps(t, Lazy(t.run.workers, t.run.period))
 
 
 def never_dealt(t: Task) -> Method:
     """N narrow networks that are dealt once and for all, and merged: what exchange has to beat."""
-    return _with_local_steps(t, Lazy(t.run.workers, None), holders)
+    return _with_local_steps(t, Lazy(t.run.workers, None))
 
 
 def narrow(t: Task) -> Method:
@@ -93,18 +93,18 @@ def narrow(t: Task) -> Method:
             f"workers. Use --workers 1 --share {t.run.workers}."
         )
     small = narrowed(t.architecture, t.run.share)
-    return _with_local_steps(t, Full(1), holders, small)
+    return _with_local_steps(t, Full(1), small)
 
 
 def local_sgd(t: Task) -> Method:
     """Local SGD (Stich 2019): everyone trains the whole model, models are averaged."""
-    return _with_local_steps(t, Full(t.run.workers), holders)
+    return _with_local_steps(t, Full(t.run.workers))
 
 
 def diloco(t: Task) -> Method:
     """DiLoCo (Douillard et al. 2023): Local SGD under an outer Nesterov step."""
-    outer = Outer(t.run.outer_step_size, t.run.outer_momentum)
-    return _with_local_steps(t, Full(t.run.workers), outer)
+    outer = replace(t, run=replace(t.run, outer="nesterov"))
+    return _with_local_steps(outer, Full(t.run.workers))
 
 
 def synchronous_sgd(t: Task) -> Method:
@@ -128,17 +128,17 @@ def synchronous_sgd(t: Task) -> Method:
 
 def heterofl(t: Task) -> Method:
     """HeteroFL (Diao et al. 2021): nested prefixes of the units, by capacity."""
-    return _with_local_steps(t, Ordered(_capacities(t)), holders)
+    return _with_local_steps(t, Ordered(_capacities(t)))
 
 
 def fedrolex(t: Task) -> Method:
     """FedRolex (Alam et al. 2022): a window of the units that moves each round, by capacity."""
-    return _with_local_steps(t, Rolling(_capacities(t)), holders)
+    return _with_local_steps(t, Rolling(_capacities(t)))
 
 
 def federated_dropout(t: Task) -> Method:
     """Federated dropout (Caldas et al. 2018): every worker keeps units at random, by itself."""
-    return _with_local_steps(t, Bernoulli(t.run.workers, t.run.keep), holders)
+    return _with_local_steps(t, Bernoulli(t.run.workers, t.run.keep))
 
 
 def masked_relu(t: Task) -> Method:
@@ -152,7 +152,7 @@ def masked_relu(t: Task) -> Method:
             f"masked_relu trains one hidden layer under fixed signs, not {t.run.model}. Use "
             "--model relu, or --method federated_dropout."
         )
-    return _with_local_steps(t, Bernoulli(t.run.workers, t.run.keep), holders)
+    return _with_local_steps(t, Bernoulli(t.run.workers, t.run.keep))
 
 
 def gist(t: Task) -> Method:
@@ -166,7 +166,7 @@ def gist(t: Task) -> Method:
             f"gist trains graph networks, and {t.data.name} is no graph. Use --data cora --model "
             "gcn, or --method ist."
         )
-    return _with_local_steps(t, Perm(t.run.workers), holders)
+    return _with_local_steps(t, Perm(t.run.workers))
 
 
 def resist(t: Task) -> Method:
@@ -174,7 +174,7 @@ def resist(t: Task) -> Method:
 
     On gpt it is IST by blocks. Every worker holds `least_blocks` of them or more.
     """
-    return _with_local_steps(t, AtLeast(t.run.workers, t.run.least_blocks), holders)
+    return _with_local_steps(t, AtLeast(t.run.workers, t.run.least_blocks))
 
 
 METHODS: Mapping[str, Callable[[Task], Method]] = {
@@ -236,9 +236,7 @@ def _check_plain(run: Training) -> None:
         )
 
 
-def _with_local_steps(
-    t: Task, deal: Deal, merge: NetMerge, architecture: Architecture | None = None
-) -> Method:
+def _with_local_steps(t: Task, deal: Deal, architecture: Architecture | None = None) -> Method:
     run, built = t.run, architecture or t.architecture
     if isinstance(deal, Perm | Lazy):
         check_units(run, built.layout)
@@ -258,7 +256,7 @@ def _with_local_steps(
         run.stream(INIT),
         NetSketch(built.layout, deal),
         local,
-        merge,
+        _merge(run),
         run.stream(PARTITION),
         math.ceil(run.total_steps / run.local_steps),
         run.local_steps,
@@ -300,3 +298,10 @@ def _capacities(t: Task) -> tuple[float, ...]:
             "(0, 1] for each worker."
         )
     return given
+
+
+def _merge(run: Training) -> NetMerge:
+    """The mean over holders, and the outer step on top of it."""
+    if run.outer == "nesterov":
+        return Outer(run.outer_step_size, run.outer_momentum)
+    return holders

@@ -18,6 +18,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "shares": ("equal", "measured"),
     "exchange": ("star", "direct"),
     "wire": ("float32", "bfloat16", "int8"),
+    "outer": ("none", "nesterov"),
 }
 COUNTS = (
     *("workers", "rounds", "local_steps", "batch_size", "width", "blocks", "heads"),
@@ -98,10 +99,13 @@ class Training:
     """federated_dropout, masked_relu: the probability that a worker holds a unit."""
     share: int = 4
     """narrow: its network has one unit in so many."""
+    outer: str = "none"
+    """An optimizer on top of the merge: none, or nesterov, which takes the change of a round for a
+    gradient, as diloco does on top of local_sgd."""
     outer_step_size: float = 0.7
-    """DiLoCo's outer step size."""
+    """Step size of the outer optimizer, of diloco or of outer=nesterov."""
     outer_momentum: float = 0.9
-    """DiLoCo's outer Nesterov momentum."""
+    """Its Nesterov momentum."""
     measure: str = "test"
     """What accuracy is measured on: test, or validation, to choose hyperparameters."""
     shares: str = "equal"

@@ -1,6 +1,6 @@
 """Which fields of a run do something in it: a flag that does nothing is refused, not swallowed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from subnetwork.methods.rows import METHODS
@@ -9,13 +9,18 @@ from subnetwork.nets.models import MODELS
 
 Where: TypeAlias = Mapping[str, Collection[str]]
 """A field -> the values with which another field does something; all of them have to hold."""
+Either: TypeAlias = Sequence[Where]
+"""Any of these."""
 
 GRAPHS = ("gcn", "sage", "gat")
 DEALS = ("ist", "lazy_ist", "never_dealt", "narrow", "heterofl", "fedrolex", "federated_dropout")
 SCALED = ("ist", "lazy_ist", "never_dealt", "heterofl", "fedrolex", "federated_dropout", "gist")
 WITH_OTHERS = tuple(name for name in METHODS if name != "narrow")  # who has which rows matters
 
-USES: Mapping[str, Where] = {
+WITHOUT_STEP = tuple(name for name in METHODS if name not in ("diloco", "synchronous_sgd"))
+OUTER: Either = ({"method": ("diloco",)}, {"outer": ("nesterov",), "method": WITHOUT_STEP})
+
+USES: Mapping[str, Where | Either] = {
     "hidden": {"model": ("mlp", "relu", *GRAPHS)},
     "width": {"model": ("resnet", "gpt")},
     "blocks": {"model": ("resnet", "gpt")},
@@ -40,8 +45,9 @@ USES: Mapping[str, Where] = {
     "share": {"method": ("narrow",)},
     "wire": {"exchange": ("direct",)},
     "replicas": {"exchange": ("direct",)},
-    "outer_step_size": {"method": ("diloco",)},
-    "outer_momentum": {"method": ("diloco",)},
+    "outer": {"method": WITHOUT_STEP},
+    "outer_step_size": OUTER,
+    "outer_momentum": OUTER,
 }
 """A field of a run -> where it does something.
 
@@ -72,7 +78,13 @@ def _against(run: Training, name: str) -> str:
     """Why a field does nothing in the run, and what to do; empty where it does something."""
     if name == "rounds" and run.steps is not None:
         return f"beside --steps {run.steps}, which says how long the run is. Leave one of them out."
-    for decider, values in USES.get(name, {}).items():
+    where = USES.get(name, {})
+    against = [_missed(run, each) for each in ([where] if isinstance(where, Mapping) else where)]
+    return against[-1] if all(against) else ""
+
+
+def _missed(run: Training, where: Where) -> str:
+    for decider, values in where.items():
         has = getattr(run, decider)
         if has not in values:
             return (

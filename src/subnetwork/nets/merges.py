@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -41,6 +42,27 @@ def _merged(
     return ModelState(params, moments, x.outer)
 
 
+@runtime_checkable
+class Steps(Protocol):
+    """A merge that steps from x^k by what came back, each entry by itself: wherever that lies."""
+
+    @property
+    def momentum(self) -> float:
+        """Of the step: without any, there are no buffers."""
+        ...
+
+    @property
+    def of_gradients(self) -> bool:
+        """Whether workers return gradients, whose mean is taken around zero, and not around x^k."""
+        ...
+
+    def step(
+        self, x: Tensors, mean: Tensors, buffers: Tensors, /
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """x^{k+1} and new buffers, from x^k, the mean over holders and the buffers of before."""
+        ...
+
+
 @dataclass(frozen=True)
 class Outer:
     """DiLoCo: the change of a round is a gradient for an outer SGD with Nesterov momentum.
@@ -51,17 +73,24 @@ class Outer:
 
     step_size: float = 0.7
     momentum: float = 0.9
+    of_gradients: ClassVar[bool] = False
+
+    def step(
+        self, x: Tensors, mean: Tensors, buffers: Tensors, /
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """From x^k along the change; see `Steps`."""
+        start = {n: p if has_mean(p) else mean[n] for n, p in x.items()}
+        gradients = {n: p - mean[n] for n, p in x.items() if has_mean(p)}
+        return sgd_step(
+            start, gradients, buffers, self.step_size, self.momentum, nesterov=self.momentum > 0
+        )
 
     def __call__(
         self, x: ModelState, partition: NetPartition, trained: Sequence[Submodel], /
     ) -> ModelState:
         """Merge, then step from x^k along the change."""
         merged = holders(x, partition, trained)
-        start = {n: p if has_mean(p) else merged.params[n] for n, p in x.params.items()}
-        gradients = {n: p - merged.params[n] for n, p in x.params.items() if has_mean(p)}
-        params, outer = sgd_step(
-            start, gradients, x.outer, self.step_size, self.momentum, nesterov=self.momentum > 0
-        )
+        params, outer = self.step(x.params, merged.params, x.outer)
         held = partition.held(x.params, [z.params for z in trained])
         return ModelState(
             _where(held, params, x.params), merged.moments, _where(held, outer, x.outer)
@@ -77,6 +106,13 @@ class StepOnGradients:
 
     step_size: float
     momentum: float = 0.0
+    of_gradients: ClassVar[bool] = True
+
+    def step(
+        self, x: Tensors, mean: Tensors, buffers: Tensors, /
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """From x^k along the mean gradient; see `Steps`."""
+        return sgd_step(x, mean, buffers, self.step_size, self.momentum)
 
     def __call__(
         self, x: ModelState, partition: NetPartition, trained: Sequence[Submodel], /
@@ -84,7 +120,7 @@ class StepOnGradients:
         """One optimizer step on the mean over holders of the gradients."""
         zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
         gradients = partition.merge(zeros, [z.params for z in trained])
-        params, outer = sgd_step(x.params, gradients, x.outer, self.step_size, self.momentum)
+        params, outer = self.step(x.params, gradients, x.outer)
         held = partition.held(x.params, [z.params for z in trained])
         return ModelState(_where(held, params, x.params), x.moments, _where(held, outer, x.outer))
 

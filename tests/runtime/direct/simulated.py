@@ -13,6 +13,7 @@ from subnetwork.nets.terms import Cat, Prod
 from subnetwork.runtime.direct import Draws, handed_over, merged, taken, together
 from subnetwork.runtime.direct.handover import keepers_of
 from subnetwork.runtime.direct.held import planes
+from subnetwork.runtime.direct.outer import trained
 from subnetwork.runtime.direct.wire import raw
 
 N = 3
@@ -92,13 +93,20 @@ def parts(d, x, k=0):
     return [taken(d, rank, k, whole) for rank in range(d.n_workers)]
 
 
-def train(d, helds, wire="float32"):
+def gradients(k, worker, submodel):
+    """A stand-in for local work that returns gradients: moments are not its own to change."""
+    return Submodel(local(k, worker, submodel).params, submodel.moments)
+
+
+def work_of(steps):
+    """Local work for a merge."""
+    return gradients if steps is not None and steps.of_gradients else local
+
+
+def train(d, helds, wire="float32", steps=None):
     """One round of every rank's training, and the merge."""
-    trained = [
-        type(held)(held.k, local(held.k, i, held.submodel), held.shares, held.x)
-        for i, held in enumerate(helds)
-    ]
-    return together([merged(d, i, held, wire) for i, held in enumerate(trained)])
+    after = [trained(held, work_of(steps), i, steps) for i, held in enumerate(helds)]
+    return together([merged(d, i, held, wire, steps) for i, held in enumerate(after)])
 
 
 def pass_on(d, helds, wire="float32"):

@@ -19,15 +19,17 @@ from simulated import (
     pass_on,
     same,
     train,
+    work_of,
 )
 
 from subnetwork import rounds
 from subnetwork.deals import Bernoulli, Lazy, Perm, RandQ
-from subnetwork.nets import Layout, ModelState, NetSketch, holders
+from subnetwork.nets import Layout, ModelState, NetSketch, Outer, StepOnGradients, holders
 from subnetwork.runtime.direct import Draws, handed_over, merged, route, together
 from subnetwork.runtime.direct.handover import keepers_of, senders_of
-from subnetwork.runtime.direct.held import held_rows
+from subnetwork.runtime.direct.held import OUTER, held_rows
 from subnetwork.runtime.direct.memory import LARGE, room
+from subnetwork.runtime.direct.outer import stepped, trained
 from subnetwork.runtime.direct.rows import sets_of
 
 CASES = [(deal, torch.float32) for deal in DEALS]
@@ -51,6 +53,51 @@ def test_every_deal_equals_the_reference_bit_for_bit(deal, dtype):
         after = train(d, helds)
         same(assembled(d, after), done.x)
         helds = pass_on(d, after)
+
+
+STEPS = [Outer(), Outer(1.3, 0.5), Outer(0.7, 0.0), StepOnGradients(0.1), StepOnGradients(0.1, 0.9)]
+STEPPED = [(deal, steps, torch.float32) for deal in DEALS for steps in STEPS]
+STEPPED += [(RandQ(N, q=2), steps, torch.float64) for steps in STEPS]
+
+
+@pytest.mark.parametrize(("deal", "steps", "dtype"), STEPPED, ids=repr)
+def test_steps_of_the_merge_equal_the_reference_bit_for_bit(deal, steps, dtype):
+    """From x^k along the mean, on every entry that somebody held, with its momentum; no other."""
+    x, sketch = model(dtype), NetSketch(LAYOUT, deal)
+    d = draws(sketch, x)
+    zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
+    buffers = {OUTER: zeros} if steps.momentum else {}
+    helds = parts(d, ModelState(x.params, {**x.moments, **buffers}))
+    one = work_of(steps)
+    work = lambda k, _, ws: [one(k, i, w) for i, w in enumerate(ws)]  # noqa: E731
+    for done in rounds(x, sketch, work, steps, seed=5, n_rounds=6):
+        after = train(d, helds, steps=steps)
+        found = assembled(d, after)
+        if buffers:
+            assert set(found.moments) == {"m", OUTER}
+            assert all(torch.equal(found.moments[OUTER][n], t) for n, t in done.x.outer.items())
+        same(found, done.x)
+        helds = pass_on(d, after)
+
+
+def test_a_rank_trains_without_the_momentum_of_the_merge_and_lets_go_of_what_it_began_with():
+    """x^k is copied where local work overwrites it, and is there for the merge alone."""
+    x, steps = model(), Outer()
+    zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
+    d = draws(NetSketch(LAYOUT, Perm(N)), x)
+    held = parts(d, ModelState(x.params, {**x.moments, OUTER: zeros}))[0]
+    seen = []
+
+    def work(_k, _worker, submodel):
+        seen.append(set(submodel.moments))
+        return submodel
+
+    after = trained(held, work, 0, steps)
+    assert seen == [{"m"}]
+    assert set(after.before) == set(held.submodel.params)
+    assert not held.before
+    assert not stepped(after, steps).before
+    assert OUTER not in held.x
 
 
 def test_blocks_are_written_over_only_where_that_is_asked_for():

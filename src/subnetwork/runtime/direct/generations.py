@@ -21,7 +21,7 @@ import torch
 
 from subnetwork.algorithm import RunFailedError, WorkerLostError
 from subnetwork.nets.local import Local
-from subnetwork.runtime.direct.counted import packed, unpacked
+from subnetwork.nets.merges import Steps
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.gloo import tell
 from subnetwork.runtime.direct.handover import handed_over
@@ -29,9 +29,10 @@ from subnetwork.runtime.direct.held import Held
 from subnetwork.runtime.direct.kernels import Idle
 from subnetwork.runtime.direct.links import Exchange, Links, Post, carried, whole
 from subnetwork.runtime.direct.merging import merged
+from subnetwork.runtime.direct.outer import overwrites, trained
 from subnetwork.runtime.direct.rebuilding import given_back, rebuilt
 from subnetwork.runtime.direct.replicas import Replica, neighbour, replicated, unknown
-from subnetwork.runtime.direct.running import DirectRound, overwrites
+from subnetwork.runtime.direct.running import DirectRound
 from subnetwork.runtime.direct.timing import Took
 from subnetwork.runtime.direct.wire import Wire
 
@@ -79,7 +80,7 @@ class Company:
     ) -> None:
         """Meet the others of generation `number`; only a dead one's successor comes later than 0.
 
-        `moments` are those of the local optimizer that travel, counts of steps left out.
+        `moments` are those that travel, the merge's own among them and counts of steps left out.
         """
         self.draws, self.rank, self.wire = draws, rank, wire
         self.stage = 2 * draws.start  # 2k: merge of round k and what follows; 2k + 1: hand-over
@@ -252,6 +253,7 @@ def lasting_rounds(
     after: Callable[[DirectRound], None],
     *,
     n_rounds: int,
+    steps: Steps | None = None,
 ) -> None:
     """`direct_rounds` that go on after a death; the same on every rank.
 
@@ -261,6 +263,7 @@ def lasting_rounds(
         begun: this rank's part at the start of the run.
         after: is called with every round, and again where a rank died before all had done with it.
         n_rounds: where the run ends.
+        steps: the step of the merge, if it has one.
 
     Raises:
         WorkerLostError: a rank died, and nobody came in its place.
@@ -269,11 +272,10 @@ def lasting_rounds(
     held, took, in_place = company.entered(begun), Took(), overwrites(local)
     while held.k < n_rounds:
         k, began = held.k, time.perf_counter()
-        trained = packed(local(k, company.rank, unpacked(held.submodel)))  # lines 4-8
-        took = replace(took, compute=time.perf_counter() - began)
-        loss, held = trained.loss, replace(held, submodel=trained)
-        del trained
-        merging = Repeatable(merged(company.draws, company.rank, held, company.wire))  # line 9
+        held = trained(held, local, company.rank, steps)  # lines 4-8
+        loss, took = held.submodel.loss, replace(took, compute=time.perf_counter() - began)
+        draws, rank, wire = company.draws, company.rank, company.wire
+        merging = Repeatable(merged(draws, rank, held, wire, steps))  # line 9
         del held
         told = _Telling(company, merging, after, (k, loss, took, began))
         last = k + 1 == n_rounds

@@ -18,6 +18,9 @@ from subnetwork.runtime.direct.rows import n_words
 
 PARAMS = ""
 """The plane of the parameters; a plane of moments has the moment's name."""
+OUTER = "outer"
+"""The plane of the momentum of the merge's own step: local work does not know it, and no mean is
+taken of it."""
 Planes: TypeAlias = Mapping[str, Tensors]
 """Plane -> parameter -> tensor."""
 
@@ -40,6 +43,8 @@ class Held:
     x: Planes = field(default_factory=dict)
     """Values, as (lines, length), of the lines that several workers were given: what a mean over
     holders is taken around."""
+    before: Tensors = field(default_factory=dict)
+    """x^k of what this rank trains, between local work and a merge that steps from it."""
 
     @property
     def n_bytes(self) -> int:
@@ -174,7 +179,7 @@ def with_x(draws: Draws, rank: int, held: Held) -> Held:
     """The part with copies of the lines that several workers hold."""
     x: dict[str, dict[str, Tensor]] = {}
     for plane, tensors in planes(held.submodel).items():
-        for name, tensor in tensors.items():
+        for name, tensor in tensors.items() if plane != OUTER else ():
             shared = shared_lines(draws, name, held.k, rank)
             if len(shared):
                 lines = as_lines(tensor, draws.grids[name])

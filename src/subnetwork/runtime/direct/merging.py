@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from subnetwork.nets.means import added, change, changed
+from subnetwork.nets.merges import Steps
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
 from subnetwork.runtime.direct.held import (
+    OUTER,
     Held,
     apart,
     as_lines,
@@ -20,6 +22,7 @@ from subnetwork.runtime.direct.held import (
 )
 from subnetwork.runtime.direct.kernels import Array, last_keepers
 from subnetwork.runtime.direct.links import Exchange, Parcels, Post
+from subnetwork.runtime.direct.outer import stepped
 from subnetwork.runtime.direct.wire import (
     Wire,
     decoded,
@@ -80,7 +83,9 @@ class Shared:
         return scale_groups(self.rows[which], self.grid)
 
 
-def merged(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Exchange[Held]:
+def merged(
+    draws: Draws, rank: int, held: Held, wire: Wire = "float32", steps: Steps | None = None
+) -> Exchange[Held]:
     """The part after the merge of its round: x + mean_i (z_i - x) wherever this rank is keeper.
 
     Lines of a single holder stay as they are: no exchange at all where there are no others. The sum
@@ -89,9 +94,16 @@ def merged(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Excha
     Args:
         draws: the cuts of the run.
         rank: whose part.
-        held: its part, with the trained values in `submodel`.
+        held: its part, with the trained values in `submodel`; for a merge that steps from x^k, what
+            `outer.trained` returns.
         wire: how changes travel.
+        steps: the step that the merge takes from x^k along the mean; None: the mean is x^{k+1}.
     """
+    mean = yield from _mean(draws, rank, held, wire)
+    return mean if steps is None else stepped(mean, steps)
+
+
+def _mean(draws: Draws, rank: int, held: Held, wire: Wire) -> Exchange[Held]:
     names = [name for name in draws.like if not apart(draws.masks(name, held.k))]
     if not names:
         return held
@@ -100,7 +112,7 @@ def merged(draws: Draws, rank: int, held: Held, wire: Wire = "float32") -> Excha
         (plane, name): change(_lines(held, plane, name, shared[name]), held.x[plane][name])
         for plane, tensors in planes(held.submodel).items()
         for name in names
-        if name in tensors and len(shared[name].places)
+        if plane != OUTER and name in tensors and len(shared[name].places)
     }
     post = _post(draws.n_workers, shared, changes, wire)
     yield post

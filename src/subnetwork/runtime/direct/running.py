@@ -4,18 +4,20 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from subnetwork.nets.local import Local, LocalSteps
+from subnetwork.nets.local import Local
+from subnetwork.nets.merges import Steps
 from subnetwork.nets.state import Submodel
-from subnetwork.runtime.direct.counted import is_counter, packed, unpacked
+from subnetwork.runtime.direct.counted import is_counter
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.handover import gathered, handed_over
 from subnetwork.runtime.direct.held import PARAMS, Held
 from subnetwork.runtime.direct.links import Links, carried
 from subnetwork.runtime.direct.merging import merged
+from subnetwork.runtime.direct.outer import overwrites, trained
 from subnetwork.runtime.direct.timing import Took
 from subnetwork.runtime.direct.wire import Wire, check_wire
 
@@ -32,26 +34,24 @@ class DirectRound:
     took: Took = field(default_factory=Took)
 
 
-def direct_rounds(
+def direct_rounds(  # noqa: PLR0913 (each has a name)
     held: Held, draws: Draws, rank: int, local: Local, links: Links, *, n_rounds: int,
-    wire: Wire = "float32",
+    wire: Wire = "float32", steps: Steps | None = None,
 ) -> Iterator[DirectRound]:  # fmt: skip
     """This rank's side of the rounds held.k, ..., `n_rounds` - 1; the same on every rank.
 
-    With wire "float32" all ranks together hold what `rounds` holds with the merge `holders`, to
-    the bit, parameters and moments alike. Where `local` works in place, so does the hand-over: what
-    a round yields is good until the next one is asked for.
+    With wire "float32" all ranks together hold what `rounds` holds with the merge `holders`, or
+    with `steps`, to the bit, parameters and moments alike. Where `local` works in place, so does
+    the hand-over: what a round yields is good until the next one is asked for.
     """
     check_wire(wire)
     sent = received = 0
     took = Took()
     for k in range(held.k, n_rounds):
         began = time.perf_counter()
-        trained = packed(local(k, rank, unpacked(held.submodel)))  # lines 4-8
-        computed = time.perf_counter() - began
-        loss, held = trained.loss, replace(held, submodel=trained)
-        del trained
-        after = carried(merged(draws, rank, held, wire), links)  # line 9
+        held = trained(held, local, rank, steps)  # lines 4-8
+        computed, loss = time.perf_counter() - began, held.submodel.loss
+        after = carried(merged(draws, rank, held, wire, steps), links)  # line 9
         held, since = after.result, time.perf_counter() - began
         sent, received = sent + after.bytes_sent, received + after.bytes_received
         packing = took.packing + since - computed - after.seconds
@@ -67,11 +67,6 @@ def direct_rounds(
             packing = time.perf_counter() - began - over.seconds
             took = Took(packing=packing, hand_over=over.seconds)
             del over, exchange
-
-
-def overwrites(local: Local) -> bool:
-    """Whether local work is done in the memory of what it is given: nobody needs that any more."""
-    return isinstance(local, LocalSteps) and local.in_place
 
 
 def whole_parameters(
