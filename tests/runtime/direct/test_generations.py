@@ -10,9 +10,10 @@ from test_rebuilding import same_part
 
 from subnetwork.algorithm import RunFailedError, WorkerLostError
 from subnetwork.deals import Full, Lazy, Perm, RandQ
-from subnetwork.nets import Layout, ModelState, NetSketch
+from subnetwork.nets import Layout, ModelState, NetSketch, Outer
 from subnetwork.runtime.direct import whole_parameters
 from subnetwork.runtime.direct.generations import Company, lasting_rounds
+from subnetwork.runtime.direct.held import OUTER
 
 LAYOUT = Layout({"a": 7, "b": 5}, {"up": ("a", None), "middle": ("b", "a"), "whole": (None,)})
 ROUNDS = 3
@@ -30,19 +31,29 @@ def model():
     return ModelState(tensors(), {"m": tensors()})
 
 
-def by_the_book(d, x, wire):
+def by_the_book(d, x, wire, steps=None):
     """Every rank's part after every merge, without a death."""
     helds, after = parts(d, x), []
     for k in range(ROUNDS):
-        after.append(train(d, helds, wire))
+        after.append(train(d, helds, wire, steps))
         if k + 1 < ROUNDS:
             helds = pass_on(d, after[-1], wire)
     return after
 
 
-def run(deal, deaths=(), successors=True, wire="float32"):
-    """What each rank had after each round, what rank 0 put together, and what was rebuilt."""
+def model_for(steps):
+    """With the momentum of the merge, where it has one."""
     x = model()
+    if steps is None:
+        return x
+    return ModelState(
+        x.params, {**x.moments, OUTER: {n: torch.zeros_like(p) for n, p in x.params.items()}}
+    )
+
+
+def run(deal, deaths=(), successors=True, wire="float32", steps=None):
+    """What each rank had after each round, what rank 0 put together, and what was rebuilt."""
+    x = model_for(steps)
     d = draws(NetSketch(LAYOUT, deal), x)
     world, found, models, mended = Mortal(d.n_workers, deaths), {}, {}, []
 
@@ -51,8 +62,9 @@ def run(deal, deaths=(), successors=True, wire="float32"):
         own = draws(NetSketch(LAYOUT, deal), x)  # its memory is not for other threads
         note = mended.append if rank == 0 else lambda _: None
         company = Company(
-            own, rank, world.meet(rank), moments=("m",), wire=wire, number=number, report=note
-        )
+            own, rank, world.meet(rank), moments=tuple(x.moments), wire=wire, number=number,
+            report=note,
+        )  # fmt: skip
 
         def after(done):
             found[rank, done.k] = done.held
@@ -60,28 +72,29 @@ def run(deal, deaths=(), successors=True, wire="float32"):
             if rank == 0:
                 models[done.k] = passing
 
-        lasting_rounds(company, local, lambda: parts(own, x)[rank], after, n_rounds=ROUNDS)
+        begun = lambda: parts(own, x)[rank]  # noqa: E731
+        lasting_rounds(company, local, begun, after, n_rounds=ROUNDS, steps=steps)
 
     world.run(side, successors)
     return d, x, found, models, mended, world
 
 
-def check(deal, deaths, wire="float32"):
-    d, x, found, models, mended, world = run(deal, deaths, wire=wire)
-    for k, after in enumerate(by_the_book(d, x, wire)):
+def check(deal, deaths, wire="float32", steps=None):
+    d, x, found, models, mended, world = run(deal, deaths, wire=wire, steps=steps)
+    for k, after in enumerate(by_the_book(d, x, wire, steps)):
         for rank, held in enumerate(after):
             same_part(found[rank, k], held)
     assert sorted(models) == list(range(ROUNDS))
     return mended, world
 
 
-def dies_everywhere(deal, wire, rounds):
+def dies_everywhere(deal, wire, rounds, steps=None):
     """A death at each post of these rounds: before it is sent, after one peer has it, after all."""
-    _, world = check(deal, (), wire)
+    _, world = check(deal, (), wire, steps)
     n, a_round = deal.n_workers, world.posts[1] // ROUNDS
     for number in range(rounds[0] * a_round, rounds[1] * a_round):
         rank = 1 + number % (n - 1)
-        mended, _ = check(deal, [(rank, 0, number, number % n)], wire)
+        mended, _ = check(deal, [(rank, 0, number, number % n)], wire, steps)
         if number < (ROUNDS - 1) * a_round:  # in the last words rank 0 may be done
             assert [of.rank for of in mended] == [rank]
 
@@ -89,6 +102,12 @@ def dies_everywhere(deal, wire, rounds):
 @pytest.mark.parametrize("deal", [Perm(3), RandQ(3, q=2), Perm(2)], ids=repr)
 def test_a_rank_may_die_at_any_of_its_posts(deal):
     dies_everywhere(deal, "float32", (1, 2))
+
+
+@pytest.mark.parametrize("wire", ["float32", "int8"])
+def test_a_rank_may_die_at_any_of_its_posts_under_a_merge_that_steps(wire):
+    """The momentum of the merge is rebuilt too, and no step is taken twice."""
+    dies_everywhere(RandQ(3, q=2), wire, (1, 2), Outer())
 
 
 @pytest.mark.slow
