@@ -171,23 +171,22 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
         if row["method"] not in PREDICTED:
             continue
         period, wire = row.get("period", 1), row.get("wire", "float32")
+        outer = row.get("outer", False)
         adam = training.optimizer == "adamw" and row.get("state") != "reset"
         steps = AdamW(STILL) if adam else SGD(STILL)
         measure = partial(calibrate, plan, n, optimizer=steps, beside=n - 1)
         if adam not in paces:
             paces[adam] = measure(budget=5)
         pace = paces[adam]
-        if row["method"] == "ist_direct" and (period, wire) != (1, "float32"):
+        if row["method"] == "ist_direct" and (period, wire, outer) != (1, "float32", False):
             deal = Perm(n) if period == 1 else Lazy(n, period)
-            kind = (adam, period, wire)
+            kind = (adam, period, wire, outer)
             if kind not in paces:
-                paces[kind] = measure(budget=3, deal=deal, wire=wire)
+                paces[kind] = measure(budget=3, deal=deal, wire=wire, outer=outer)
             pace = replace(pace, direct=paces[kind].direct)
-        if row.get("outer"):
-            pace = replace(pace, handling=pace.handling + pace.outer)
         entries = sizes(plan, n, moments=2 if adam else 0)
         for into, cores in ((here, os.cpu_count()), (alone, None)):
-            setting = Setting(n, row["n_steps"], wire, period, cores)
+            setting = Setting(n, row["n_steps"], wire, period, cores, outer=outer)
             costs = predict(entries, pace, wires, setting)
             into[name] = costs[PREDICTED[row["method"]]]
     return here, alone

@@ -48,6 +48,10 @@ def rows() -> dict[str, dict[str, Any]]:
     found["ist coordinator"] = {"method": "ist", "n_steps": 100}
     for n_steps in PER_ROUND[:-1]:
         found[f"ist outer {n_steps}"] = {"method": "ist", "n_steps": n_steps, "outer": True}
+    for wire, tag in (("bfloat16", "bf16"), ("int8", "int8")):
+        outer = {**direct, "wire": wire, "outer": True}
+        found[f"ist outer {tag}"] = outer
+        found[f"ist outer {tag} churn 0.1"] = {**outer, "period": 10}
     for n_steps in (50, 100):
         found[f"ist inverted {n_steps}"] = {**direct, "n_steps": n_steps, "scale": "inverted"}
     found["ist reset"] = {**direct, "state": "reset"}

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,8 +34,8 @@ from subnetwork.runtime.direct import (
     taken,
     with_moments,
 )
-from subnetwork.runtime.direct.counted import packed, unpacked
 from subnetwork.runtime.direct.links import Exchange, Links, Post, whole
+from subnetwork.runtime.direct.outer import carried_moments, trained
 from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
 T = TypeVar("T")
@@ -97,23 +97,26 @@ class DirectIst:
     """IST by the package's direct hand-over: no rank has the model."""
 
     def __init__(self, run: Run) -> None:
+        spec = run.spec
         self.run, self.local, x = run, run.local(in_place=True), run.start().params
-        moments = self.local.moments
+        self.steps = Outer(spec.outer_step_size, spec.outer_momentum) if spec.outer else None
+        moments = carried_moments(self.local.moments, self.steps)
         self.draws = draws_of(run.sketch, x, run.seed, moments=moments)
         whole = with_moments(x.items(), moments, run.sketch.layout)
         self.held: Held = taken(self.draws, run.rank, 0, whole)
         self.merged = False
 
-    def round(self, k: int) -> None:
-        """Hand over what the last round left, train, merge."""
+    def round(self, _k: int) -> None:
+        """Hand over what the last round left, train, merge; the part knows which round it is."""
         run, draws, wire = self.run, self.draws, self.run.spec.wire
         if self.merged:
             exchange = handed_over(draws, run.rank, self._let_go(), wire, in_place=True)
             self.held = self._carried(exchange)
-        w = unpacked(self.held.submodel)
-        z = run.clock.timed("compute", lambda: self.local(k, run.rank, w))
-        held = replace(self._let_go(), submodel=packed(z))
-        self.held, self.merged = self._carried(merged(draws, run.rank, held, wire)), True
+        train = partial(trained, self._let_go(), self.local, run.rank, self.steps)
+        self.held = run.clock.timed("compute", train)
+        del train
+        exchange = merged(draws, run.rank, self._let_go(), wire, self.steps)
+        self.held, self.merged = self._carried(exchange), True
 
     def _let_go(self) -> Held:
         held = self.held

@@ -92,15 +92,16 @@ def test_with_a_bandwidth_it_predicts_rounds_and_says_whether_ist_pays(command, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "deal", "wire", "moments"),
+    ("flags", "given", "moments"),
     [
-        ((), Perm(3), "float32", SGD(1).moments),
-        (("--period", 5, "--wire", "int8"), Lazy(3, 5), "int8", SGD(1).moments),
-        (("--moments", 1), Perm(3), "float32", SGD(1, momentum=0.9).moments),
-        (("--moments", 2), Perm(3), "float32", Adam(1).moments),
+        ((), {}, SGD(1).moments),
+        (("--period", 5, "--wire", "int8"), {"deal": Lazy(3, 5), "wire": "int8"}, SGD(1).moments),
+        (("--moments", 1), {}, SGD(1, momentum=0.9).moments),
+        (("--moments", 2), {}, Adam(1).moments),
+        (("--outer",), {"outer": True}, SGD(1).moments),
     ],
 )
-def test_what_is_measured_is_what_is_asked_for(flags, deal, wire, moments, command, monkeypatch):
+def test_what_is_measured_is_what_is_asked_for(flags, given, moments, command, monkeypatch):
     asked = {}
 
     def calibrated(_, n_workers, **given):
@@ -113,7 +114,8 @@ def test_what_is_measured_is_what_is_asked_for(flags, deal, wire, moments, comma
     )
     assert status == 0, error
     assert asked.pop("optimizer").moments == moments
-    assert asked == {"n_workers": 3, "budget": 0.2, "deal": deal, "wire": wire, "beside": 0}
+    usual = {"deal": Perm(3), "wire": "float32", "outer": False}
+    assert asked == {"n_workers": 3, "budget": 0.2, "beside": 0, **usual, **given}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 
 from subnetwork import Perm, decompose
 from subnetwork.deals import Lazy
-from subnetwork.nets import SGD, Adam
+from subnetwork.nets import SGD, Adam, Outer
 from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.partition import NetSketch
 from subnetwork.runtime.calibration import STEPS, _pace, calibrate, loopback, sizes
@@ -33,8 +33,10 @@ from subnetwork.runtime.direct import (
     together,
     with_moments,
 )
+from subnetwork.runtime.direct.outer import carried_moments, trained
 from subnetwork.runtime.reducing import Reduced
 
+BY = ("direct", "coordinator")
 SIZES = Sizes(1000, (10, 100, 40), activations_whole=64, activations_part=16, moments=1, lines=640)
 PACE = Pace(step_whole=8.0, step_part=1.0, handling=4.0, averaging=0.5)
 LINK = Network(8e3, 0.25, share=1.0)  # 1000 bytes a second
@@ -86,6 +88,23 @@ def test_a_round_of_each_method_by_hand():
     assert lasting.exchange == pytest.approx(0.960 + 0.540 + (2 + 3) * 0.25)
     assert lasting.memory == direct.memory + 8 * 120 + 960 + 8 * 37.5
     assert costs["DiLoCo"].seconds == local.seconds
+
+
+def test_a_merge_that_steps_sends_its_momentum_out_and_remembers_where_it_began():
+    """n = 4, float32: a moment of its own, and another for the merge."""
+    setting = Setting(4, 2, outer=True)
+    pace = replace(PACE, outer=2.0)
+    direct, star = (predict(SIZES, pace, LINK, setting)[f"IST, {by}"] for by in BY)
+    # of the 10 that all hold changes go to a keeper and values back, its momentum only back
+    assert direct.bytes_up == 3 * (4 * 105 + 4 * 15) - 4 * 7.5
+    kept = 8 * (150 + 10 + 120) + 4 * (150 + 120) + 640 / 8
+    assert direct.memory == kept + 2 * direct.bytes_up + 4 * 80
+    roomy = replace(SIZES, activations_part=5000)
+    training = METHODS["IST, direct"](roomy, PACE, LINK, setting)
+    assert training.memory == kept + 4 * 150 + 5000 + 4 * 150  # x^k beside gradients
+    plain = predict(SIZES, pace, LINK, Setting(4, 2))["IST, coordinator"]
+    assert star.handling == plain.handling + 2.0
+    assert (star.bytes_up, star.memory) == (plain.bytes_up, plain.memory)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +388,8 @@ def counted(exchange, sent):
 @pytest.mark.parametrize("wire", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Adam(0.1)])
 @pytest.mark.parametrize("width", [["1.*"], None])
-def test_the_bytes_of_a_hand_over_are_those_that_ranks_send(width, optimizer, wire):
+@pytest.mark.parametrize("steps", [None, Outer()], ids=["mean", "outer"])
+def test_the_bytes_of_a_hand_over_are_those_that_ranks_send(steps, width, optimizer, wire):
     """A merge and a hand-over of 4 ranks: moments and counts with their parameters.
 
     With a layer that all hold, and with matrices cut on both sides, whose counts are one for each
@@ -378,19 +398,22 @@ def test_the_bytes_of_a_hand_over_are_those_that_ranks_send(width, optimizer, wi
     """
     layers = (nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64))
     plan = decompose(nn.Sequential(nn.Linear(16, 32), *layers), torch.randn(4, 16), width=width)
+    moments = carried_moments(optimizer.moments, steps)
     x, sketch = plan.state(moments=optimizer.moments), NetSketch(plan.layout, Perm(4))
-    draws = [draws_of(sketch, x.params, 0, moments=optimizer.moments) for _ in range(4)]
+    draws = [draws_of(sketch, x.params, 0, moments=moments) for _ in range(4)]
     found = sizes(plan, 4, moments=len(set(optimizer.moments) - {COUNTER}))
-    whole = [with_moments(x.params.items(), optimizer.moments, plan.layout) for _ in range(4)]
+    whole = [with_moments(x.params.items(), moments, plan.layout) for _ in range(4)]
     held = [taken(draws[i], i, 0, whole[i]) for i in range(4)]
     remembered = sum(of.n_bytes for of in held) / 4  # with a number a row, of which there are few
-    assert remembered == pytest.approx(stored(found, 4), rel=0.06)
+    assert remembered == pytest.approx(stored(found, 4, outer=bool(steps)), rel=0.06)
     sent = []
-    for step in (merged, handed_over):
-        sides = [counted(step(draws[i], i, held[i], wire), sent) for i in range(4)]
-        held = together(sides)
+    held = [trained(of, lambda _k, _i, w: w, i, steps) for i, of in enumerate(held)]
+    sides = [counted(merged(draws[i], i, held[i], wire, steps), sent) for i in range(4)]
+    held = together(sides)
+    together([counted(handed_over(draws[i], i, held[i], wire), sent) for i in range(4)])
     assert bool(found.counters) == (COUNTER in optimizer.moments)
-    told = METHODS["IST, direct"](found, PACE, LINK, Setting(4, 2, wire=wire)).bytes_up
+    setting = Setting(4, 2, wire=wire, outer=bool(steps))
+    told = METHODS["IST, direct"](found, PACE, LINK, setting).bytes_up
     waits = METHODS["IST, direct"](found, PACE, Network(math.inf, 1.0), Setting(4, 2)).exchange
     assert len(sent) == 4 * waits
     short = wire == "int8" and width is None

@@ -33,6 +33,8 @@ class Link:
     """A unit is dealt anew once in so many rounds (the deal Lazy)."""
     replicas: int = 0
     """Of every rank's part in direct hand-over: 1 survives a death, 0 does not."""
+    outer: bool = False
+    """IST's merge steps with momentum (train --outer nesterov), which travels with a part."""
     cores: float | None = None
     """Cores that all workers share; by default each worker has one of its own."""
     moments: int = 0
@@ -76,7 +78,9 @@ def plan(
     from subnetwork.runtime.memory import keep_memory
 
     setting = Setting(
-        workers, link.steps, link.wire, link.period, link.cores, replicas=link.replicas
+        *(workers, link.steps, link.wire, link.period, link.cores),
+        replicas=link.replicas,
+        outer=link.outer,
     )
     cut = decompose(*model_named(model))
     console = Output()
@@ -93,7 +97,9 @@ def plan(
     deal = Perm(workers) if link.period == 1 else Lazy(workers, link.period)
     wire = cast("Wire", setting.wire)  # Setting knows no other
     steps = (SGD(STILL), SGD(STILL, momentum=0.9), Adam(STILL))[link.moments]
-    measure = partial(calibrate, cut, workers, deal=deal, wire=wire, optimizer=steps)
+    measure = partial(
+        calibrate, cut, workers, deal=deal, wire=wire, optimizer=steps, outer=link.outer
+    )
     pace = measure(budget=link.calibration, beside=beside)
     if not pace.reducing:
         say(console, "no two processes meet here: what messages cost a processor is left out")

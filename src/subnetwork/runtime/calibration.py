@@ -19,11 +19,11 @@ from subnetwork.deals import Deal, Perm
 from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.data.batches import Batches
 from subnetwork.nets.local import LocalSteps
-from subnetwork.nets.merges import holders, sgd_step
+from subnetwork.nets.merges import Outer, Steps, holders, sgd_step
 from subnetwork.nets.optimizers import SGD, Optimizer
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.plan import Plan
-from subnetwork.nets.state import ModelState, Submodel
+from subnetwork.nets.state import ModelState, Submodel, copied
 from subnetwork.nets.table import cost
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.tracer import Inputs
@@ -38,6 +38,7 @@ from subnetwork.runtime.direct import (
     with_moments,
 )
 from subnetwork.runtime.direct.links import Exchange
+from subnetwork.runtime.direct.outer import carried_moments, trained
 from subnetwork.runtime.neighbours import neighbours
 from subnetwork.runtime.reducing import (
     PATIENCE,
@@ -106,7 +107,7 @@ def _counters(plan: Plan, n_workers: int) -> dict[str, int]:
     return {name: t.numel() for name, t in part.moments[COUNTER].items()}
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913 (each has a name and a default)
     plan: Plan,
     n_workers: int,
     *,
@@ -114,6 +115,7 @@ def calibrate(
     deal: Deal | None = None,
     wire: Wire = "float32",
     optimizer: Optimizer | None = None,
+    outer: bool = False,
     beside: int = 0,
 ) -> Pace:
     """What a round costs a processor, of the whole model and of a subnetwork, part by part.
@@ -132,6 +134,7 @@ def calibrate(
         deal: who gets which units; None: Perm.
         wire: how the direct hand-over rounds.
         optimizer: of the local steps, whose moments are handed over; None: SGD without momentum.
+        outer: whether the merge of the direct hand-over steps with momentum (`nets.Outer`).
         beside: how many other workers of this machine do the same meanwhile, each in a process
             forked from this one: a step takes longer beside others, who use caches and memory too.
 
@@ -152,7 +155,7 @@ def calibrate(
         work: dict[str, Callable[[], object]] = {
             "batch": feed.next,
             "handling": _handling(x, sketch),
-            "direct": _direct(x, sketch, wire),
+            "direct": _direct(x, sketch, wire, Outer() if outer else None),
             "averaging": _averaging(Submodel(x.params)),
             "outer": _outer(whole),
             "buckets": _buckets(whole, n_workers),
@@ -332,15 +335,19 @@ def _handling(x: ModelState, sketch: NetSketch) -> Callable[[], object]:
     return handle
 
 
-def _direct(x: ModelState, sketch: NetSketch, wire: Wire) -> Callable[[], object]:
+def _direct(
+    x: ModelState, sketch: NetSketch, wire: Wire, steps: Steps | None = None
+) -> Callable[[], object]:
     """One rank's side of merge and hand-over, round after round; what arrives is never sent."""
-    moments = tuple(x.moments)
+    moments = carried_moments(tuple(x.moments), steps)
     draws = draws_of(sketch, x.params, 0, moments=moments)
     whole = with_moments(x.params.items(), moments, sketch.layout)
     box: list[Held] = [taken(draws, 0, 0, whole)]
+    keep = (lambda _k, _i, w: w) if steps is None else (lambda _k, _i, w: copied(w))
 
     def handle() -> None:
-        after = [_alone(merged(draws, 0, box.pop(), wire))]
+        after = [trained(box.pop(), keep, 0, steps)]
+        after.append(_alone(merged(draws, 0, after.pop(), wire, steps)))
         box.append(_alone(handed_over(draws, 0, after.pop(), wire, in_place=True)))
 
     return handle

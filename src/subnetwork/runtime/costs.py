@@ -110,6 +110,7 @@ class Setting:
     cores: float | None = None  # that the workers share; None: one for each
     reduce: str = "ring"  # how all-reduce works: ring or tree
     replicas: int = 0  # of every rank's part, in direct hand-over: 0 or 1
+    outer: bool = False  # IST's merge steps with momentum, as DiLoCo's
 
     def __post_init__(self) -> None:
         if self.wire not in WIRES:
@@ -180,16 +181,21 @@ def sent(sizes: Sizes, setting: Setting) -> float:
     >>> sent(Sizes(8, (8,), moments=2), Setting(2, 1, wire="int8"))
     5
     """
-    wire = WIRES[setting.wire]
-    return wire + sizes.moments * max(wire, WIRES["bfloat16"])
+    return WIRES[setting.wire] + (sizes.moments + setting.outer) * _of_moment(setting)
+
+
+def _of_moment(setting: Setting) -> int:
+    return max(WIRES[setting.wire], WIRES["bfloat16"])
 
 
 def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     """IST without a server: each entry that changes hands travels once; shared ones are reduced."""
-    n, wire, whole = setting.n_workers, sent(sizes, setting), FLOAT * (1 + sizes.moments)
+    n, wire = setting.n_workers, sent(sizes, setting)
+    whole = FLOAT * (1 + sizes.moments + setting.outer)
     shared, *cut = sizes.part
     handed = sum(moved(n, setting.period, k) * size for k, size in enumerate(cut, 1))
     one_way = wire * (handed + 2 * (n - 1) / n * shared)
+    one_way -= setting.outer * _of_moment(setting) * (n - 1) / n * shared  # goes to all, not back
     for k, size in enumerate(sizes.counters):
         one_way += FLOAT * size * (moved(n, setting.period, k) if k else 2 * (n - 1) / n)
     hops = (1 if handed or shared else 0) + (1 if shared else 0)  # shared ones meet at a keeper
@@ -212,14 +218,16 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     )
 
 
-def stored(sizes: Sizes, n_workers: int) -> float:
+def stored(sizes: Sizes, n_workers: int, *, outer: bool = False) -> float:
     """Bytes that a rank of direct hand-over has between two rounds.
 
     Its part, what all hold a second time, its share of what nobody holds, and a bit for each line
-    of a matrix that is cut on both sides; Adam's counts of steps likewise.
+    of a matrix that is cut on both sides; Adam's counts of steps likewise. The momentum of a merge
+    that steps (`outer`) is there once.
     """
     n = n_workers
-    entries = (1 + sizes.moments) * (sizes.held + sizes.part[0] + _idle(sizes.part, n))
+    own = sizes.held + _idle(sizes.part, n)
+    entries = (1 + sizes.moments) * (own + sizes.part[0]) + outer * own
     counts = sum(sizes.counters) + _idle(sizes.counters, n)
     return FLOAT * (entries + counts) + (1 + bool(sizes.counters)) * sizes.lines / 8
 
@@ -229,13 +237,13 @@ def _directly(sizes: Sizes, setting: Setting, one_way: float) -> float:
 
     Beside what it stores, at one time after another: the largest parameter as it is drawn, with
     its moments; gradients and activations; what leaves, what arrives, the largest block anew, and
-    who sends which line.
+    who sends which line. A merge that steps wants what the part was before training, too.
     """
-    n, an_entry = setting.n_workers, FLOAT * (1 + sizes.moments)
+    n, an_entry = setting.n_workers, FLOAT * (1 + sizes.moments + setting.outer)
     drawn = an_entry * sizes.largest
-    training = FLOAT * sizes.held + sizes.activations_part
+    training = FLOAT * sizes.held * (1 + setting.outer) + sizes.activations_part
     exchange = 2 * one_way + drawn / n + n * sizes.lines / 8
-    return stored(sizes, n) + max(drawn, training, exchange)
+    return stored(sizes, n, outer=setting.outer) + max(drawn, training, exchange)
 
 
 def _idle(part: tuple[int, ...], n: int) -> float:
@@ -265,7 +273,7 @@ def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     return Round(
         compute=_part_compute(pace, setting),
         exchange=2 * network.seconds((n - 1) * one_way, 1, setting.crowding),
-        handling=pace.handling + (n - 1) * pace.message,
+        handling=pace.handling + setting.outer * pace.outer + (n - 1) * pace.message,
         bytes_down=one_way,
         bytes_up=one_way,
         memory=_training(sizes.held, sizes) + sizes.activations_part + one_way,
