@@ -148,6 +148,25 @@ def test_workers_who_share_cores_are_measured_beside_each_other(
     assert ("measured alone" in out) == (beside == 0)
 
 
+def test_no_more_workers_are_played_than_have_memory(command, monkeypatch):
+    """579 entries and two moments: 69,480 bytes for each process that measures."""
+    asked = []
+
+    def calibrated(*_, beside, **__):
+        asked.append(beside)
+        return Pace(step_whole=2e-3, step_part=5e-4)
+
+    monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", calibrated)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2))
+    flags = ["--workers", 3, "--bandwidth", "1mbit", "--cores", 2, "--moments", 2, *QUICK]
+    for n_free, beside in ((70_000 * 3, 2), (70_000 * 2, 1), (1000, 0)):
+        monkeypatch.setattr("subnetwork.runtime.measured.free_memory", lambda n=n_free: n)
+        status, out, error = command("plan", "mine.py:build", *flags)
+        assert (status, asked.pop()) == (0, beside), error
+        said = f"measured beside {beside}, not 2: each needs about 69.5 kB of memory, and"
+        assert (said in out) == (beside < 2)
+
+
 def test_it_says_plainly_when_ist_does_not_pay(command, monkeypatch):
     """A tiny model, merged after each step: cutting it takes longer than training it."""
     pace = Pace(step_whole=2e-4, step_part=1.5e-4, handling=1e-3, averaging=1e-5)

@@ -1,6 +1,7 @@
 """What a row says of a round: work that was done, bytes that moved, seconds that add up, memory."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from subnetwork.experiments.training import train
 from subnetwork.methods import Training
 from subnetwork.methods.rows import method, task
 from subnetwork.record import repeatable
-from subnetwork.runtime import here, seated
+from subnetwork.runtime import here, measured, seated
 from subnetwork.runtime.measured import by_worker, peak_memory
 from subnetwork.runtime.wire import HEADER
 
@@ -148,3 +149,20 @@ def test_the_page_lists_every_field_of_a_row():
 
 def test_nothing_was_measured_of_a_worker_that_was_not_there():
     assert by_worker([], 2)["peak_bytes"] == [0, 0]
+
+
+def test_free_memory_is_the_least_of_what_the_machine_and_the_container_have(monkeypatch, tmp_path):
+    table = tmp_path / "meminfo"
+    monkeypatch.setattr(measured, "MEMORY", table)
+    monkeypatch.setattr(measured, "CGROUP", tmp_path)
+    assert measured.free_memory() == math.inf
+    table.write_text("MemTotal:       9000 kB\nMemAvailable:   3000 kB\n")
+    assert measured.free_memory() == 3000 * 1024
+    (tmp_path / "memory.current").write_text("500000\n")
+    for limit, free in (("max", 3000 * 1024), ("2000000", 1_500_000), ("100", 0)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert measured.free_memory() == free
+    (tmp_path / "memory.stat").write_text("anon 7\ninactive_file 50\n")
+    assert measured.free_memory() == 0
+    (tmp_path / "memory.max").write_text("2000000")
+    assert measured.free_memory() == 1_500_050

@@ -74,7 +74,7 @@ def plan(
     from subnetwork.deals import Lazy, Perm
     from subnetwork.nets import SGD, Adam
     from subnetwork.runtime.calibration import STILL, calibrate, sizes
-    from subnetwork.runtime.costs import Setting, predict
+    from subnetwork.runtime.costs import FLOAT, Setting, predict
     from subnetwork.runtime.memory import keep_memory
 
     setting = Setting(
@@ -89,8 +89,11 @@ def plan(
         return 0
     entries = sizes(cut, workers, moments=link.moments)
     keep_memory()  # as those who will train do
-    beside = _others(setting)
-    if setting.cores is not None and not beside:
+    others = _others(setting)
+    beside, needed = _that_fit(others, FLOAT * entries.whole * (1 + link.moments))
+    if beside < others:
+        say(console, f"\nmeasured beside {beside}, not {others}: {needed}")
+    elif setting.cores is not None and not beside:
         say(console, "\nmeasured alone: nobody can be played beside it here")
     among = f" beside {beside} other{'s' * (beside > 1)}" if beside else ""
     say(console, f"\nmeasuring steps for {link.calibration:g} s{among}")
@@ -119,6 +122,15 @@ def _others(setting: "Setting") -> int:
         return 0
     here = len(os.sched_getaffinity(0)) * setting.crowding
     return round(min(here, setting.n_workers, MOST_HERE)) - 1
+
+
+def _that_fit(others: int, of_model: int) -> tuple[int, str]:
+    """How many of the others have memory here, for a model of so many bytes; why not all."""
+    from subnetwork.runtime.measured import free_memory
+
+    free, each = free_memory(), TIMES * of_model
+    fit = max(0, min(others, math.floor(min(free / max(1, each), MOST_HERE)) - 1))
+    return fit, f"each needs about {n_bytes(each)} of memory, and {n_bytes(free)} are free"
 
 
 def _network(link: Link, given: tuple[str, ...]) -> "Network | None":
@@ -219,6 +231,7 @@ def _why_not(ist: "Round", other: "Round") -> str:
 
 
 MARGIN = 1.5
+TIMES = 10  # the bytes of the model, that a process needs to measure it
 MOST_HERE = 8  # workers that are played on this machine, each with all that training takes
 NOTE = (
     "Rounds are compared at equal local steps; how many each method needs, training shows. "

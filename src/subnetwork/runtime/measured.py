@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 STATUS = Path("/proc/self/status")
+MEMORY = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")  # of this container, where it has a limit
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,32 @@ def by_worker(measured: Sequence[Measured], n_workers: int) -> dict[str, list[An
 
 def peak_memory() -> int:
     """The most memory, in bytes, that this process has held so far (VmHWM on Linux)."""
+    if STATUS.exists():
+        return 1024 * (_field(STATUS, "VmHWM:") or 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # not Linux: bytes on macOS, else KiB
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_memory() -> float:
+    """Bytes that processes may still take here, in a container within its limit.
+
+    Infinity where that is not known.
+    """
+    free = _field(MEMORY, "MemAvailable:")
+    if free is None:
+        return math.inf
     try:
-        lines = STATUS.read_text().splitlines()
-    except OSError:  # not Linux; there bytes on macOS, else KiB
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    return found[0] * 1024 if found else 0
+        most, now = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no container, or "max"
+        return 1024 * free
+    files = _field(CGROUP / "memory.stat", "inactive_file") or 0  # let go of when others want it
+    return min(1024 * free, max(0, most - now + files))
+
+
+def _field(path: Path, name: str) -> int | None:
+    """A number of a table of the system's, in its unit; None where it is not there."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return None
+    return next((int(line[1]) for line in lines if line[:1] == [name]), None)
