@@ -178,12 +178,12 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
         if adam not in paces:
             paces[adam] = measure(budget=5)
         pace = paces[adam]
-        if row["method"] == "ist_direct" and (period, wire, outer) != (1, "float32", False):
+        if row["method"] in IST and (period, wire, outer) != (1, "float32", False):
             deal = Perm(n) if period == 1 else Lazy(n, period)
             kind = (adam, period, wire, outer)
             if kind not in paces:
                 paces[kind] = measure(budget=3, deal=deal, wire=wire, outer=outer)
-            pace = replace(pace, direct=paces[kind].direct)
+            pace = replace(pace, direct=paces[kind].direct, handling=paces[kind].handling)
         entries = sizes(plan, n, moments=2 if adam else 0)
         for into, cores in ((here, os.cpu_count()), (alone, None)):
             setting = Setting(n, row["n_steps"], wire, period, cores, outer=outer)

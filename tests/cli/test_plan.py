@@ -149,7 +149,7 @@ def test_workers_who_share_cores_are_measured_beside_each_other(
 
 
 def test_no_more_workers_are_played_than_have_memory(command, monkeypatch):
-    """579 entries and two moments: 69,480 bytes for each process that measures."""
+    """579 entries and two moments: ten times 6,948 bytes a process, and activations."""
     asked = []
 
     def calibrated(*_, beside, **__):
@@ -159,11 +159,11 @@ def test_no_more_workers_are_played_than_have_memory(command, monkeypatch):
     monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", calibrated)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2))
     flags = ["--workers", 3, "--bandwidth", "1mbit", "--cores", 2, "--moments", 2, *QUICK]
-    for n_free, beside in ((70_000 * 3, 2), (70_000 * 2, 1), (1000, 0)):
+    for n_free, beside in ((76_000 * 3, 2), (76_000 * 2, 1), (1000, 0)):
         monkeypatch.setattr("subnetwork.runtime.measured.free_memory", lambda n=n_free: n)
         status, out, error = command("plan", "mine.py:build", *flags)
         assert (status, asked.pop()) == (0, beside), error
-        said = f"measured beside {beside}, not 2: each needs about 69.5 kB of memory, and"
+        said = f"measured beside {beside}, not 2: each needs about 7"
         assert (said in out) == (beside < 2)
 
 

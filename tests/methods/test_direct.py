@@ -133,10 +133,11 @@ def test_direct_training_equals_the_coordinator_to_the_bit(name, tmp_path):
     assert len(list(written.glob("shard-*"))) == run.workers
 
 
+@pytest.mark.parametrize("case", ["adam", "outer of counters"])
 @pytest.mark.parametrize("workers", [3, 2])
-def test_a_run_goes_on_from_the_shards_of_its_ranks(workers, tmp_path):
+def test_a_run_goes_on_from_the_shards_of_its_ranks(workers, case, tmp_path):
     """With the same number of ranks to the bit; with another one as `rounds` goes on."""
-    run = replace(CASES["adam"], exchange="direct")
+    run = replace(CASES[case], exchange="direct")
     direct(replace(run, rounds=2), tmp_path / "run")
     found, _ = saved(tmp_path / "run" / "checkpoints")
     more = replace(run, rounds=4, workers=workers)

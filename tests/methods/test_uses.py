@@ -151,7 +151,7 @@ def test_every_field_of_the_table_is_a_field_and_so_is_what_decides_on_it():
     ("changes", "given", "message"),
     [
         ({}, "period", "--period does nothing with --method ist, only with --method lazy_ist. "),
-        ({}, "outer_momentum", "only with --outer nesterov. Leave it out, or choose another outer"),
+        ({}, "outer_momentum", "here, only with --method diloco or --outer nesterov. Leave it"),
         ({"method": "diloco"}, "outer", "--outer does nothing with --method diloco, only with "),
         ({"method": "diloco"}, "keep", "only with --method federated_dropout or masked_relu. "),
         ({}, "heads", "--heads does nothing with --model mlp, only with --model gpt or gat. "),

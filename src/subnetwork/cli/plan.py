@@ -90,7 +90,8 @@ def plan(
     entries = sizes(cut, workers, moments=link.moments)
     keep_memory()  # as those who will train do
     others = _others(setting)
-    beside, needed = _that_fit(others, FLOAT * entries.whole * (1 + link.moments))
+    carried = FLOAT * entries.whole * (1 + link.moments + link.outer)
+    beside, needed = _that_fit(others, TIMES * carried + entries.activations_whole)
     if beside < others:
         say(console, f"\nmeasured beside {beside}, not {others}: {needed}")
     elif setting.cores is not None and not beside:
@@ -124,11 +125,11 @@ def _others(setting: "Setting") -> int:
     return round(min(here, setting.n_workers, MOST_HERE)) - 1
 
 
-def _that_fit(others: int, of_model: int) -> tuple[int, str]:
-    """How many of the others have memory here, for a model of so many bytes; why not all."""
+def _that_fit(others: int, each: int) -> tuple[int, str]:
+    """How many of the others have memory here, where each needs so many bytes; why not all."""
     from subnetwork.runtime.measured import free_memory
 
-    free, each = free_memory(), TIMES * of_model
+    free = free_memory()
     fit = max(0, min(others, math.floor(min(free / max(1, each), MOST_HERE)) - 1))
     return fit, f"each needs about {n_bytes(each)} of memory, and {n_bytes(free)} are free"
 
@@ -231,7 +232,7 @@ def _why_not(ist: "Round", other: "Round") -> str:
 
 
 MARGIN = 1.5
-TIMES = 10  # the bytes of the model, that a process needs to measure it
+TIMES = 10  # the bytes of the model and its moments, that a process needs to measure it
 MOST_HERE = 8  # workers that are played on this machine, each with all that training takes
 NOTE = (
     "Rounds are compared at equal local steps; how many each method needs, training shows. "

@@ -270,9 +270,10 @@ def _after_round(
     }
     said = tell(side.links, side.rank, side.n_workers, words)
     if not all(each["finite"] for each in said):
+        outer = " or --outer-step-size" if side.steps else ""
         raise DivergedError(
             f"{side.t.run.method} diverged: the model or the loss is no number any more after "
-            f"round {done.k}. Use a smaller --step-size."
+            f"round {done.k}. Use a smaller --step-size{outer}."
         )
     began, tested = time.perf_counter(), _tested(side, done.held)
     if leader is not None:

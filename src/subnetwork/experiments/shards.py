@@ -102,7 +102,7 @@ def kinds(draws: Draws, moments: tuple[str, ...]) -> dict[str, Kind]:
 
 def _key(plane: str, name: str) -> str:
     """What `tensors_of` calls a tensor."""
-    kinds = {PARAMS: "params", OUTER: OUTER}
+    kinds = {PARAMS: "params", OUTER: "outer"}
     return f"{kinds.get(plane, f'moments/{plane}')}/{name}"
 
 

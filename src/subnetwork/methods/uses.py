@@ -79,16 +79,23 @@ def _against(run: Training, name: str) -> str:
     if name == "rounds" and run.steps is not None:
         return f"beside --steps {run.steps}, which says how long the run is. Leave one of them out."
     where = USES.get(name, {})
-    against = [_missed(run, each) for each in ([where] if isinstance(where, Mapping) else where)]
-    return against[-1] if all(against) else ""
+    if isinstance(where, Mapping):
+        missed = _missed(run, where)
+        return missed and f"with {missed}"
+    if not all(_missed(run, each) for each in where):
+        return ""
+    first = [next(iter(each.items())) for each in where]
+    ways = " or ".join(f"--{decider} {_either(values)}" for decider, values in first)
+    return f"here, only with {ways}. Leave it out."
 
 
 def _missed(run: Training, where: Where) -> str:
+    """What is not as it has to be, and what to do; empty where all is."""
     for decider, values in where.items():
         has = getattr(run, decider)
         if has not in values:
             return (
-                f"with --{decider} {has}, only with --{decider} {_either(values)}. Leave it out, "
+                f"--{decider} {has}, only with --{decider} {_either(values)}. Leave it out, "
                 f"or choose another {decider}."
             )
     return ""

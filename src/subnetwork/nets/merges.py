@@ -152,8 +152,9 @@ def sgd_step(
     )
     for name, p in moved.items():
         p.grad = gradients[name].clone()
-        if name in buffers:
-            optimizer.state[p]["momentum_buffer"] = buffers[name].clone()
+        if momentum:  # from zero, where torch begins with the gradient itself: -0.0 would stay
+            before = buffers[name].clone() if name in buffers else torch.zeros_like(p)
+            optimizer.state[p]["momentum_buffer"] = before
     optimizer.step()
     kept = (
         {name: optimizer.state[p]["momentum_buffer"] for name, p in moved.items()}

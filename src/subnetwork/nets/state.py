@@ -24,7 +24,7 @@ class ModelState:
     """Local optimizer state: name of the moment -> parameter -> tensor of the parameter's shape, or
     with one number per unit (counters). It is cut, sent and merged like its parameter."""
     outer: Tensors = field(default_factory=dict)
-    """Momentum of the merge's own optimizer. It stays with the model and is never sent."""
+    """Momentum of the merge's own optimizer. A coordinator never sends it."""
 
 
 @dataclass(frozen=True)

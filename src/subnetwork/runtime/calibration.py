@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from subnetwork.algorithm import WorkerLostError
+from subnetwork.algorithm import Merge, WorkerLostError
 from subnetwork.deals import Deal, Perm
 from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.data.batches import Batches
 from subnetwork.nets.local import LocalSteps
 from subnetwork.nets.merges import Outer, Steps, holders, sgd_step
 from subnetwork.nets.optimizers import SGD, Optimizer
-from subnetwork.nets.partition import NetSketch
+from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.plan import Plan
-from subnetwork.nets.state import ModelState, Submodel, copied
+from subnetwork.nets.state import ModelState, Submodel
 from subnetwork.nets.table import cost
 from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.tracer import Inputs
@@ -134,7 +134,7 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
         deal: who gets which units; None: Perm.
         wire: how the direct hand-over rounds.
         optimizer: of the local steps, whose moments are handed over; None: SGD without momentum.
-        outer: whether the merge of the direct hand-over steps with momentum (`nets.Outer`).
+        outer: whether IST's merge steps with momentum (`nets.Outer`).
         beside: how many other workers of this machine do the same meanwhile, each in a process
             forked from this one: a step takes longer beside others, who use caches and memory too.
 
@@ -150,12 +150,12 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
     x = plan.state(moments=steps.moments)
     whole = Submodel(x.params, x.moments)
     part = sketch.sample(0, 0).select(x, 0)
-    feed = _Rows.of(plan.inputs, n_workers)
+    feed, merge = _Rows.of(plan.inputs, n_workers), Outer() if outer else None
     with _one_thread(), torch.random.fork_rng(devices=[]):
         work: dict[str, Callable[[], object]] = {
             "batch": feed.next,
-            "handling": _handling(x, sketch),
-            "direct": _direct(x, sketch, wire, Outer() if outer else None),
+            "handling": _handling(x, sketch, merge or holders),
+            "direct": _direct(x, sketch, wire, merge),
             "averaging": _averaging(Submodel(x.params)),
             "outer": _outer(whole),
             "buckets": _buckets(whole, n_workers),
@@ -320,7 +320,9 @@ def _has_gradient(x: object) -> bool:
     return isinstance(x, Tensor) and x.requires_grad
 
 
-def _handling(x: ModelState, sketch: NetSketch) -> Callable[[], object]:
+def _handling(
+    x: ModelState, sketch: NetSketch, merge: Merge[ModelState, NetPartition, Submodel]
+) -> Callable[[], object]:
     """What a coordinator does in a round beside waiting: draw, cut, pack, unpack, merge."""
 
     def handle() -> None:
@@ -330,7 +332,7 @@ def _handling(x: ModelState, sketch: NetSketch) -> Callable[[], object]:
         trained = [
             unpack(flat, part, Header(Verb.DONE)) for flat, part in zip(flats, parts, strict=True)
         ]
-        holders(x, partition, trained)
+        merge(x, partition, trained)
 
     return handle
 
@@ -343,10 +345,9 @@ def _direct(
     draws = draws_of(sketch, x.params, 0, moments=moments)
     whole = with_moments(x.params.items(), moments, sketch.layout)
     box: list[Held] = [taken(draws, 0, 0, whole)]
-    keep = (lambda _k, _i, w: w) if steps is None else (lambda _k, _i, w: copied(w))
 
     def handle() -> None:
-        after = [trained(box.pop(), keep, 0, steps)]
+        after = [trained(box.pop(), lambda _k, _i, w: w, 0, steps)]
         after.append(_alone(merged(draws, 0, after.pop(), wire, steps)))
         box.append(_alone(handed_over(draws, 0, after.pop(), wire, in_place=True)))
 

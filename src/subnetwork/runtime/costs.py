@@ -49,7 +49,8 @@ class Pace:
 
     step_whole: float  # forward, backward and optimizer of the whole model on one batch
     step_part: float  # of a subnetwork
-    handling: float = 0.0  # a coordinator's cutting and merging of all subnetworks of a round
+    handling: float = 0.0
+    """A coordinator's cutting and merging of all subnetworks of a round, with the merge's step."""
     averaging: float = 0.0  # copying a whole model into a flat buffer
     batch: float = 0.0  # making a batch
     around_whole: float = 0.0  # a round of local work beside its steps: copies, module, optimizer
@@ -237,13 +238,14 @@ def _directly(sizes: Sizes, setting: Setting, one_way: float) -> float:
 
     Beside what it stores, at one time after another: the largest parameter as it is drawn, with
     its moments; gradients and activations; what leaves, what arrives, the largest block anew, and
-    who sends which line. A merge that steps wants what the part was before training, too.
+    who sends which line. A merge that steps wants what the part was before training until then.
     """
     n, an_entry = setting.n_workers, FLOAT * (1 + sizes.moments + setting.outer)
     drawn = an_entry * sizes.largest
-    training = FLOAT * sizes.held * (1 + setting.outer) + sizes.activations_part
+    training = FLOAT * sizes.held + sizes.activations_part
     exchange = 2 * one_way + drawn / n + n * sizes.lines / 8
-    return stored(sizes, n, outer=setting.outer) + max(drawn, training, exchange)
+    before = FLOAT * sizes.held * setting.outer
+    return stored(sizes, n, outer=setting.outer) + max(drawn, before + training, before + exchange)
 
 
 def _idle(part: tuple[int, ...], n: int) -> float:
@@ -273,7 +275,7 @@ def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     return Round(
         compute=_part_compute(pace, setting),
         exchange=2 * network.seconds((n - 1) * one_way, 1, setting.crowding),
-        handling=pace.handling + setting.outer * pace.outer + (n - 1) * pace.message,
+        handling=pace.handling + (n - 1) * pace.message,
         bytes_down=one_way,
         bytes_up=one_way,
         memory=_training(sizes.held, sizes) + sizes.activations_part + one_way,

@@ -79,9 +79,9 @@ def peak_memory() -> int:
 
 
 def free_memory() -> float:
-    """Bytes that processes may still take here, in a container within its limit.
+    """Bytes that processes may still take here; infinity where that is not known.
 
-    Infinity where that is not known.
+    Of a container within the limit of its control group (of version 2, which it sees as the root).
     """
     free = _field(MEMORY, "MemAvailable:")
     if free is None:

@@ -1,5 +1,6 @@
 """n ranks in one process, against `rounds`: the same model, to the bit, round for round."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from simulated import (
 from subnetwork import rounds
 from subnetwork.deals import Bernoulli, Lazy, Perm, RandQ
 from subnetwork.nets import Layout, ModelState, NetSketch, Outer, StepOnGradients, holders
-from subnetwork.runtime.direct import Draws, handed_over, merged, route, together
+from subnetwork.nets.state import Submodel
+from subnetwork.runtime.direct import Draws, gathered, handed_over, merged, outer, route, together
 from subnetwork.runtime.direct.handover import keepers_of, senders_of
 from subnetwork.runtime.direct.held import OUTER, held_rows
 from subnetwork.runtime.direct.memory import LARGE, room
@@ -81,23 +83,66 @@ def test_steps_of_the_merge_equal_the_reference_bit_for_bit(deal, steps, dtype):
 
 
 def test_a_rank_trains_without_the_momentum_of_the_merge_and_lets_go_of_what_it_began_with():
-    """x^k is copied where local work overwrites it, and is there for the merge alone."""
+    """x^k is a copy where local work may overwrite it, and is there for the merge alone."""
     x, steps = model(), Outer()
     zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
     d = draws(NetSketch(LAYOUT, Perm(N)), x)
     held = parts(d, ModelState(x.params, {**x.moments, OUTER: zeros}))[0]
+    was = {name: p.clone() for name, p in held.submodel.params.items()}
     seen = []
 
-    def work(_k, _worker, submodel):
+    def overwriting(_k, _worker, submodel):
         seen.append(set(submodel.moments))
+        for p in submodel.params.values():
+            p.add_(1)
         return submodel
 
-    after = trained(held, work, 0, steps)
+    after = trained(held, overwriting, 0, steps)
     assert seen == [{"m"}]
-    assert set(after.before) == set(held.submodel.params)
     assert not held.before
+    assert after.before.keys() == was.keys()
+    assert all(torch.equal(after.before[name], p) for name, p in was.items())
     assert not stepped(after, steps).before
     assert OUTER not in held.x
+
+
+def test_a_part_and_a_merge_that_do_not_go_together_are_refused():
+    x = model()
+    held = parts(draws(NetSketch(LAYOUT, Perm(N)), x), x)[0]
+    with pytest.raises(ValueError, match=r"has a momentum, but the part carries none\. Make draws"):
+        trained(held, local, 0, Outer())
+    trained(held, local, 0, Outer(momentum=0.0))
+    with_one = replace(held, submodel=Submodel(x.params, {"m": {}, OUTER: {}}))
+    with pytest.raises(ValueError, match="has no momentum, but the part carries one"):
+        trained(with_one, local, 0)
+
+
+def test_whole_numbers_and_rows_of_any_shape_are_stepped_as_by_the_coordinator(monkeypatch):
+    """A few entries at a time; whole numbers take the merge's value, and no step."""
+    monkeypatch.setattr(outer, "AT_ONCE", 4)
+    layout = Layout({"a": 7}, {"w": ("a", None), "n": (None,), "s": ()})
+    params = {"w": torch.randn(7, 3), "n": torch.arange(5), "s": torch.randn(())}
+    x, steps = ModelState(params), Outer()
+    zeros = {name: torch.zeros_like(p) for name, p in params.items()}
+    d = draws(NetSketch(layout, Perm(N)), x)
+    helds = parts(d, ModelState(params, {OUTER: zeros}))
+
+    def work(k, _partition, ws):
+        return [local(k, i, w) for i, w in enumerate(ws)]
+
+    for done in rounds(x, NetSketch(layout, Perm(N)), work, steps, seed=5, n_rounds=4):
+        helds = train(d, helds, steps=steps)
+        for i, held in enumerate(helds):
+            units = d.partition(done.k).hands["a"][i]
+            assert torch.equal(held.submodel.params["w"], done.x.params["w"][units])
+            momentum = held.submodel.moments[OUTER]
+            assert torch.equal(momentum["w"], done.x.outer["w"][units])
+            assert not momentum["n"].any()
+        for name, p in params.items():
+            found, *_ = together([gathered(d, i, held, name) for i, held in enumerate(helds)])
+            assert torch.equal(found[""], done.x.params[name])
+            assert torch.equal(found[OUTER], done.x.outer.get(name, torch.zeros_like(p)))
+        helds = pass_on(d, helds)
 
 
 def test_blocks_are_written_over_only_where_that_is_asked_for():

@@ -11,6 +11,7 @@ from subnetwork.runtime.direct.handover import gathered, handed_over, route
 from subnetwork.runtime.direct.held import Held, taken
 from subnetwork.runtime.direct.links import carried, together
 from subnetwork.runtime.direct.merging import merged
+from subnetwork.runtime.direct.outer import carried_moments
 from subnetwork.runtime.direct.ranks import LOST, Rank, launched_ranks, rank_here, stopping
 from subnetwork.runtime.direct.running import (
     DirectRound,
@@ -33,6 +34,7 @@ __all__ = [
     "Wire",
     "agree",
     "carried",
+    "carried_moments",
     "check_wire",
     "digest",
     "direct_rounds",

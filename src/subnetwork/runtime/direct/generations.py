@@ -263,7 +263,7 @@ def lasting_rounds(
         begun: this rank's part at the start of the run.
         after: is called with every round, and again where a rank died before all had done with it.
         n_rounds: where the run ends.
-        steps: the step of the merge, if it has one.
+        steps: the step of the merge, if it has one; see `carried_moments`.
 
     Raises:
         WorkerLostError: a rank died, and nobody came in its place.

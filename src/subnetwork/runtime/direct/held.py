@@ -18,9 +18,9 @@ from subnetwork.runtime.direct.rows import n_words
 
 PARAMS = ""
 """The plane of the parameters; a plane of moments has the moment's name."""
-OUTER = "outer"
-"""The plane of the momentum of the merge's own step: local work does not know it, and no mean is
-taken of it."""
+OUTER = "::outer"
+"""The plane of the momentum of the merge's own step, named as no optimizer's state is: local work
+does not know it, and no mean is taken of it."""
 Planes: TypeAlias = Mapping[str, Tensors]
 """Plane -> parameter -> tensor."""
 

@@ -5,10 +5,11 @@ local work knows nothing. What a rank does to lines that another one keeps is dr
 hand-over, as its own z_i is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from subnetwork.nets.local import Local, LocalSteps
 from subnetwork.nets.means import has_mean
@@ -16,6 +17,8 @@ from subnetwork.nets.merges import Steps
 from subnetwork.nets.state import Tensors
 from subnetwork.runtime.direct.counted import is_counter, packed, unpacked
 from subnetwork.runtime.direct.held import OUTER, PARAMS, Held
+
+AT_ONCE = 1 << 18  # entries that are stepped together
 
 
 def carried_moments(moments: Sequence[str], steps: Steps | None) -> tuple[str, ...]:
@@ -36,14 +39,18 @@ def trained(held: Held, local: Local, rank: int, steps: Steps | None = None) -> 
         local: the local work.
         rank: whose part.
         steps: the step of the merge, if it has one.
+
+    Raises:
+        ValueError: a step with momentum and a part without that plane, or the other way round.
     """
     moments = held.submodel.moments
     local_moments = {m: tensors for m, tensors in moments.items() if m != OUTER}
     w = replace(held.submodel, moments=local_moments)
     before: Tensors = {}
+    _check(moments, steps)
     if steps is not None:
         before = {n: p.detach() for n, p in w.params.items() if not is_counter(n)}
-        if overwrites(local):
+        if not _keeps(local):
             before = {n: p.clone() for n, p in before.items()}
     z = packed(local(held.k, rank, unpacked(w)))
     if OUTER in moments:
@@ -57,15 +64,38 @@ def trained(held: Held, local: Local, rank: int, steps: Steps | None = None) -> 
 def stepped(held: Held, steps: Steps) -> Held:
     """The part after the step of the merge, from x^k and the mean over holders; x^k is let go of.
 
-    One tensor at a time, over the mean's memory.
+    Some rows at a time, over the mean's memory.
     """
-    params, moments = held.submodel.params, held.submodel.moments
-    buffers = moments.get(OUTER, {})
+    params, buffers = held.submodel.params, held.submodel.moments.get(OUTER, {})
     for name, x in held.before.items():
-        if has_mean(x):
-            of = {name: buffers[name]} if name in buffers else {}
-            after, momentum = steps.step({name: x}, {name: params[name]}, of)
-            params[name].detach().copy_(after[name])
-            if momentum:
-                buffers[name].copy_(momentum[name])
-    return replace(held, submodel=held.submodel, before={})
+        if not has_mean(x):
+            continue
+        tensors = [x, params[name].detach(), *([buffers[name]] if name in buffers else [])]
+        for rows in zip(*map(_by_rows, tensors), strict=True):
+            of = {name: rows[2]} if len(rows) > 2 else {}
+            after, momentum = steps.step({name: rows[0]}, {name: rows[1]}, of)
+            rows[1].copy_(after[name])
+            if of:
+                of[name].copy_(momentum[name])
+    return replace(held, before={})
+
+
+def _by_rows(tensor: Tensor) -> Sequence[Tensor]:
+    """Views of about `AT_ONCE` entries each."""
+    if tensor.dim() == 0 or tensor.numel() <= AT_ONCE:
+        return [tensor]
+    return torch.split(tensor, max(1, AT_ONCE // tensor[0].numel()))
+
+
+def _keeps(local: Local) -> bool:
+    """Whether local work is known to leave what it is given as it was."""
+    return isinstance(local, LocalSteps) and not local.in_place
+
+
+def _check(moments: Collection[str], steps: Steps | None) -> None:
+    if (OUTER in moments) != bool(steps is not None and steps.momentum):
+        raise ValueError(
+            f"The merge {steps} has {'no ' if OUTER in moments else 'a '}momentum, but the part "
+            f"carries {'one' if OUTER in moments else 'none'}. Make draws and part with "
+            "moments=carried_moments(local.moments, steps)."
+        )

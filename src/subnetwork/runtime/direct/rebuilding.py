@@ -33,7 +33,7 @@ def given_back(
         lost: the dead one's rank.
         sent: what this rank sent in the hand-over into the round.
         replica: what rank - 1 kept itself in it.
-        moments: of the local optimizer; counts of steps are none of them here.
+        moments: that travel, the merge's own among them; counts of steps are none of them here.
     """
     parcels = Parcels.of(draws.n_workers)
     parcels.leaving[lost].extend(sent.pieces[lost])
@@ -57,7 +57,7 @@ def rebuilt(
         draws: the cuts of the run, which began before round k.
         rank: the seat.
         k: the round.
-        moments: of the local optimizer; counts of steps are none of them here.
+        moments: that travel, the merge's own among them; counts of steps are none of them here.
         wire: how lines travelled in the hand-over.
     """
     parcels = Parcels.of(draws.n_workers)

@@ -41,8 +41,10 @@ def direct_rounds(  # noqa: PLR0913 (each has a name)
     """This rank's side of the rounds held.k, ..., `n_rounds` - 1; the same on every rank.
 
     With wire "float32" all ranks together hold what `rounds` holds with the merge `holders`, or
-    with `steps`, to the bit, parameters and moments alike. Where `local` works in place, so does
-    the hand-over: what a round yields is good until the next one is asked for.
+    with `steps`, to the bit, parameters and moments alike (a step of the merge on entries of 16
+    bits up to rounding: torch's own depends on where in a tensor an entry lies). `held` and `draws`
+    are made with `carried_moments(local's, steps)`. Where `local` works in place, so does the
+    hand-over: what a round yields is good until the next one is asked for.
     """
     check_wire(wire)
     sent = received = 0
