@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -51,11 +51,6 @@ class Steps(Protocol):
         """Of the step: without any, there are no buffers."""
         ...
 
-    @property
-    def of_gradients(self) -> bool:
-        """Whether workers return gradients, whose mean is taken around zero, and not around x^k."""
-        ...
-
     def step(
         self, x: Tensors, mean: Tensors, buffers: Tensors, /
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -73,7 +68,6 @@ class Outer:
 
     step_size: float = 0.7
     momentum: float = 0.9
-    of_gradients: ClassVar[bool] = False
 
     def step(
         self, x: Tensors, mean: Tensors, buffers: Tensors, /
@@ -106,13 +100,6 @@ class StepOnGradients:
 
     step_size: float
     momentum: float = 0.0
-    of_gradients: ClassVar[bool] = True
-
-    def step(
-        self, x: Tensors, mean: Tensors, buffers: Tensors, /
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """From x^k along the mean gradient; see `Steps`."""
-        return sgd_step(x, mean, buffers, self.step_size, self.momentum)
 
     def __call__(
         self, x: ModelState, partition: NetPartition, trained: Sequence[Submodel], /
@@ -120,7 +107,7 @@ class StepOnGradients:
         """One optimizer step on the mean over holders of the gradients."""
         zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
         gradients = partition.merge(zeros, [z.params for z in trained])
-        params, outer = self.step(x.params, gradients, x.outer)
+        params, outer = sgd_step(x.params, gradients, x.outer, self.step_size, self.momentum)
         held = partition.held(x.params, [z.params for z in trained])
         return ModelState(_where(held, params, x.params), x.moments, _where(held, outer, x.outer))
 

@@ -93,19 +93,9 @@ def parts(d, x, k=0):
     return [taken(d, rank, k, whole) for rank in range(d.n_workers)]
 
 
-def gradients(k, worker, submodel):
-    """A stand-in for local work that returns gradients: moments are not its own to change."""
-    return Submodel(local(k, worker, submodel).params, submodel.moments)
-
-
-def work_of(steps):
-    """Local work for a merge."""
-    return gradients if steps is not None and steps.of_gradients else local
-
-
 def train(d, helds, wire="float32", steps=None):
     """One round of every rank's training, and the merge."""
-    after = [trained(held, work_of(steps), i, steps) for i, held in enumerate(helds)]
+    after = [trained(held, local, i, steps) for i, held in enumerate(helds)]
     return together([merged(d, i, held, wire, steps) for i, held in enumerate(after)])
 
 

@@ -20,12 +20,11 @@ from simulated import (
     pass_on,
     same,
     train,
-    work_of,
 )
 
 from subnetwork import rounds
 from subnetwork.deals import Bernoulli, Lazy, Perm, RandQ
-from subnetwork.nets import Layout, ModelState, NetSketch, Outer, StepOnGradients, holders
+from subnetwork.nets import Layout, ModelState, NetSketch, Outer, holders
 from subnetwork.nets.state import Submodel
 from subnetwork.runtime.direct import Draws, gathered, handed_over, merged, outer, route, together
 from subnetwork.runtime.direct.handover import keepers_of, senders_of
@@ -57,7 +56,7 @@ def test_every_deal_equals_the_reference_bit_for_bit(deal, dtype):
         helds = pass_on(d, after)
 
 
-STEPS = [Outer(), Outer(1.3, 0.5), Outer(0.7, 0.0), StepOnGradients(0.1), StepOnGradients(0.1, 0.9)]
+STEPS = [Outer(), Outer(1.3, 0.5), Outer(0.7, 0.0)]
 STEPPED = [(deal, steps, torch.float32) for deal in DEALS for steps in STEPS]
 STEPPED += [(RandQ(N, q=2), steps, torch.float64) for steps in STEPS]
 
@@ -70,8 +69,7 @@ def test_steps_of_the_merge_equal_the_reference_bit_for_bit(deal, steps, dtype):
     zeros = {name: torch.zeros_like(p) for name, p in x.params.items()}
     buffers = {OUTER: zeros} if steps.momentum else {}
     helds = parts(d, ModelState(x.params, {**x.moments, **buffers}))
-    one = work_of(steps)
-    work = lambda k, _, ws: [one(k, i, w) for i, w in enumerate(ws)]  # noqa: E731
+    work = lambda k, _, ws: [local(k, i, w) for i, w in enumerate(ws)]  # noqa: E731
     for done in rounds(x, sketch, work, steps, seed=5, n_rounds=6):
         after = train(d, helds, steps=steps)
         found = assembled(d, after)

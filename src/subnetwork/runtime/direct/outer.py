@@ -16,7 +16,7 @@ from subnetwork.nets.means import has_mean
 from subnetwork.nets.merges import Steps
 from subnetwork.nets.state import Tensors
 from subnetwork.runtime.direct.counted import is_counter, packed, unpacked
-from subnetwork.runtime.direct.held import OUTER, PARAMS, Held
+from subnetwork.runtime.direct.held import OUTER, Held
 
 AT_ONCE = 1 << 18  # entries that are stepped together
 
@@ -55,9 +55,6 @@ def trained(held: Held, local: Local, rank: int, steps: Steps | None = None) -> 
     z = packed(local(held.k, rank, unpacked(w)))
     if OUTER in moments:
         z = replace(z, moments={**z.moments, OUTER: moments[OUTER]})
-    if steps is not None and steps.of_gradients:
-        zeros = {name: torch.zeros_like(x) for name, x in held.x.get(PARAMS, {}).items()}
-        held = replace(held, x={**held.x, PARAMS: zeros})
     return replace(held, submodel=z, before=before)
 
 
