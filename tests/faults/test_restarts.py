@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-RESTARTS = 20
 SCRIPT = """
 import os, sys
 from pathlib import Path
@@ -36,8 +35,17 @@ with place.seats() as seats:
 """
 
 
+@pytest.mark.faults
+def test_five_of_five_restarts_meet(tmp_path):
+    all_meet(5, tmp_path)
+
+
 @pytest.mark.slow
 def test_twenty_of_twenty_restarts_meet(tmp_path):
+    all_meet(20, tmp_path)
+
+
+def all_meet(restarts, tmp_path):
     """In turns rank 0 and rank 1 are killed in round 2, and torchrun starts both again."""
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "met").mkdir()
@@ -46,8 +54,8 @@ def test_twenty_of_twenty_restarts_meet(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", *launch),
-            *("--max-restarts", str(RESTARTS), str(tmp_path / "script.py")),
-            *(str(tmp_path / "met"), str(RESTARTS)),
+            *("--max-restarts", str(restarts), str(tmp_path / "script.py")),
+            *(str(tmp_path / "met"), str(restarts)),
         ],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
@@ -56,4 +64,4 @@ def test_twenty_of_twenty_restarts_meet(tmp_path):
         timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list((tmp_path / "met").iterdir())) == RESTARTS + 1
+    assert len(list((tmp_path / "met").iterdir())) == restarts + 1
