@@ -60,12 +60,12 @@ def here(*arguments, cwd):
             signal.signal(number, handler)
 
 
-def seconds_until(condition, limit=120):
-    """How long it took until a condition held."""
+def seconds_until(condition, limit=120, every=0.02):
+    """How long it took until a condition held, which is looked at so often."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < limit
-        time.sleep(0.005)
+        time.sleep(every)
     return time.monotonic() - began
 
 

@@ -99,7 +99,7 @@ def stopped_in_a_checkpoint(process, folder):
             process.send_signal(signal.SIGCONT)
         return writing()
 
-    seconds_until(caught)
+    seconds_until(caught, every=0.0005)
 
 
 def damaged(path, words):

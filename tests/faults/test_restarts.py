@@ -21,7 +21,7 @@ row = row_of(workers=2, rounds=4)
 def local(k, worker, submodel):
     if attempt < int(sys.argv[2]) and (k, worker) == (2, attempt % 2):
         os.kill(os.getpid(), 9)
-    return row.local(k, worker, submodel)
+    return submodel
 
 place = place_under_torchrun()
 if place.rank:
