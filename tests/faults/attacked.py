@@ -34,7 +34,7 @@ def started(*flags, cwd, program=("-m", "subnetwork")):
         stderr=words,
         env=os.environ | {"TMPDIR": str(cwd)},  # a killed run leaves its secret's folder
         start_new_session=True,
-        preexec_fn=die_with_parent,  # where the tests are killed
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - where the tests are killed, it is too
     )
     words.close()
     try:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -183,11 +184,14 @@ def test_five_full_disks_and_five_ends_and_other_workers_are_the_run_by_plan(tmp
             run.send_signal(sent)
             assert run.wait(timeout=30) == 130
             assert time.monotonic() - began < 10
-        assert "rounds are kept; go on with: subnetwork train --resume" in said(tmp_path)
+        said_kept = re.search(
+            r"(\d+) rounds are kept; go on with: subnetwork train --resume", said(tmp_path)
+        )
         assert len(workers) == n
         assert all_gone(workers, 1)
-        done = rounds_done(record)
-        assert kept <= kept_rounds(folder) == done
+        done = kept_rounds(folder)
+        assert kept <= done == int(said_kept[1])
+        assert rounds_done(record) - done <= 1  # where it ends as it has written a row
         flags, n = ["--resume", "--workers", after], after
         planned.append((done, n))
     assert count(record, "stale checkpoint") >= 5

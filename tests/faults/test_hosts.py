@@ -11,8 +11,18 @@ import pytest
 from attacked import MANY, count, faults, kept_rounds, rounds_done, rows, seconds_until
 
 CUTS = 5
-FLAGS = ["--hidden", "12", "--batch-size", "8", "--local-steps", "50", *MANY]
+FLAGS = ["--hidden", "12", "--batch-size", "8", *MANY]
 EVERY = ["--checkpoint-every", "100"]
+
+CALM = """
+import sys, time
+from subnetwork.cli import main
+from subnetwork.nets.local import LocalSteps
+
+work = LocalSteps.__call__
+LocalSteps.__call__ = lambda *given: time.sleep(0.05) or work(*given)
+sys.exit(main(sys.argv[1:]))
+"""  # the same command, with rounds that take time and no processor
 
 
 def kinds(record):
@@ -34,6 +44,8 @@ def test_a_host_that_is_cut_off_for_ten_seconds_comes_back_five_times(hosts, tmp
     record = tmp_path / "run.unfinished" / "ist.jsonl"
     secret = {"SUBNETWORK_SECRET": secrets.token_hex(32), "OMP_NUM_THREADS": "1"}
     said = [tmp_path / f"host{host.number}" for host in hosts]
+    calm = tmp_path / "calm.py"
+    calm.write_text(CALM)
     with ExitStack() as stack:
         agents = []
         for host, path in zip(hosts, said, strict=True):
@@ -48,7 +60,7 @@ def test_a_host_that_is_cut_off_for_ten_seconds_comes_back_five_times(hosts, tmp
                 *FLAGS,
                 *EVERY,
             ]
-            run = ["torch.distributed.run", *place, *meet, "-m", "subnetwork", *train]
+            run = ["torch.distributed.run", *place, *meet, str(calm), *train]
             out = stack.enter_context(path.open("w"))
             command = [sys.executable, "-m", *run]
             agents.append(host.start(command, environment=secret, stdout=out, stderr=out))

@@ -57,7 +57,7 @@ class Asks:
 
 @pytest.mark.parametrize("exchange", ["star", "direct"])
 @pytest.mark.parametrize("seed", FIRST_SEED)
-def test_six_changes_and_six_signals_cost_no_round_that_was_kept(
+def test_five_changes_and_five_signals_cost_no_round_that_was_kept(
     seed, exchange, tmp_path, monkeypatch
 ):
     """Signals come within a second of the request, three of them when the change is done.
@@ -67,8 +67,8 @@ def test_six_changes_and_six_signals_cost_no_round_that_was_kept(
     words, folder, done = random.Random(f"{seed} {exchange}"), tmp_path / UNFINISHED, 0
     small, record = [*SMALL, "--workers", "2"], folder / "ist.jsonl"
     flags = [*small, *MANY, "--exchange", exchange]
-    for number, n in enumerate([4, 3, 5, 2, 4, 3]):  # never what it is
-        sent, completed = words.choice([signal.SIGTERM, signal.SIGKILL]), number % 2
+    for number, n in enumerate([4, 3, 5, 2, 4]):  # never what it is
+        sent, completed = words.choice([signal.SIGTERM, signal.SIGKILL]), number % 2 == 0
         with started(*flags, *EACH, cwd=tmp_path) as process:
             seconds_until(lambda: newest(folder) > done)  # noqa: B023
             changes = count(record, "scaled")
