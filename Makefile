@@ -15,7 +15,7 @@ help:
 	@echo 'make demo       set up, then train on digits and run the lab; writes $(OUT)/report.html'
 	@echo 'make test       set up, then lint, types, contracts and tests (under 10 minutes)'
 	@echo 'make test-slow  the statistical and long tests'
-	@echo 'make faults     every fault of docs/faults.md, five times, with real signals (8 minutes)'
+	@echo 'make faults     every fault of docs/faults.md, five times, with real signals (6 minutes on a busy machine)'
 	@echo 'make chaos      500 random faults over four methods, with a report (make chaos FAULTS=50 SEED=1)'
 	@echo 'make clean      remove what the set-up made (environments and caches, never runs/)'
 
@@ -50,7 +50,8 @@ test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
 faults: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults
+	@# three at a time: most of the time they wait; more of each fault is in `make test-slow`
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 3 --dist worksteal tests/faults
 
 chaos: $(VENV)/installed
 	$(BIN)/python benchmarks/chaos.py --faults $(FAULTS) --seed $(SEED) --minutes $(MINUTES)

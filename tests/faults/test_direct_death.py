@@ -1,23 +1,34 @@
 """Real signals to the ranks of `train --exchange direct`: it ends in seconds, says why, goes on."""
 
-import json
 import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from attacked import (
+    EACH,
+    MANY,
+    UNFINISHED,
+    count,
+    faults,
+    here,
+    kept_rounds,
+    newest,
+    rounds_done,
+    rows,
+    said,
+    same_model,
+    seconds_until,
+    started,
+)
 
-from worker_processes import descendants
+from worker_processes import all_gone, descendants
 
 pytestmark = pytest.mark.faults
 SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "3", "--momentum", "0.5"]
-
-
+DIRECT = [*SMALL, "--exchange", "direct", *MANY]
 SOONER = """
 import sys
 from subnetwork.cli import main
@@ -28,80 +39,61 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def command(*flags):
-    return [sys.executable, "-c", SOONER, "train", *map(str, flags)]
+def running(*flags, cwd):
+    return started(*flags, cwd=cwd, program=("-c", SOONER))
 
 
-def children(pid):
+def ranks(pid):
     """Process ids of ranks 1 and 2."""
     named = ((name, pids[0]) for name, pids in descendants(pid).items() if name[:5] == "rank ")
-    return {int(name.split()[1]): first for name, first in named}
+    found = {int(name.split()[1]): first for name, first in named}
+    assert sorted(found) == [1, 2]
+    return found
 
 
-def gone(pids, seconds=10.0):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        states = [Path(f"/proc/{pid}/stat") for pid in pids]
-        if not any(s.exists() and s.read_text().split(") ")[1][0] != "Z" for s in states):
-            return True
-        time.sleep(0.05)
-    return False
-
-
-@pytest.fixture
-def run(tmp_path):
-    """A run in full swing, with a checkpoint."""
-    yield from running(tmp_path, "--rounds", 100_000, "--checkpoint-every", 1)
-
-
-def running(tmp_path, *flags):
-    process = subprocess.Popen(
-        command(*SMALL, "--exchange", "direct", *flags),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    until = time.monotonic() + 300
-    kept = tmp_path / "runs/train.unfinished/checkpoints"
-    while not list(kept.glob("round-*")) and time.monotonic() < until:
-        time.sleep(0.05)
-    ranks = children(process.pid)
-    assert sorted(ranks) == [1, 2]
+def in_swing(folder, done):
+    """Wait until a run has done more rounds than that, and a second at most."""
+    seconds_until(lambda: newest(folder) > done + 1)
     time.sleep(random.random())
-    yield process, ranks
-    process.kill()
-    process.communicate()
 
 
-def ended(process, within):
-    started = time.monotonic()
-    _, errors = process.communicate(timeout=90)
-    assert time.monotonic() - started < within
-    assert errors.count("\n") == 1, errors
-    return errors
+def ended(process, within, cwd):
+    """The exit status, and the one line that the run has said at its end."""
+    began = time.monotonic()
+    status = process.wait(timeout=90)
+    assert time.monotonic() - began < within
+    (line,) = [line for line in said(cwd).splitlines() if "go on with: subnetwork train" in line]
+    return status, line
 
 
-def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_to_the_bit(run, tmp_path):
-    process, ranks = run
-    os.kill(ranks[2], signal.SIGKILL)
-    errors = ended(process, within=30)  # of a busy machine
-    assert process.returncode == 3
-    assert f"rank 2 died (process {ranks[2]} was ended by SIGKILL)" in errors
-    (kept,) = re.findall(r"(\d+) rounds? (?:is|are) kept; go on with: subnetwork train", errors)
-    assert gone(ranks.values())
-    rounds = int(kept) + 1
-    for flags in (["--resume"], [*SMALL, "--here", "--out", "here"]):
-        subprocess.run(command(*flags, "--rounds", rounds), cwd=tmp_path, check=True)
-    models = [tmp_path / at / "model.safetensors" for at in ("runs/train", "here")]
-    assert models[0].read_bytes() == models[1].read_bytes()
+def to_the_end(folder, cwd):
+    """Three more rounds in one process: to the bit the run in one process that met no fault."""
+    rounds = ["--rounds", kept_rounds(folder) + 3]
+    flags = ["--exchange", "star", "--here", *rounds]
+    assert here("train", "--resume", *flags, cwd=cwd) == 0
+    assert here("train", *SMALL, "--here", *rounds, "--out", "here", cwd=cwd) == 0
+    whole = cwd / "runs/train"
+    assert same_model(whole, cwd / "here")
+    assert [row["k"] for row in rows(whole / "ist.jsonl")] == list(range(rounds[1]))
+    return faults(whole / "ist.jsonl")
 
 
-@pytest.fixture
-def lasting(tmp_path):
-    """A run with replicas, in full swing."""
-    yield from running(tmp_path, "--replicas", 1, "--rounds", 150, "--checkpoint-every", 5)
+def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_to_the_bit_five_times(tmp_path):
+    folder, flags, done = tmp_path / UNFINISHED, DIRECT, 0
+    for victim in [2, 1, 1, 2, 2]:
+        with running(*flags, *EACH, cwd=tmp_path) as process:
+            in_swing(folder, done)
+            pids = ranks(process.pid)
+            os.kill(pids[victim], signal.SIGKILL)
+            status, line = ended(process, 30, tmp_path)  # of a busy machine
+        assert status == 3
+        assert f"rank {victim} died (process {pids[victim]} was ended by SIGKILL)" in line
+        (kept,) = re.findall(r"(\d+) rounds are kept; go on with: subnetwork train", line)
+        assert all_gone(pids.values(), 10)
+        before, done = done, int(kept)
+        assert kept_rounds(folder) == done > before
+        flags = ["--resume"]
+    assert to_the_end(folder, tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -111,69 +103,67 @@ def lasting(tmp_path):
         (signal.SIGSTOP, "was silent for 4 s, and was ended"),
     ],
 )
-def test_with_replicas_a_rank_that_is_killed_or_frozen_is_replaced_to_the_bit(
-    sent, how, lasting, tmp_path
+def test_with_replicas_a_rank_that_is_killed_or_frozen_is_replaced_to_the_bit_five_times(
+    sent, how, tmp_path
 ):
-    process, ranks = lasting
-    os.kill(ranks[1], sent)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert f"rank 1 died (process {ranks[1]} {how})" in errors
-    subprocess.run(
-        command(*SMALL, "--here", "--rounds", 150, "--out", "here"), cwd=tmp_path, check=True
-    )
-    models = [tmp_path / at / "model.safetensors" for at in ("runs/train", "here")]
-    assert models[0].read_bytes() == models[1].read_bytes()
-    _, *rows, end = map(json.loads, (tmp_path / "runs/train/ist.jsonl").read_text().splitlines())
-    assert end == {"end": "done"}
-    assert [row["k"] for row in rows] == list(range(150))
-    (fault,) = [fault for row in rows for fault in row["faults"]]
-    assert (fault["worker"], fault["kind"]) == (1, "rebuilt")
-    assert fault["seconds"] > 0
-    assert gone(ranks.values())
+    """Two that die at once end the run, as one does without replicas."""
+    folder, victims = tmp_path / UNFINISHED, [1, 2, 2, 1, 2]
+    record = folder / "ist.jsonl"
+    with running(*DIRECT, "--replicas", 1, "--checkpoint-every", 5, cwd=tmp_path) as process:
+        seconds_until(lambda: newest(folder))
+        for number, victim in enumerate(victims):
+            time.sleep(random.random())
+            pid = ranks(process.pid)[victim]
+            os.kill(pid, sent)
+            seconds_until(lambda: count(record, "rebuilt") > number)  # noqa: B023
+            assert f"rank {victim} died (process {pid} {how})" in said(tmp_path)
+            assert all_gone([pid], 10)
+            repeated = rounds_done(record)
+            seconds_until(lambda: rounds_done(record) > repeated + 5)  # noqa: B023
+        pids = ranks(process.pid)
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+        status, line = ended(process, 60, tmp_path)
+    assert status == 3
+    assert "was ended by SIGKILL" in line
+    assert all_gone(pids.values(), 10)
+    found = to_the_end(folder, tmp_path)
+    assert [(fault["worker"], fault["kind"]) for fault in found] == [
+        (v, "rebuilt") for v in victims
+    ]
+    assert all(fault["seconds"] > 0 for fault in found)
 
 
-def test_with_replicas_two_deaths_at_once_end_the_run_as_one_does_without(lasting):
-    process, ranks = lasting
-    for pid in ranks.values():
-        os.kill(pid, signal.SIGKILL)
-    errors = ended(process, within=60)
-    assert process.returncode == 3
-    assert "was ended by SIGKILL" in errors
-    assert "kept; go on with: subnetwork train --resume" in errors
-    assert gone(ranks.values())
-
-
-def test_no_rank_outlives_the_command(run):
-    process, ranks = run
-    process.kill()
-    assert gone(ranks.values())
-
-
-def test_an_interrupt_ends_the_round_and_keeps_it(run):
-    process, ranks = run
-    process.send_signal(signal.SIGINT)
-    assert "interrupted; " in ended(process, within=30)
-    assert process.returncode == 130
-    assert gone(ranks.values())
-
-
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupt_of_all_processes_keeps_the_rounds(sent, run):
-    """As a terminal that is closed, or a supervisor, sends it."""
-    process, ranks = run
-    os.killpg(process.pid, sent)
-    errors = ended(process, within=30)
-    assert process.returncode == 130
-    assert int(re.findall(r"(\d+) rounds are kept; go on with", errors)[0]) > 1
-    assert gone(ranks.values())
-
-
-def test_an_interrupt_gets_through_to_a_run_whose_rank_is_frozen(run):
-    process, ranks = run
-    os.kill(ranks[1], signal.SIGSTOP)
+def freeze_and_end(process, pids):
+    os.kill(pids[1], signal.SIGSTOP)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    assert "kept; go on with: subnetwork train --resume" in ended(process, within=40)
-    assert process.returncode == 130
-    assert gone(ranks.values())
+
+
+def test_a_run_that_is_told_to_end_keeps_its_rounds_and_leaves_no_rank(tmp_path):
+    """Told by one who wants it, by a terminal that is closed, and while a rank is frozen."""
+    folder, flags, done = tmp_path / UNFINISHED, DIRECT, 0
+    orders = [
+        lambda process, _: process.send_signal(signal.SIGINT),
+        lambda process, _: os.killpg(process.pid, signal.SIGTERM),
+        lambda process, _: os.killpg(process.pid, signal.SIGHUP),
+        freeze_and_end,
+        lambda process, _: process.kill(),
+    ]
+    for order in orders:
+        with running(*flags, *EACH, cwd=tmp_path) as process:
+            in_swing(folder, done)
+            pids = ranks(process.pid)
+            order(process, pids)
+            if order is orders[-1]:
+                assert process.wait() == -signal.SIGKILL
+            else:
+                status, line = ended(process, 40 if order is freeze_and_end else 30, tmp_path)
+                assert status == 130
+                assert "interrupted; " in line
+                (kept,) = re.findall(r"(\d+) rounds are kept; go on with", line)
+                assert kept_rounds(folder) == int(kept)
+            assert all_gone(pids.values(), 10)
+        done = kept_rounds(folder)
+        flags = ["--resume"]
+    assert to_the_end(folder, tmp_path) == []

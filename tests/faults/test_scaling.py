@@ -1,64 +1,48 @@
 """Real signals while a run takes other workers: its rounds are kept, nothing of it is left."""
 
-import contextlib
-import json
 import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from attacked import (
+    EACH,
+    MANY,
+    UNFINISHED,
+    as_planned,
+    changed,
+    count,
+    here,
+    kept_rounds,
+    newest,
+    rounds_done,
+    rows,
+    said,
+    same_model,
+    seconds_until,
+    started,
+)
 
-from subnetwork.cli import main
 from subnetwork.cli.requests import ask
 from worker_processes import all_gone, descendants
 
-pytestmark = pytest.mark.faults
 SMALL = ["--hidden", "12", "--batch-size", "8", "--momentum", "0.5"]
+FIRST_SEED = [
+    pytest.param(0, marks=pytest.mark.faults),
+    *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4)),
+]
 
 
-def command(*arguments, cwd):
-    """In this process; signal handlers are as before when it ends."""
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = {number: signal.getsignal(number) for number in ends}
-    try:
-        with contextlib.chdir(cwd):
-            return main([str(argument) for argument in arguments])
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-class Stops:
-    """A logger that ends the run before a round."""
-
-    def __init__(self, k):
-        self.k = k
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def begin(self, folder, config, k):
-        pass
-
-    def row(self, row):
-        if row["k"] + 1 == self.k:
-            raise KeyboardInterrupt
-
-    def end(self, reason):
-        pass
-
-
-class Asks(Stops):
+class Asks:
     """A logger that asks for workers after a round."""
 
     def __init__(self, k, workers):
-        super().__init__(k)
-        self.workers = workers
+        self.k, self.workers = k, workers
+
+    def __deepcopy__(self, memo):
+        return self
 
     def begin(self, folder, _config, _k):
         self.place = folder / "scale"
@@ -67,64 +51,47 @@ class Asks(Stops):
         if row["k"] == self.k:
             ask(self.place, self.workers)
 
+    def end(self, reason):
+        pass
+
 
 @pytest.mark.parametrize("exchange", ["star", "direct"])
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("seed", range(4))
-def test_a_signal_during_the_change_costs_no_round_that_was_kept(
-    seed, sent, exchange, tmp_path, monkeypatch
+@pytest.mark.parametrize("seed", FIRST_SEED)
+def test_five_changes_and_five_signals_cost_no_round_that_was_kept(
+    seed, exchange, tmp_path, monkeypatch
 ):
-    """Resumed, it is the run that was interrupted where the workers changed, if they did."""
-    flags = [*SMALL, "--workers", "2", "--rounds", "100000", "--exchange", exchange]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "subnetwork", "train", *flags, "--checkpoint-every", "1"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path)},  # a killed run leaves its secret's folder
-    )
-    folder, until = tmp_path / "runs/train.unfinished", time.monotonic() + 300
-    while not list(folder.glob("checkpoints/round-*")) and time.monotonic() < until:
-        time.sleep(0.01)
-    asked = ask(folder / "scale", 4)
-    while asked.path.exists() and time.monotonic() < until:
-        time.sleep(0.001)
-    time.sleep(random.Random(f"{seed} {sent}").random())
-    pids = [pid for found in descendants(process.pid).values() for pid in found]
-    process.send_signal(sent)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == (130 if sent == signal.SIGTERM else -9), errors
-    assert all_gone(pids, 20)
-    kept = max(int(path.name[6:14]) for path in folder.glob("checkpoints/round-*"))
-    rounds = ["--rounds", kept + 3]
-    star = ["--exchange", "star", "--here"]
-    assert command("train", "--resume", *star, *rounds, cwd=tmp_path) == 0
-    changes = changed(tmp_path / "runs/train")
-    as_planned(changes, rounds, tmp_path, monkeypatch)
-    models = [tmp_path / at / "model.safetensors" for at in ("runs/train", "planned")]
-    assert models[0].read_bytes() == models[1].read_bytes()
+    """Signals come within a second of the request, three of them when the change is done.
 
-
-def changed(folder: Path):
-    """Where the number of workers changed, and to which."""
-    header = json.loads((folder / "ist.jsonl").read_text().splitlines()[0])
-    changes = [(each["k"], each["changed"].get("workers")) for each in header["resumed"]]
-    return [(k, n[1]) for k, n in changes if n is not None]
-
-
-def as_planned(changes, rounds, cwd, monkeypatch):
-    """The same run in one process, ended and resumed where workers changed."""
-    from subnetwork.cli import train
-
-    here, flags = ["--here", "--out", "planned"], [*SMALL, "--workers", "2"]
-    for k, n in changes:
-        monkeypatch.setattr(train, "loggers", lambda _, k=k: [Stops(k)])
-        long = ["--rounds", 100000] if flags[0] != "--resume" else []
-        assert command("train", *flags, *long, *here, cwd=cwd) == 130
-        flags = ["--resume", "--workers", n]
-    monkeypatch.undo()
-    assert command("train", *flags, *rounds, *here, cwd=cwd) == 0
+    The run is the one that was interrupted where the workers changed, if they did.
+    """
+    words, folder, done = random.Random(f"{seed} {exchange}"), tmp_path / UNFINISHED, 0
+    small, record = [*SMALL, "--workers", "2"], folder / "ist.jsonl"
+    flags = [*small, *MANY, "--exchange", exchange]
+    for number, n in enumerate([4, 3, 5, 2, 4]):  # never what it is
+        sent, completed = words.choice([signal.SIGTERM, signal.SIGKILL]), number % 2 == 0
+        with started(*flags, *EACH, cwd=tmp_path) as process:
+            seconds_until(lambda: newest(folder) > done)  # noqa: B023
+            changes = count(record, "scaled")
+            asked = ask(folder / "scale", n)
+            seconds_until(lambda: not asked.path.exists())  # noqa: B023
+            if completed:
+                seconds_until(lambda: count(record, "scaled") > changes)  # noqa: B023
+            time.sleep(words.random())
+            pids = [pid for found in descendants(process.pid).values() for pid in found]
+            process.send_signal(sent)
+            assert process.wait(timeout=300) == (130 if sent == signal.SIGTERM else -9)
+        assert all_gone(pids, 20), said(tmp_path)
+        done = kept_rounds(folder)
+        assert rounds_done(record) - done <= 1
+        flags = ["--resume"]
+    rounds = done + 3
+    star = ["--exchange", "star", "--here", "--rounds", rounds]
+    assert here("train", "--resume", *star, cwd=tmp_path) == 0
+    whole = tmp_path / "runs/train"
+    assert [row["k"] for row in rows(whole / "ist.jsonl")] == list(range(rounds))
+    changes = changed(whole)
+    assert len(changes) >= 3
+    assert same_model(whole, as_planned(small, changes, rounds, tmp_path, monkeypatch))
 
 
 DIES = """
@@ -163,6 +130,7 @@ def main(arguments):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [0, 1])
 @pytest.mark.parametrize("at", ["start", "here", "meeting", "leaving", "leaving last"])
 def test_a_rank_that_dies_during_the_change_is_named_or_the_run_goes_on(
@@ -179,7 +147,7 @@ def test_a_rank_that_dies_during_the_change_is_named_or_the_run_goes_on(
     monkeypatch.setattr(train, "loggers", lambda _: [Asks(0, 4)])
     direct = ["--workers", 3, "--exchange", "direct", "--replicas", replicas, "--rounds", 4]
     began = time.monotonic()
-    status = command("train", *SMALL, *direct, cwd=tmp_path)
+    status = here("train", *SMALL, *direct, cwd=tmp_path)
     errors = capfd.readouterr().err
     assert time.monotonic() - began < 200
     assert "Traceback" not in errors
@@ -194,6 +162,6 @@ def test_a_rank_that_dies_during_the_change_is_named_or_the_run_goes_on(
         record = (tmp_path / "runs/train.unfinished/ist.jsonl").read_text()
         assert '{"end": "rank 1 died' in record.splitlines()[-1]
         monkeypatch.undo()
-        assert command("train", "--resume", "--exchange", "star", "--here", cwd=tmp_path) == 0
+        assert here("train", "--resume", "--exchange", "star", "--here", cwd=tmp_path) == 0
     n = changed(tmp_path / "runs/train")
     assert n == ([] if at == "start" else [(2, 4)])

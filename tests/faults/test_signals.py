@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -127,6 +128,7 @@ def test_a_worker_stopped_for_less_than_the_deadline_is_no_fault(seats, seed):
         return stopped[-1] - stopped[0] > 1.5
 
     run_until(seats, row, job_of(), faults, signals=signals, done=done, patience=Patience(floor=10))
+    assert max(b - a for a, b in pairwise(stopped)) > 0.4  # all waited for it
     assert faults == []
     assert children()[seed % 4] == pid
 

@@ -6,7 +6,7 @@ from subnetwork.cli.console import Output, say
 from subnetwork.cli.folder import staged
 from subnetwork.cli.live import showing
 from subnetwork.cli.outcomes import print_outcomes
-from subnetwork.cli.train import WORKERS
+from subnetwork.cli.train import FIRST_STEP, WORKERS
 from subnetwork.methods import Training
 from subnetwork.nursery import nursery
 
@@ -33,7 +33,7 @@ def demo(
     base = Training(seed=seed, workers=workers, rounds=rounds)
     console = Output()
     say(console, f"{workers} worker processes train on digits; the lab runs after")
-    with nursery(WORKERS) as births, staged(out) as folder:
+    with nursery(WORKERS, FIRST_STEP) as births, staged(out) as folder:
         from subnetwork import report
         from subnetwork.experiments import demo as experiment
 

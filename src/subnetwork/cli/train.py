@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from subnetwork.runtime import Place, Seat
 
 WORKERS, RANKS = "subnetwork.methods.worker", "subnetwork.experiments.rank"
+FIRST_STEP = "subnetwork.runtime.first_step"
 TRUSTED = (
     "ranks on several hosts exchange in the clear: the network between them has to be trusted, or "
     "tunnelled (SECURITY.md)"
@@ -80,7 +81,7 @@ def _births(asked: Training, *, here: bool) -> Iterator[Nursery | None]:
     if here or workers_under_torchrun() is not None:
         yield None
         return
-    with nursery(RANKS if asked.exchange == "direct" else WORKERS) as births:
+    with nursery(RANKS if asked.exchange == "direct" else WORKERS, FIRST_STEP) as births:
         yield births
 
 

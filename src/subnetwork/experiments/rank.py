@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from subnetwork.algorithm import DivergedError, RunFailedError, WorkerLostError
 from subnetwork.experiments.direct import follow
 from subnetwork.runtime.direct import LOST, rank_here
-from subnetwork.runtime.launch import bound_to_parent
+from subnetwork.runtime.launch import FIRST_STEP, bound_to_parent
 
 MODULE = "subnetwork.experiments.rank"
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str]) -> int | str:
     folder, rank, n_workers, number = arguments
     bound_to_parent()
     torch.set_num_threads(1)
-    torch.optim.SGD([torch.zeros(1)])  # a process's first optimizer imports for a second: not later
+    import_module(FIRST_STEP)  # where no nursery has: not later, when others wait
     try:
         follow(rank_here(Path(folder), int(rank), int(n_workers), int(number)))
     except (WorkerLostError, DivergedError, KeyboardInterrupt):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import DONE, GONE, Build, serve
 from subnetwork.runtime.wire import Link
 
+FIRST_STEP = "subnetwork.runtime.first_step"  # what a nursery imports besides
 START_UP = 120  # seconds for a worker process to import what it needs and join
 STARTS = 3  # of a process that ends before it has joined
 
@@ -52,7 +54,7 @@ def crew(n_workers: int, module: str, births: Nursery | None = None) -> Iterator
     folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
     listener = Listener(n_workers, write_secret(folder))
     (folder / "address").write_text(listener.address)
-    with nursery(module) if births is None else nullcontext(births) as source:
+    with nursery(module, FIRST_STEP) if births is None else nullcontext(births) as source:
         workers = Crew(source, module, folder, listener)
         try:
             workers.at_least(n_workers)
@@ -202,7 +204,7 @@ def work_here(folder: Path, worker: int, build: Build) -> int:
     bound_to_parent()
     keep_memory()
     torch.set_num_threads(1)
-    torch.optim.SGD([torch.zeros(1)])  # a process's first optimizer imports for a second: not later
+    import_module(FIRST_STEP)  # where no nursery has: not later, when others wait
     link = connect((folder / "address").read_text(), worker, read_secret(folder))
     return DONE if serve(link, worker, build) else GONE
 

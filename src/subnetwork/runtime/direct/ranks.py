@@ -21,6 +21,7 @@ from subnetwork.nursery import Child, Nursery, nursery
 from subnetwork.runtime.direct.gloo import CONNECTING, MEETING, meet, over
 from subnetwork.runtime.direct.links import Links, Post
 from subnetwork.runtime.handshake import LOOPBACK
+from subnetwork.runtime.launch import FIRST_STEP
 
 LOST = 3  # exit status of a rank whose run cannot go on
 START_UP = 300.0  # seconds for a process to import what it needs; one that ends is seen at once
@@ -123,7 +124,7 @@ def launched_ranks(
     """
     folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
     store = dist.FileStore(str(folder / "store"), -1)
-    with nursery(module) if births is None else nullcontext(births) as source:
+    with nursery(module, FIRST_STEP) if births is None else nullcontext(births) as source:
         children = _Children(source, folder, module, n_workers)
         try:
             children.start()
