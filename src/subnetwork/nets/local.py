@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -183,10 +183,12 @@ class LocalSteps:
         for step in steps:
             stepping.zero_grad()
             loss = self.loss(module, self.batches.batch(worker, step))
-            torch.autograd.backward(loss)
+            factor = self.schedule(step) if self.schedule else 1.0
+            with stepping.early(factor) if self.clip is None else nullcontext():
+                torch.autograd.backward(loss)
             if self.clip is not None:
                 _clip(named, scales, self.clip)
-            stepping.step(self.schedule(step) if self.schedule else 1.0)
+            stepping.step(factor)
             losses.append(loss.item())
             if stop(len(losses)):
                 break
