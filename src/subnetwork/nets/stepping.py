@@ -13,7 +13,7 @@ from subnetwork.nets.layout import Layout
 from subnetwork.nets.optimizers import FIRST, SECOND, Adam, Group, Optimizer
 from subnetwork.nets.state import Tensors
 
-LARGE = 1 << 20  # bytes of a gradient that is not left to wait for the others
+ENOUGH = 4 << 20  # bytes of gradients that are not kept until the others are there
 
 
 class Stepping:
@@ -33,68 +33,91 @@ class Stepping:
         layout: Layout,
         scales: Mapping[str, float],
     ) -> None:
-        self._named = named
-        self._parts: list[_Plain | _PerUnit] = []
-        self._alone: dict[nn.Parameter, _Plain | _PerUnit] = {}
-        counters, sizes = moments.get(COUNTER, {}), layout.sizes_of(named)
-        together: dict[float, list[str]] = {}
-        for name, p in named.items():
-            scale = scales.get(name, 1.0)
-            own = {moment: tensors[name] for moment, tensors in moments.items()}
-            if name in counters and _differ(counters[name]):
-                assert isinstance(optimizer, Adam)
-                dims = [spread(dim, sizes) for dim in layout.dims[name]]
-                self._parts.append(_PerUnit(optimizer, p, own, dims, optimizer.options(scale)))
-            elif is_large(p):
-                self._parts.append(_Plain.of(optimizer, {scale: {p: own}}))
-            else:
-                together.setdefault(scale, []).append(name)
+        self._named, self._counters = named, moments.get(COUNTER, {})
+        sizes = layout.sizes_of(named)
+        uneven = {n for n, c in self._counters.items() if n in named and _differ(c)}
+        groups: dict[tuple[float, bool], list[str]] = {}
+        for name in named:
+            groups.setdefault((scales.get(name, 1.0), name in uneven), []).append(name)
+        self._plain: list[Group] = []
+        self._uneven: list[_PerUnit] = []
+        for (scale, is_uneven), names in groups.items():
+            if not is_uneven:
+                params = [named[name] for name in names]
+                self._plain.append({"params": params, **optimizer.options(scale)})
                 continue
-            if is_large(p):
-                self._alone[p] = self._parts[-1]
-        if together:
-            small = {
-                scale: {named[n]: {m: of[n] for m, of in moments.items()} for n in names}
-                for scale, names in together.items()
-            }
-            self._parts.append(_Plain.of(optimizer, small))
-        self._users = {p: _users(p) for p in self._alone}
+            assert isinstance(optimizer, Adam)
+            for name in names:
+                own = {moment: tensors[name] for moment, tensors in moments.items()}
+                dims = [spread(dim, sizes) for dim in layout.dims[name]]
+                options = optimizer.options(scale)
+                self._uneven.append(_PerUnit(optimizer, named[name], own, dims, options))
+        self._torch = optimizer.over(self._plain) if self._plain else None
+        self._lr = [group["lr"] for group in self._plain]
+        for name, p in named.items():
+            if name not in uneven and self._torch is not None and moments:
+                self._torch.state[p] = {m: _state(m, moments[m][name]) for m in moments}
+        large = sum(p.nbytes for p in named.values()) > ENOUGH
+        self._users = {p: _users(p) for p in named.values()} if large else {}
 
     @contextmanager
     def early(self, factor: float = 1.0) -> Iterator[None]:
-        """During a backward pass: step large parameters as their gradients come, and drop these.
+        """A backward pass, in which parameters are stepped when `ENOUGH` of gradients is there.
 
-        So there is one large gradient at a time and not all of them. A parameter of which something
-        else in the graph still has the memory (`w.detach()`, say) waits for `step`, as do all that
-        stand in one buffer. No number is changed by it.
+        These are dropped, so that the pass never has all of them. A parameter of which something
+        in the graph still has the memory (`w.detach()`, say) is left to `step`, which has to
+        follow, and so are all where gradients were there before. No number is changed.
 
         Raises:
-            ValueError: the gradient of one parameter comes in pieces.
+            ValueError: a gradient came in pieces.
         """
-        done: set[nn.Parameter] = set()
+        if not self._users or any(p.grad is not None for p in self._users):
+            yield
+            return
+        stepped: set[nn.Parameter] = set()
+        waiting = 0
 
-        def at_once(p: nn.Parameter) -> None:
-            if p in done:
+        def arrived(p: nn.Parameter) -> None:
+            nonlocal waiting, stepped
+            if p in stepped:
                 raise ValueError(
-                    "A parameter got its gradient in two pieces, from two reentrant checkpoints. "
+                    "A parameter got its gradient in pieces, from reentrant checkpoints. "
                     "Use checkpoint(..., use_reentrant=False)."
                 )
-            if _users(p) == self._users[p]:
-                self._alone[p].step(factor)
-                p.grad = None
-                done.add(p)
+            waiting += p.nbytes
+            if waiting >= ENOUGH:
+                waiting = 0
+                stepped |= self._step_free(factor)
 
-        trained = [p for p in self._alone if p.requires_grad]
-        hooks = [p.register_post_accumulate_grad_hook(at_once) for p in trained]  # type: ignore[no-untyped-call]
+        hooks = [
+            p.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
+            for p in self._users
+            if p.requires_grad
+        ]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
+    def _step_free(self, factor: float) -> set[nn.Parameter]:
+        """Step those with a gradient whose memory nothing else has; their gradients are dropped."""
+        found = {p: p.grad for p in self._users if p.grad is not None}
+        free = {p for p in found if _users(p) == self._users[p]}
+        for p in found.keys() - free:
+            p.grad = None
+        self.step(factor)
+        for p, grad in found.items():
+            p.grad = None if p in free else grad
+        return free
+
     def step(self, factor: float = 1.0) -> None:
-        """One step at `factor` times the step size, of all that have a gradient."""
-        for part in self._parts:
+        """One step at `factor` times the step size."""
+        if self._torch is not None:
+            for group, lr in zip(self._torch.param_groups, self._lr, strict=True):
+                group["lr"] = lr * factor
+            self._torch.step()
+        for part in self._uneven:
             part.step(factor)
 
     def zero_grad(self) -> None:
@@ -104,54 +127,11 @@ class Stepping:
 
     def write_counters(self) -> None:
         """Add the steps that were done to the counters, which are the one state kept elsewhere."""
-        for part in self._parts:
-            if isinstance(part, _Plain):
-                part.write_counters()
-
-
-def is_large(p: Tensor) -> bool:
-    """Whether a parameter is stepped, and its gradient dropped, before the others are there."""
-    return p.numel() * p.element_size() >= LARGE
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """Torch's optimizer on some parameters, with their own state."""
-
-    optimizer: torch.optim.Optimizer
-    rates: list[float]  # of its groups, before the schedule
-    moments: Mapping[nn.Parameter, Tensors]
-
-    @classmethod
-    def of(
-        cls, optimizer: Optimizer, by_scale: Mapping[float, Mapping[nn.Parameter, Tensors]]
-    ) -> "_Plain":
-        """Over parameters and their moments, by the scale that they are held at."""
-        groups: list[Group] = [
-            {"params": list(params), **optimizer.options(scale)}
-            for scale, params in by_scale.items()
-        ]
-        torchs, moments = optimizer.over(groups), {}
-        for params in by_scale.values():
-            for p, own in params.items():
-                if own:
-                    torchs.state[p] = {m: _state(m, tensor) for m, tensor in own.items()}
-                moments[p] = own
-        return cls(torchs, [group["lr"] for group in groups], moments)
-
-    def step(self, factor: float) -> None:
-        """One step at `factor` times the step size."""
-        if all(p.grad is None for p in self.moments):
+        if self._torch is None or not self._counters:
             return
-        for group, lr in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = lr * factor
-        self.optimizer.step()
-
-    def write_counters(self) -> None:
-        """The steps that were done, as counters."""
-        for p, own in self.moments.items():
-            if COUNTER in own:
-                own[COUNTER].fill_(float(self.optimizer.state[p][COUNTER]))
+        for name, p in self._named.items():
+            if p in self._torch.state:
+                self._counters[name].fill_(float(self._torch.state[p][COUNTER]))
 
 
 @dataclass
