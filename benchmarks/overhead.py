@@ -45,6 +45,8 @@ from subnetwork.runtime.direct import (
     together,
     with_moments,
 )
+from subnetwork.runtime.direct.running import worked_on
+from subnetwork.runtime.memory import spare_memory
 
 INPUTS, OUTPUTS, WIDTH, J, BATCH, STEP_SIZE = 4096, 35, 4096, 20, 128, 0.01
 MODELS = {"2 layers": (WIDTH,), "3 layers": (WIDTH, WIDTH)}
@@ -153,7 +155,7 @@ def direct(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[s
     for k in range(case.rounds + 1):
         start, watched.began = now(), None
         held = box.pop()
-        held = replace(held, submodel=local(k, rank, held.submodel))
+        held = replace(held, submodel=worked_on(held, local, rank))
         compute.append(since(watched.began))
         after = [carried(merged(draws, rank, held), links).result]
         del held
@@ -232,6 +234,8 @@ def warm_up() -> None:
 def work(case: Case, rank: int, folder: Path) -> None:
     """One rank: what it saw, as JSON."""
     torch.set_num_threads(1)
+    if case.variant == "direct":
+        spare_memory()  # as the command does
     batches = data(case.workers)
     steps(nn.Linear(INPUTS, OUTPUTS), batches, rank, 0)  # what torch loads on first use
     if case.variant == "direct":

@@ -10,6 +10,7 @@ from subnetwork.algorithm import DivergedError, RunFailedError, WorkerLostError
 from subnetwork.experiments.direct import follow
 from subnetwork.runtime.direct import LOST, rank_here
 from subnetwork.runtime.launch import bound_to_parent
+from subnetwork.runtime.memory import spare_memory
 
 MODULE = "subnetwork.experiments.rank"
 
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str]) -> int | str:
     """
     folder, rank, n_workers, number = arguments
     bound_to_parent()
+    spare_memory()
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # a process's first optimizer imports for a second: not later
     try:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -183,12 +183,10 @@ class LocalSteps:
         for step in steps:
             stepping.zero_grad()
             loss = self.loss(module, self.batches.batch(worker, step))
-            factor = self.schedule(step) if self.schedule else 1.0
-            with stepping.early(factor) if self.clip is None else nullcontext():
-                torch.autograd.backward(loss)
+            torch.autograd.backward(loss)
             if self.clip is not None:
                 _clip(named, scales, self.clip)
-            stepping.step(factor)
+            stepping.step(self.schedule(step) if self.schedule else 1.0)
             losses.append(loss.item())
             if stop(len(losses)):
                 break

@@ -1,7 +1,6 @@
 """Steps of an optimizer whose state came with the parameters and goes back with them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +11,6 @@ from subnetwork.nets.counters import COUNTER, counter_type, spread
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.optimizers import FIRST, SECOND, Adam, Group, Optimizer
 from subnetwork.nets.state import Tensors
-
-ENOUGH = 4 << 20  # bytes of gradients that are not kept until the others are there
 
 
 class Stepping:
@@ -57,59 +54,6 @@ class Stepping:
         for name, p in named.items():
             if name not in uneven and self._torch is not None and moments:
                 self._torch.state[p] = {m: _state(m, moments[m][name]) for m in moments}
-        large = sum(p.nbytes for p in named.values()) > ENOUGH
-        self._users = {p: _users(p) for p in named.values()} if large else {}
-
-    @contextmanager
-    def early(self, factor: float = 1.0) -> Iterator[None]:
-        """A backward pass, in which parameters are stepped when `ENOUGH` of gradients is there.
-
-        These are dropped, so that the pass never has all of them. A parameter of which something
-        in the graph still has the memory (`w.detach()`, say) is left to `step`, which has to
-        follow, and so are all where gradients were there before. No number is changed.
-
-        Raises:
-            ValueError: a gradient came in pieces.
-        """
-        if not self._users or any(p.grad is not None for p in self._users):
-            yield
-            return
-        stepped: set[nn.Parameter] = set()
-        waiting = 0
-
-        def arrived(p: nn.Parameter) -> None:
-            nonlocal waiting, stepped
-            if p in stepped:
-                raise ValueError(
-                    "A parameter got its gradient in pieces, from reentrant checkpoints. "
-                    "Use checkpoint(..., use_reentrant=False)."
-                )
-            waiting += p.nbytes
-            if waiting >= ENOUGH:
-                waiting = 0
-                stepped |= self._step_free(factor)
-
-        hooks = [
-            p.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
-            for p in self._users
-            if p.requires_grad
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _step_free(self, factor: float) -> set[nn.Parameter]:
-        """Step those with a gradient whose memory nothing else has; their gradients are dropped."""
-        found = {p: p.grad for p in self._users if p.grad is not None}
-        free = {p for p in found if _users(p) == self._users[p]}
-        for p in found.keys() - free:
-            p.grad = None
-        self.step(factor)
-        for p, grad in found.items():
-            p.grad = None if p in free else grad
-        return free
 
     def step(self, factor: float = 1.0) -> None:
         """One step at `factor` times the step size."""
@@ -208,8 +152,3 @@ def _state(moment: str, tensor: Tensor) -> Tensor:
         return tensor
     count = float(tensor.reshape(-1)[0].round()) if tensor.numel() else 0.0
     return torch.tensor(count)
-
-
-def _users(p: Tensor) -> int:
-    """How many tensors have the memory of this one."""
-    return int(torch._C._storage_Use_Count(p.untyped_storage()._cdata))

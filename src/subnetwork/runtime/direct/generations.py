@@ -21,7 +21,6 @@ import torch
 
 from subnetwork.algorithm import RunFailedError, WorkerLostError
 from subnetwork.nets.local import Local
-from subnetwork.runtime.direct.counted import packed, unpacked
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.gloo import tell
 from subnetwork.runtime.direct.handover import handed_over
@@ -31,7 +30,7 @@ from subnetwork.runtime.direct.links import Exchange, Links, Post, carried, whol
 from subnetwork.runtime.direct.merging import merged
 from subnetwork.runtime.direct.rebuilding import given_back, rebuilt
 from subnetwork.runtime.direct.replicas import Replica, neighbour, replicated, unknown
-from subnetwork.runtime.direct.running import DirectRound, overwrites
+from subnetwork.runtime.direct.running import DirectRound, overwrites, worked_on
 from subnetwork.runtime.direct.timing import Took
 from subnetwork.runtime.direct.wire import Wire
 
@@ -269,7 +268,7 @@ def lasting_rounds(
     held, took, in_place = company.entered(begun), Took(), overwrites(local)
     while held.k < n_rounds:
         k, began = held.k, time.perf_counter()
-        trained = packed(local(k, company.rank, unpacked(held.submodel)))  # lines 4-8
+        trained = worked_on(held, local, company.rank)  # lines 4-8
         took = replace(took, compute=time.perf_counter() - began)
         loss, held = trained.loss, replace(held, submodel=trained)
         del trained

@@ -15,9 +15,11 @@ from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.handover import gathered, handed_over
 from subnetwork.runtime.direct.held import PARAMS, Held
 from subnetwork.runtime.direct.links import Links, carried
+from subnetwork.runtime.direct.memory import LARGE
 from subnetwork.runtime.direct.merging import merged
 from subnetwork.runtime.direct.timing import Took
 from subnetwork.runtime.direct.wire import Wire, check_wire
+from subnetwork.runtime.memory import give_back
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def direct_rounds(
     took = Took()
     for k in range(held.k, n_rounds):
         began = time.perf_counter()
-        trained = packed(local(k, rank, unpacked(held.submodel)))  # lines 4-8
+        trained = worked_on(held, local, rank)  # lines 4-8
         computed = time.perf_counter() - began
         loss, held = trained.loss, replace(held, submodel=trained)
         del trained
@@ -67,6 +69,14 @@ def direct_rounds(
             packing = time.perf_counter() - began - over.seconds
             took = Took(packing=packing, hand_over=over.seconds)
             del over, exchange
+
+
+def worked_on(held: Held, local: Local, rank: int) -> Submodel:
+    """The trained submodel; gradients and the like are no longer there, unless they are small."""
+    trained = packed(local(held.k, rank, unpacked(held.submodel)))
+    if trained.n_bytes >= LARGE:
+        give_back()
+    return trained
 
 
 def overwrites(local: Local) -> bool:
