@@ -5,7 +5,7 @@ from contextlib import suppress
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 NEVER = 2**31 - 1  # bytes
-LARGE = 16 << 20
+LARGE = 8 << 20
 
 
 def keep_memory() -> bool:
@@ -23,7 +23,7 @@ def keep_memory() -> bool:
 
 
 def spare_memory() -> bool:
-    """From now on this process gives back pieces of 16 MiB and more as soon as it frees them.
+    """From now on this process gives back pieces of 8 MiB and more as soon as it frees them.
 
     Left alone, glibc keeps pieces of up to 32 MiB, cuts small pieces out of them, and gets new ones
     for the next large gradients: a rank may come to have three times what it uses. The price is
@@ -33,7 +33,7 @@ def spare_memory() -> bool:
     Returns:
         Whether it is so; elsewhere than in glibc it is not, and nothing has changed.
     """
-    return _set_malloc(LARGE, 2 * LARGE)
+    return _set_malloc(LARGE, LARGE)
 
 
 def _set_malloc(mmap_threshold: int, trim_threshold: int) -> bool:
