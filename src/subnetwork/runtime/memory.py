@@ -1,6 +1,7 @@
 """How a process of ours gets memory from the system, and gives it back."""
 
 import ctypes
+import os
 from contextlib import suppress
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -31,8 +32,11 @@ def spare_memory() -> bool:
     (docs/local-work.md says what takes half of it off). No number is changed by it.
 
     Returns:
-        Whether it is so; elsewhere than in glibc it is not, and nothing has changed.
+        Whether it is so; where the environment has a threshold (`MALLOC_MMAP_THRESHOLD_`), and
+        elsewhere than in glibc, it is not, and nothing has changed.
     """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return False
     return _set_malloc(LARGE, LARGE)
 
 
