@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from subnetwork import Perm, decompose
-from subnetwork.nets import MLP, Batches, NetSketch
+from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch
 from subnetwork.runtime.calibration import sizes
 from subnetwork.runtime.costs import Network, Pace, Setting, predict
 from subnetwork.runtime.direct import (
@@ -45,6 +45,8 @@ from subnetwork.runtime.direct import (
     together,
     with_moments,
 )
+from subnetwork.runtime.direct.outer import trained
+from subnetwork.runtime.memory import spare_memory
 
 INPUTS, OUTPUTS, WIDTH, J, BATCH, STEP_SIZE = 4096, 35, 4096, 20, 128, 0.01
 MODELS = {"2 layers": (WIDTH,), "3 layers": (WIDTH, WIDTH)}
@@ -118,8 +120,26 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@dataclass
+class Watched:
+    """Batches, and when the first one of a round was asked for."""
+
+    batches: Batches
+    began: Seconds | None = None
+
+    @property
+    def seed(self) -> int:
+        """Of the batches."""
+        return self.batches.seed
+
+    def batch(self, worker: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One of the batches."""
+        self.began = self.began or now()
+        return self.batches.batch(worker, step)
+
+
 def direct(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[str, float]:
-    """Rounds of the product: local steps on a part, merge, hand-over; compute timed apart."""
+    """Rounds of the product: local steps on a part, merge, hand-over; the steps timed apart."""
     n = case.workers
     sketch = NetSketch(case.network.layout, Perm(n))
     with torch.device("meta"):
@@ -129,15 +149,20 @@ def direct(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[s
     agree(links, rank, digest(draws, "float32"))
     x = with_moments(initial_parameters(case.network, seed=2))
     box = [taken(draws, rank, 0, x)]
+    watched = Watched(batches)
+    local = LocalSteps(case.network, watched, SGD(STEP_SIZE), J, in_place=True)
     compute, whole = [], []
     for k in range(case.rounds + 1):
-        start = now()
-        part, seconds = one_round(case, rank, draws, box, batches, links)
-        box.append(part)
+        start, watched.began = now(), None
+        held = box.pop()
+        held = trained(held, local, rank)
+        compute.append(since(watched.began))
+        after = [carried(merged(draws, rank, held), links).result]
+        del held
+        handed = handed_over(draws, rank, after.pop(), in_place=True)
+        box.append(carried(handed, links).result)
+        del handed
         whole.append(since(start))
-        compute.append(seconds)
-        stored = part.n_bytes
-        del part
         if k == 0:
             agree(links, rank, [n])
     pairs = list(zip(whole[1:], compute[1:], strict=True))
@@ -146,29 +171,8 @@ def direct(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[s
         "iteration": sum(w for (w, _), _ in pairs) / J / case.rounds,
         "overhead": median((w - c) / c for (w, _), (c, _) in pairs),
         "overhead_cpu": median((w - c) / c for (_, w), (_, c) in pairs),
-        "stored": stored,
+        "stored": box[0].n_bytes,
     }
-
-
-def one_round(case, rank, draws, box, batches, links):  # noqa: ANN001, ANN201
-    """The next part, and the seconds of the local steps in it; the part is taken out of its box."""
-    held = box.pop()
-    own = held.submodel.params
-    with torch.device("meta"):
-        module = case.network.build(draws.partition(held.k).units(rank)).to("meta")
-    for (name, _), layer in zip(own.items(), owners(module), strict=True):
-        setattr(layer, name.rpartition(".")[2], nn.Parameter(own[name]))
-    seconds = steps(module, batches, rank, held.k)
-    module.zero_grad(set_to_none=True)
-    del module  # its parameters are those of the part, trained in place
-    after = [carried(merged(draws, rank, held), links).result]
-    del held, own
-    return carried(handed_over(draws, rank, after.pop(), in_place=True), links).result, seconds
-
-
-def owners(module: nn.Module) -> list[nn.Module]:
-    """The layer of each parameter."""
-    return [module.get_submodule(n.rpartition(".")[0]) for n, _ in module.named_parameters()]
 
 
 def ddp(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[str, float]:
@@ -230,6 +234,8 @@ def warm_up() -> None:
 def work(case: Case, rank: int, folder: Path) -> None:
     """One rank: what it saw, as JSON."""
     torch.set_num_threads(1)
+    if case.variant == "direct":
+        spare_memory()  # as the command does
     batches = data(case.workers)
     steps(nn.Linear(INPUTS, OUTPUTS), batches, rank, 0)  # what torch loads on first use
     if case.variant == "direct":

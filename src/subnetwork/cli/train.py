@@ -102,7 +102,7 @@ def _run(
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.uses import check_given
     from subnetwork.runtime import place_under_torchrun
-    from subnetwork.runtime.memory import keep_memory
+    from subnetwork.runtime.memory import keep_memory, spare_memory
 
     torch.set_num_threads(1)
     ranks, old = workers_under_torchrun(), None
@@ -120,7 +120,9 @@ def _run(
     place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
         return _another_rank(place)
-    if run.exchange != "direct":  # where ranks hold as little as they can
+    if run.exchange == "direct":  # ranks hold as little as they can
+        spare_memory()
+    else:
         keep_memory()
     if place is not None and place.host is not None:
         say(console, TRUSTED)
@@ -148,10 +150,11 @@ def _another_rank(place: "Place") -> int:
     """What a rank of torchrun does that is not the first: the exit status."""
     from subnetwork.cli.handing import exchange_of, followed
     from subnetwork.methods.worker import build
-    from subnetwork.runtime.memory import keep_memory
+    from subnetwork.runtime.memory import keep_memory, spare_memory
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler would wait for the store
     if exchange_of(place) == "direct":
+        spare_memory()
         return followed(place)
     keep_memory()
     return place.serve(build)

@@ -11,6 +11,7 @@ from subnetwork.algorithm import DivergedError, RunFailedError, WorkerLostError
 from subnetwork.experiments.direct import follow
 from subnetwork.runtime.direct import LOST, rank_here
 from subnetwork.runtime.launch import FIRST_STEP, bound_to_parent
+from subnetwork.runtime.memory import spare_memory
 
 MODULE = "subnetwork.experiments.rank"
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str]) -> int | str:
     """
     folder, rank, n_workers, number = arguments
     bound_to_parent()
+    spare_memory()
     torch.set_num_threads(1)
     import_module(FIRST_STEP)  # where no nursery has: not later, when others wait
     try:

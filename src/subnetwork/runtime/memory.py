@@ -1,10 +1,12 @@
-"""How a process of ours gets memory from the system: once."""
+"""How a process of ours gets memory from the system, and gives it back."""
 
 import ctypes
+import os
 from contextlib import suppress
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 NEVER = 2**31 - 1  # bytes
+LARGE = 8 << 20
 
 
 def keep_memory() -> bool:
@@ -18,7 +20,39 @@ def keep_memory() -> bool:
     Returns:
         Whether it is so; elsewhere than in glibc it is not, and nothing has changed.
     """
+    return _set_malloc(NEVER, NEVER)
+
+
+def spare_memory() -> bool:
+    """From now on this process gives back pieces of 8 MiB and more as soon as it frees them.
+
+    Left alone, glibc keeps pieces of up to 32 MiB, cuts small pieces out of them, and gets new ones
+    for the next large gradients: a rank may come to have three times what it uses. The price is
+    that such gradients come page by page, zeroed, at every step, as those above 32 MiB always do
+    (docs/local-work.md says what takes half of it off). No number is changed by it.
+
+    Returns:
+        Whether it is so; where the environment has a threshold (`MALLOC_MMAP_THRESHOLD_`), and
+        elsewhere than in glibc, it is not, and nothing has changed.
+    """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return False
+    return _set_malloc(LARGE, LARGE)
+
+
+def _set_malloc(mmap_threshold: int, trim_threshold: int) -> bool:
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        return bool(libc.mallopt(MMAP_THRESHOLD, NEVER) and libc.mallopt(TRIM_THRESHOLD, NEVER))
+        at, kept = (MMAP_THRESHOLD, mmap_threshold), (TRIM_THRESHOLD, trim_threshold)
+        return bool(libc.mallopt(*at) and libc.mallopt(*kept))
     return False
+
+
+def give_back() -> None:
+    """What this process freed, and kept, goes back to the system; in glibc, elsewhere nothing does.
+
+    Before work that needs memory of its own, so that the two are not there together. It takes a
+    tenth of a millisecond; what is asked for anew comes page by page again, once.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
