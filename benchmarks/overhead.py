@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from subnetwork import Perm, decompose
+from subnetwork.environment import PAGES
 from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch
 from subnetwork.runtime.calibration import sizes
 from subnetwork.runtime.costs import Network, Pace, Setting, predict
@@ -251,8 +252,10 @@ def measured(case: Case) -> dict[str, float]:
     """The slowest, largest rank of a case."""
     with tempfile.TemporaryDirectory() as folder:
         words = [case.variant, case.model, str(case.workers), str(case.rounds)]
+        command = [sys.executable, __file__, "--rank"]
+        ours = {PAGES: "1"} if case.variant == "direct" else {}  # as the command does
         ranks = [
-            subprocess.Popen([sys.executable, __file__, "--rank", str(rank), folder, *words])
+            subprocess.Popen([*command, str(rank), folder, *words], env=os.environ | ours)
             for rank in range(case.workers)
         ]
         codes = [rank.wait() for rank in ranks]

@@ -1,7 +1,8 @@
-"""What torchrun says to the processes that it starts, in their environment; needs no torch."""
+"""What the environment says to processes, torchrun's above all, and to torch; needs no torch."""
 
 import os
 
+PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's own name
 STARTED = "TORCHELASTIC_RUN_ID"  # what tells torchrun's processes from those started otherwise
 
 
@@ -70,3 +71,11 @@ def rank_under_torchrun() -> int:
 def restarts_under_torchrun() -> int:
     """How often torchrun started its processes again after a failure."""
     return said("TORCHELASTIC_RESTART_COUNT") or 0
+
+
+def ask_for_large_pages() -> None:
+    """Have torch ask for large pages for its large tensors, here and in processes started later.
+
+    It has to be said before torch is imported. What the environment says of it already stays.
+    """
+    os.environ.setdefault(PAGES, "1")

@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from subnetwork.environment import PAGES as PAGES_NAME
+from subnetwork.environment import ask_for_large_pages
 
 SCRIPT = """
 import resource, sys, torch
@@ -74,3 +78,37 @@ def test_small_pieces_are_not_cut_out_of_large_ones():
     assert held("as it is") > 20
     assert 6 <= held("spared") <= 10
     assert held("given back") <= 5
+
+
+PAGES = """
+import resource, sys, torch
+from subnetwork.runtime.memory import spare_memory
+if not spare_memory():
+    sys.exit(3)
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = faults()
+torch.ones(1 << 24)
+print(faults() - before)
+"""
+SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not SYSTEM.exists() or "[never]" in SYSTEM.read_text(), reason="the system has no large pages"
+)
+def test_what_is_got_anew_comes_in_large_pages(monkeypatch):
+    """64 MB are 16,384 pages of 4 KiB, or 32 large ones; what the environment says stays."""
+    counts = {}
+    for said in (None, "0"):
+        monkeypatch.delenv(PAGES_NAME, raising=False)
+        if said is not None:
+            monkeypatch.setenv(PAGES_NAME, said)
+        ask_for_large_pages()
+        command = [sys.executable, "-c", PAGES]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+        if done.returncode == 3:
+            pytest.skip("not glibc")
+        counts[said] = int(done.stdout)
+    assert counts[None] < 2000
+    if "[madvise]" in SYSTEM.read_text():
+        assert counts["0"] > 16_000

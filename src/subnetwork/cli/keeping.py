@@ -1,7 +1,8 @@
 """How `subnetwork train` keeps a run, and how it goes on with one or begins from given weights."""
 
+import json
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,6 +88,21 @@ def earlier(keeping: Keeping, console: "Console") -> tuple[Keeping, "Saved | Non
     for line in damage:
         say(console, f"skipped a damaged checkpoint: {line}")
     return replace(keeping, resume=True, restart=False, start=None), found
+
+
+def exchange_of_run(asked: Training, keeping: Keeping, given: Collection[str]) -> str:
+    """How the run will exchange, as far as that can be told without torch, which takes seconds.
+
+    Of one that goes on, the newest checkpoint's header says it; what is wrong with that is said
+    when the checkpoint is read.
+    """
+    if keeping.resume and "exchange" not in given:
+        folders = [of / CHECKPOINTS for of in (unfinished(keeping.out), keeping.out)]
+        headers = [sorted(folder.glob("round-*/header.json")) for folder in folders]
+        with suppress(OSError, ValueError, LookupError, TypeError, StopIteration):
+            newest = next(found[-1] for found in headers if found)
+            return str(json.loads(newest.read_text(encoding="utf-8"))["run"]["exchange"])
+    return asked.exchange
 
 
 def loggers(keeping: Keeping) -> "list[Logger]":

@@ -16,6 +16,7 @@ from subnetwork.cli.keeping import (
     continued_as,
     earlier,
     ended_in_words,
+    exchange_of_run,
     keeper_of,
     kept,
     loggers,
@@ -23,7 +24,11 @@ from subnetwork.cli.keeping import (
 from subnetwork.cli.live import showing
 from subnetwork.cli.parts import Part, Scaling, Way
 from subnetwork.cli.requests import hearing
-from subnetwork.environment import rank_under_torchrun, workers_under_torchrun
+from subnetwork.environment import (
+    ask_for_large_pages,
+    rank_under_torchrun,
+    workers_under_torchrun,
+)
 from subnetwork.methods import Training
 from subnetwork.nursery import Nursery, nursery
 from subnetwork.record import Row
@@ -71,17 +76,20 @@ def train(
     keeping, asked, console = keeping or Keeping(), training or Training(), Output()
     if rank_under_torchrun() == 0:  # at once: torch takes seconds to import
         say(console, _beginning(keeping, asked, here=here))
-    with _births(asked, here=here) as births:  # which imports it meanwhile
+    direct = exchange_of_run(asked, keeping, given) == "direct"
+    if direct:  # ranks keep no memory that they freed: they get it in large pages
+        ask_for_large_pages()
+    with _births(RANKS if direct else WORKERS, here=here) as births:  # which imports it meanwhile
         return _run(keeping, asked, console, births, here=here, given=given, host=host)
 
 
 @contextmanager
-def _births(asked: Training, *, here: bool) -> Iterator[Nursery | None]:
+def _births(module: str, *, here: bool) -> Iterator[Nursery | None]:
     """Yield where the run's processes will come from, if it has any of its own."""
     if here or workers_under_torchrun() is not None:
         yield None
         return
-    with nursery(RANKS if asked.exchange == "direct" else WORKERS, FIRST_STEP) as births:
+    with nursery(module, FIRST_STEP) as births:
         yield births
 
 

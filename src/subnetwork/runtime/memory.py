@@ -6,7 +6,7 @@ from contextlib import suppress
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 NEVER = 2**31 - 1  # bytes
-LARGE = 8 << 20
+LARGE = 4 << 20
 
 
 def keep_memory() -> bool:
@@ -24,12 +24,13 @@ def keep_memory() -> bool:
 
 
 def spare_memory() -> bool:
-    """From now on this process gives back pieces of 8 MiB and more as soon as it frees them.
+    """From now on this process gives back pieces of 4 MiB and more as soon as it frees them.
 
     Left alone, glibc keeps pieces of up to 32 MiB, cuts small pieces out of them, and gets new ones
     for the next large gradients: a rank may come to have three times what it uses. The price is
-    that such gradients come page by page, zeroed, at every step, as those above 32 MiB always do
-    (docs/local-work.md says what takes half of it off). No number is changed by it.
+    that such gradients come from the system at every step, zeroed, as those above 32 MiB always do;
+    in large pages (`environment.ask_for_large_pages`) that takes less time than glibc's own way in
+    small ones. No number is changed by it.
 
     Returns:
         Whether it is so; where the environment has a threshold (`MALLOC_MMAP_THRESHOLD_`), and
