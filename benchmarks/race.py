@@ -197,7 +197,8 @@ def show(link: str, timed: Mapping[str, Parts], predicted: Predictions) -> None:
     print(f"\n{link}: a round")
     print(
         f"{'':<20}{'round':>9}{'compute':>9}{'handling':>9}{'exchange':>9}{'waiting':>9}"
-        f"{'wire':>9}{'replay':>9}  {'predicted round':<17}{'predicted replay'}"
+        f"{'wire':>9}{'replay':>9}  {'predicted round':<17}{'predicted replay':<18}"
+        "of the round: compute, handling, exchange"
     )
     for name, part in timed.items():
         spans = (part.wall, part.compute, part.handling, part.exchange, part.waiting)
@@ -207,6 +208,10 @@ def show(link: str, timed: Mapping[str, Parts], predicted: Predictions) -> None:
             if name in of:
                 off = of[name].seconds / measured - 1
                 line += f"{duration(of[name].seconds) + f' ({off:+.0%})':<17}"
+        if name in predicted[0]:
+            told = predicted[0][name]
+            spans = (told.compute, told.handling, told.exchange)
+            line += " " + ", ".join(map(duration, spans))
         print(line)
 
 
