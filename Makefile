@@ -15,7 +15,7 @@ help:
 	@echo 'make demo       set up, then train on digits and run the lab; writes $(OUT)/report.html'
 	@echo 'make test       set up, then lint, types, contracts and tests (under 10 minutes)'
 	@echo 'make test-slow  the statistical and long tests'
-	@echo 'make faults     every fault of docs/faults.md, five times, with real signals (6 minutes on a busy machine)'
+	@echo 'make faults     every fault of docs/faults.md, five times, with real signals (3 minutes)'
 	@echo 'make chaos      500 random faults over four methods, with a report (make chaos FAULTS=50 SEED=1)'
 	@echo 'make clean      remove what the set-up made (environments and caches, never runs/)'
 
