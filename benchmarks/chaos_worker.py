@@ -21,7 +21,8 @@ from subnetwork.runtime import launch
 from subnetwork.runtime.serve import Template
 from subnetwork.runtime.wire import HEADER, Header, Link, Verb
 
-SLOW = 2.4  # seconds more for each local step: over 0.75 of the least deadline, and below it
+SLOW = float(os.environ.get("CHAOS_SLOW", "2.4"))
+"""Seconds more for each local step: over 0.75 of the least deadline, 3 s, and below it."""
 VALUES = {"nan": float("nan"), "inf": float("inf"), "huge": 1e25}
 FRAMES: list[str] = []  # what is to be wrong with the next answer
 

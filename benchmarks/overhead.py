@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 
 from subnetwork import Perm, decompose
 from subnetwork.environment import PAGES
-from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch
+from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch, Submodel
 from subnetwork.runtime.calibration import sizes
 from subnetwork.runtime.costs import Network, Pace, Setting, predict
 from subnetwork.runtime.direct import (
@@ -153,11 +153,16 @@ def direct(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[s
     watched = Watched(batches)
     local = LocalSteps(case.network, watched, SGD(STEP_SIZE), J, in_place=True)
     compute, whole = [], []
+
+    def timed(k: int, worker: int, part: Submodel) -> Submodel:
+        part = local(k, worker, part)
+        compute.append(since(watched.began))
+        return part
+
     for k in range(case.rounds + 1):
         start, watched.began = now(), None
         held = box.pop()
-        held = trained(held, local, rank)
-        compute.append(since(watched.began))
+        held = trained(held, timed, rank)
         after = [carried(merged(draws, rank, held), links).result]
         del held
         handed = handed_over(draws, rank, after.pop(), in_place=True)
@@ -253,9 +258,9 @@ def measured(case: Case) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         words = [case.variant, case.model, str(case.workers), str(case.rounds)]
         command = [sys.executable, __file__, "--rank"]
-        ours = {PAGES: "1"} if case.variant == "direct" else {}  # as the command does
+        pages = {PAGES: "1"}  # as the command has them for direct hand-over; here for all
         ranks = [
-            subprocess.Popen([*command, str(rank), folder, *words], env=os.environ | ours)
+            subprocess.Popen([*command, str(rank), folder, *words], env=pages | os.environ)
             for rank in range(case.workers)
         ]
         codes = [rank.wait() for rank in ranks]

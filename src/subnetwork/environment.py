@@ -1,6 +1,8 @@
 """What the environment says to processes, torchrun's above all, and to torch; needs no torch."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's own name
 STARTED = "TORCHELASTIC_RUN_ID"  # what tells torchrun's processes from those started otherwise
@@ -73,9 +75,17 @@ def restarts_under_torchrun() -> int:
     return said("TORCHELASTIC_RESTART_COUNT") or 0
 
 
-def ask_for_large_pages() -> None:
-    """Have torch ask for large pages for its large tensors, here and in processes started later.
+@contextmanager
+def large_pages(*, wanted: bool = True) -> Iterator[None]:
+    """Within the block torch asks for large pages for its large tensors, if it is imported in it.
 
-    It has to be said before torch is imported. What the environment says of it already stays.
+    So it does in processes that are started there. What the environment says already stays.
     """
-    os.environ.setdefault(PAGES, "1")
+    if not wanted or PAGES in os.environ:
+        yield
+        return
+    os.environ[PAGES] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(PAGES, None)

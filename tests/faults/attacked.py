@@ -26,17 +26,19 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @contextmanager
 def started(*flags, cwd, program=("-m", "subnetwork")):
     """A process of the command, which is gone when the block is left; `said` has its words."""
-    words = (cwd / "said").open("w")
+    words, mistakes = (cwd / "said").open("w"), (cwd / "errors").open("w")
     process = subprocess.Popen(
         [sys.executable, *program, "train", *map(str, flags)],
         cwd=cwd,
         stdout=words,
-        stderr=words,
+        stderr=mistakes,
         env=os.environ | {"TMPDIR": str(cwd)},  # a killed run leaves its secret's folder
         start_new_session=True,
         preexec_fn=die_with_parent,  # noqa: PLW1509 - where the tests are killed, it is too
     )
     words.close()
+    mistakes.close()
+    process.words = lambda: said(cwd)
     try:
         yield process
     finally:
@@ -45,8 +47,13 @@ def started(*flags, cwd, program=("-m", "subnetwork")):
 
 
 def said(cwd):
-    """What the command has said since it was started last."""
-    return (cwd / "said").read_text()
+    """What the command has said since it was started last, its errors after the rest."""
+    return (cwd / "said").read_text() + errors(cwd)
+
+
+def errors(cwd):
+    """What it has said on stderr."""
+    return (cwd / "errors").read_text()
 
 
 def here(*arguments, cwd):
@@ -60,11 +67,13 @@ def here(*arguments, cwd):
             signal.signal(number, handler)
 
 
-def seconds_until(condition, limit=120, every=0.02):
-    """How long it took until a condition held, which is looked at so often."""
+def seconds_until(condition, run=None, limit=120, every=0.02):
+    """How long it took until a condition held, which is looked at so often, while `run` lives."""
     began = time.monotonic()
     while not condition():
-        assert time.monotonic() - began < limit
+        words = f"...{run.words()[-2000:]}" if run else ""
+        assert run is None or run.poll() is None, f"it has ended: {words}"
+        assert time.monotonic() - began < limit, f"not in {limit} s: {words}"
         time.sleep(every)
     return time.monotonic() - began
 

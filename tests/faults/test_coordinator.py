@@ -58,14 +58,14 @@ print([os.waitstatus_to_exitcode(os.waitpid(pids[n], 0)[1]) for n in range(6)])
 @pytest.mark.faults
 def test_five_killed_coordinators_leave_no_orphan_and_no_round_is_lost_or_doubled(tmp_path):
     words, folder = random.Random(9), tmp_path / UNFINISHED
-    record, flags, done, fresh = folder / "ist.jsonl", [*SMALL, *MANY], 0, 0.0
+    record, flags, done = folder / "ist.jsonl", [*SMALL, *MANY], 0
     for life in range(5):
         with started(*flags, *EACH, cwd=tmp_path) as run:
-            pause = seconds_until(lambda: rounds_done(record) > done + (done > 0))  # noqa: B023
-            fresh = fresh or pause
+            before = done + (done > 0)
+            pause = seconds_until(lambda: rounds_done(record) > before, run)  # noqa: B023
             print(f"from the start to the first new round {pause:.1f} s")  # noqa: T201
-            assert pause < max(5.0, 1.5 * fresh)  # a busy machine starts slowly
-            seconds_until(lambda: newest(folder) > done + 1)  # noqa: B023
+            assert pause < 30  # others start beside it here; `make chaos` holds it to 5 s
+            seconds_until(lambda: newest(folder) > done + 1, run)  # noqa: B023
             time.sleep(words.uniform(0.0, 0.4))
             workers = children(run.pid)
             run.kill()
@@ -84,11 +84,16 @@ def test_five_killed_coordinators_leave_no_orphan_and_no_round_is_lost_or_double
     assert same_model(whole, tmp_path / "h")
 
 
+def in_writing(folder):
+    """Whether a checkpoint is being written; one that is being taken away is none."""
+    return any(path.suffix != ".gone" for path in folder.glob("checkpoints/.round-*"))
+
+
 def stopped_in_a_checkpoint(process, folder):
     """Stop the process while it writes a checkpoint."""
 
     def writing():
-        return any(folder.glob("checkpoints/.round-*"))
+        return in_writing(folder)
 
     def caught():
         if not writing():
@@ -100,7 +105,7 @@ def stopped_in_a_checkpoint(process, folder):
             process.send_signal(signal.SIGCONT)
         return writing()
 
-    seconds_until(caught, every=0.0005)
+    seconds_until(caught, process, every=0.0005)
 
 
 def damaged(path, words):
@@ -117,17 +122,17 @@ def test_five_kills_in_a_checkpoint_and_five_damaged_ones_cost_no_round_that_was
     record, flags, done = folder / "ist.jsonl", [*SMALL, *MANY], 0
     for life in range(5):
         with started(*flags, *EACH, cwd=tmp_path) as run:
-            seconds_until(lambda: newest(folder) > done + 2)  # noqa: B023
+            seconds_until(lambda: newest(folder) > done + 2, run)  # noqa: B023
             assert ("skipped a damaged checkpoint" in said(tmp_path)) == (life > 0)
             time.sleep(words.uniform(0.0, 0.2))
             stopped_in_a_checkpoint(run, folder)
             run.kill()
             assert run.wait() == -signal.SIGKILL
-        assert any(folder.glob("checkpoints/.round-*"))  # it had not come to its end
+        assert in_writing(folder)
         done = rounds_done(record)
         kept, damage = saved(folder / "checkpoints")
         assert not damage
-        assert done - kept.start.k <= 1
+        assert done - kept.start.k == 1  # the row is there, and its checkpoint is not
         damaged(kept.path, words)
         before, damage = saved(folder / "checkpoints")
         assert len(damage) == 1
@@ -161,9 +166,9 @@ def full_disk(process, record):
         time.sleep(0.1)
         return count(record, "stale checkpoint") > before
 
-    seconds_until(missed)
+    seconds_until(missed, process)
     kept = newest(folder)
-    seconds_until(lambda: newest(folder) > kept)
+    seconds_until(lambda: newest(folder) > kept, process)
     return newest(folder)
 
 
@@ -176,7 +181,7 @@ def test_five_full_disks_and_five_ends_and_other_workers_are_the_run_by_plan(tmp
     planned = []
     for sent, after in zip(ends, [3, 1, 4, 2, 3], strict=True):
         with started(*flags, *EACH, cwd=tmp_path) as run:
-            seconds_until(lambda: newest(folder) > done)  # noqa: B023
+            seconds_until(lambda: newest(folder) > done, run)  # noqa: B023
             kept = full_disk(run, record)
             time.sleep(words.uniform(0.0, 0.2))
             workers = children(run.pid)

@@ -1,5 +1,6 @@
 """Real signals to the ranks of `train --exchange direct`: it ends in seconds, says why, goes on."""
 
+import json
 import os
 import random
 import re
@@ -12,6 +13,7 @@ from attacked import (
     MANY,
     UNFINISHED,
     count,
+    errors,
     faults,
     here,
     kept_rounds,
@@ -51,26 +53,31 @@ def ranks(pid):
     return found
 
 
-def in_swing(folder, done):
+def in_swing(folder, done, process):
     """Wait until a run has done more rounds than that, and a second at most."""
-    seconds_until(lambda: newest(folder) > done + 1)
+    seconds_until(lambda: newest(folder) > done + 1, process)
     time.sleep(random.random())
 
 
 def ended(process, within, cwd):
-    """The exit status, and the one line that the run has said at its end."""
+    """The exit status, and the one error of the run, which its record ends with too."""
     began = time.monotonic()
     status = process.wait(timeout=90)
     assert time.monotonic() - began < within
-    (line,) = [line for line in said(cwd).splitlines() if "go on with: subnetwork train" in line]
+    (line,) = errors(cwd).splitlines()
+    assert "go on with: subnetwork train" in line
+    last = json.loads((cwd / UNFINISHED / "ist.jsonl").read_text().splitlines()[-1])
+    assert ("died" if status == 3 else "interrupted") in last["end"]
     return status, line
 
 
-def to_the_end(folder, cwd):
-    """Three more rounds in one process: to the bit the run in one process that met no fault."""
+ONE_PROCESS = ["--exchange", "star", "--here"]
+
+
+def to_the_end(folder, cwd, flags=ONE_PROCESS):
+    """Three more rounds: to the bit the run in one process that met no fault."""
     rounds = ["--rounds", kept_rounds(folder) + 3]
-    flags = ["--exchange", "star", "--here", *rounds]
-    assert here("train", "--resume", *flags, cwd=cwd) == 0
+    assert here("train", "--resume", *flags, *rounds, cwd=cwd) == 0
     assert here("train", *SMALL, "--here", *rounds, "--out", "here", cwd=cwd) == 0
     whole = cwd / "runs/train"
     assert same_model(whole, cwd / "here")
@@ -82,7 +89,7 @@ def test_a_rank_that_is_killed_is_named_and_the_run_goes_on_to_the_bit_five_time
     folder, flags, done = tmp_path / UNFINISHED, DIRECT, 0
     for victim in [2, 1, 1, 2, 2]:
         with running(*flags, *EACH, cwd=tmp_path) as process:
-            in_swing(folder, done)
+            in_swing(folder, done, process)
             pids = ranks(process.pid)
             os.kill(pids[victim], signal.SIGKILL)
             status, line = ended(process, 30, tmp_path)  # of a busy machine
@@ -110,16 +117,16 @@ def test_with_replicas_a_rank_that_is_killed_or_frozen_is_replaced_to_the_bit_fi
     folder, victims = tmp_path / UNFINISHED, [1, 2, 2, 1, 2]
     record = folder / "ist.jsonl"
     with running(*DIRECT, "--replicas", 1, "--checkpoint-every", 5, cwd=tmp_path) as process:
-        seconds_until(lambda: newest(folder))
+        seconds_until(lambda: newest(folder), process)
         for number, victim in enumerate(victims):
             time.sleep(random.random())
             pid = ranks(process.pid)[victim]
             os.kill(pid, sent)
-            seconds_until(lambda: count(record, "rebuilt") > number)  # noqa: B023
+            seconds_until(lambda: count(record, "rebuilt") > number, process)  # noqa: B023
             assert f"rank {victim} died (process {pid} {how})" in said(tmp_path)
             assert all_gone([pid], 10)
             repeated = rounds_done(record)
-            seconds_until(lambda: rounds_done(record) > repeated + 5)  # noqa: B023
+            seconds_until(lambda: rounds_done(record) > repeated + 5, process)  # noqa: B023
         pids = ranks(process.pid)
         for pid in pids.values():
             os.kill(pid, signal.SIGKILL)
@@ -127,7 +134,7 @@ def test_with_replicas_a_rank_that_is_killed_or_frozen_is_replaced_to_the_bit_fi
     assert status == 3
     assert "was ended by SIGKILL" in line
     assert all_gone(pids.values(), 10)
-    found = to_the_end(folder, tmp_path)
+    found = to_the_end(folder, tmp_path, flags=[])  # by direct hand-over, with replicas
     assert [(fault["worker"], fault["kind"]) for fault in found] == [
         (v, "rebuilt") for v in victims
     ]
@@ -152,7 +159,7 @@ def test_a_run_that_is_told_to_end_keeps_its_rounds_and_leaves_no_rank(tmp_path)
     ]
     for order in orders:
         with running(*flags, *EACH, cwd=tmp_path) as process:
-            in_swing(folder, done)
+            in_swing(folder, done, process)
             pids = ranks(process.pid)
             order(process, pids)
             if order is orders[-1]:

@@ -127,10 +127,12 @@ def test_a_worker_stopped_for_less_than_the_deadline_is_no_fault(seats, seed):
         stopped.append(time.monotonic())
         return stopped[-1] - stopped[0] > 1.5
 
-    run_until(seats, row, job_of(), faults, signals=signals, done=done, patience=Patience(floor=10))
+    patience = Patience(floor=10)
+    apart = run_until(seats, row, job_of(), faults, signals=signals, done=done, patience=patience)
     assert max(b - a for a, b in pairwise(stopped)) > 0.4  # all waited for it
     assert faults == []
     assert children()[seed % 4] == pid
+    assert_same_models(apart, planned(row, len(apart), faults))
 
 
 @pytest.mark.faults

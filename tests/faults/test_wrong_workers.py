@@ -36,6 +36,7 @@ SHOWN_AS = {
     "huge": "clipped",
     "slow": "slow",
 }
+PATIENCE = Patience(floor=6.0, first=120.0)  # 4.8 s are too slow, and in time by 1.2
 CALM = 5  # rounds before the first fault, in which the run learns what is usual
 
 
@@ -59,6 +60,7 @@ def crew(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         patch.setenv("CHAOS", str(orders))
+        patch.setenv("CHAOS_SLOW", "4.8")
         with launched(4, "chaos_worker") as seats:
             yield Crew(seats, orders)
 
@@ -69,7 +71,7 @@ def run_of(crew, row, faults, between, done):
     for ready in [seat.assign(job, row.local) for seat in crew.seats]:
         ready()
     work = clipping(
-        seated(crew.seats, patience=Patience(first=120.0), report=faults.append),
+        seated(crew.seats, patience=PATIENCE, report=faults.append),
         10,
         report=faults.append,
     )

@@ -88,7 +88,7 @@ def plan(
     if network is None:
         return 0
     entries = sizes(cut, workers, moments=link.moments)
-    keep_memory()  # as those who will train do
+    keep_memory()  # as those do who train through a coordinator
     others = _others(setting)
     carried = FLOAT * entries.whole * (1 + link.moments + link.outer)
     beside, needed = _that_fit(others, TIMES * carried + entries.activations_whole)

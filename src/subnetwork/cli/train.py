@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ from subnetwork.cli.live import showing
 from subnetwork.cli.parts import Part, Scaling, Way
 from subnetwork.cli.requests import hearing
 from subnetwork.environment import (
-    ask_for_large_pages,
+    large_pages,
     rank_under_torchrun,
     workers_under_torchrun,
 )
@@ -77,9 +78,12 @@ def train(
     if rank_under_torchrun() == 0:  # at once: torch takes seconds to import
         say(console, _beginning(keeping, asked, here=here))
     direct = exchange_of_run(asked, keeping, given) == "direct"
-    if direct:  # ranks keep no memory that they freed: they get it in large pages
-        ask_for_large_pages()
-    with _births(RANKS if direct else WORKERS, here=here) as births:  # which imports it meanwhile
+    module = RANKS if direct else WORKERS
+    # ranks keep no memory that they freed, and get it again in large pages
+    with (
+        large_pages(wanted=direct),
+        _births(module, here=here) as births,
+    ):  # imports torch meanwhile
         return _run(keeping, asked, console, births, here=here, given=given, host=host)
 
 
@@ -128,6 +132,7 @@ def _run(
     place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
         return _another_rank(place)
+    import_module(FIRST_STEP)  # not later, when others wait
     if run.exchange == "direct":  # ranks hold as little as they can
         spare_memory()
     else:
@@ -161,6 +166,7 @@ def _another_rank(place: "Place") -> int:
     from subnetwork.runtime.memory import keep_memory, spare_memory
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler would wait for the store
+    import_module(FIRST_STEP)
     if exchange_of(place) == "direct":
         spare_memory()
         return followed(place)
