@@ -196,13 +196,13 @@ def show(link: str, timed: Mapping[str, Parts], predicted: Predictions) -> None:
     """What a round over a link is made of, beside what was predicted."""
     print(f"\n{link}: a round")
     print(
-        f"{'':<20}{'round':>9}{'compute':>9}{'handling':>9}{'exchange':>9}{'waiting':>9}"
+        f"{'':<25}{'round':>9}{'compute':>9}{'handling':>9}{'exchange':>9}{'waiting':>9}"
         f"{'wire':>9}{'replay':>9}  {'predicted round':<17}{'predicted replay':<18}"
         "of the round: compute, handling, exchange"
     )
     for name, part in timed.items():
         spans = (part.wall, part.compute, part.handling, part.exchange, part.waiting)
-        line = f"{name:<20}" + "".join(f"{duration(span):>9}" for span in spans)
+        line = f"{name:<25}" + "".join(f"{duration(span):>9}" for span in spans)
         line += f"{n_bytes(part.wire):>9}{duration(part.replay):>9}  "
         for of, measured in zip(predicted, (part.wall, part.replay), strict=True):
             if name in of:
@@ -226,11 +226,11 @@ def show_target(link: str, target: Target, course: Courses, timed: Mapping[str, 
     for name, ks in rounds.items():
         if not ks:
             best = min(of.best for of in course[name])
-            print(f"{name:<20}> cap   not within its run: {best:.1%}")
+            print(f"{name:<25}> cap   not within its run: {best:.1%}")
             continue
         capped, k = "> cap " if times[name] > CAP * min(times.values()) else "", mean(ks)
         print(
-            f"{name:<20}{capped}{duration(times[name])}, {duration(k * timed[name].replay)}, "
+            f"{name:<25}{capped}{duration(times[name])}, {duration(k * timed[name].replay)}, "
             f"{n_bytes(k * timed[name].wire)} in {', '.join(map(str, ks))} rounds"
         )
 
@@ -241,7 +241,7 @@ def show_gaps(course: Courses) -> None:
     best = {name: mean(of.best for of in found) for name, found in course.items()}
     for name, accuracy in best.items():
         gap = f"  {100 * (accuracy - best['ddp']):+.2f} points" if "ddp" in best else ""
-        print(f"{name:<20}{accuracy:.2%}{gap}")
+        print(f"{name:<25}{accuracy:.2%}{gap}")
 
 
 @dataclass(frozen=True)

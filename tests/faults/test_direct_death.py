@@ -64,7 +64,8 @@ def ended(process, within, cwd):
     began = time.monotonic()
     status = process.wait(timeout=90)
     assert time.monotonic() - began < within
-    (line,) = errors(cwd).splitlines()
+    *before, line = errors(cwd).splitlines()
+    assert all(re.match(r"subnetwork: round \d+: worker \d died; ", each) for each in before)
     assert "go on with: subnetwork train" in line
     last = json.loads((cwd / UNFINISHED / "ist.jsonl").read_text().splitlines()[-1])
     assert ("died" if status == 3 else "interrupted") in last["end"]
