@@ -17,7 +17,6 @@ from itertools import pairwise
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
-os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # what is let go of goes back to the system
 
 DIRECT = ["--exchange", "direct"]
 LIMITED = """

@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -47,6 +46,7 @@ from subnetwork.runtime.direct import (
     with_moments,
 )
 from subnetwork.runtime.direct.outer import trained
+from subnetwork.runtime.measured import peak_memory
 from subnetwork.runtime.memory import spare_memory
 
 INPUTS, OUTPUTS, WIDTH, J, BATCH, STEP_SIZE = 4096, 35, 4096, 20, 128, 0.01
@@ -114,11 +114,6 @@ def resident() -> int:
         if line.startswith("VmRSS"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("no VmRSS: the benchmark needs Linux")
-
-
-def peak() -> int:
-    """The most that it ever was."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @dataclass
@@ -249,7 +244,7 @@ def work(case: Case, rank: int, folder: Path) -> None:
     base = resident()
     store = dist.FileStore(str(folder / "store"), case.workers)
     found = RUN[case.variant](case, rank, store, batches)
-    found["memory"] = peak() - base
+    found["memory"] = peak_memory() - base
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
 
 

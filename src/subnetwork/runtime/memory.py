@@ -29,7 +29,7 @@ def spare_memory() -> bool:
     Left alone, glibc keeps pieces of up to 32 MiB, cuts small pieces out of them, and gets new ones
     for the next large gradients: a rank may come to have three times what it uses. The price is
     that such gradients come from the system at every step, zeroed, as those above 32 MiB always do;
-    in large pages (`environment.ask_for_large_pages`) that takes less time than glibc's own way in
+    in large pages (`environment.large_pages`) that takes less time than glibc's own way in
     small ones. No number is changed by it.
 
     Returns:
@@ -47,13 +47,3 @@ def _set_malloc(mmap_threshold: int, trim_threshold: int) -> bool:
         at, kept = (MMAP_THRESHOLD, mmap_threshold), (TRIM_THRESHOLD, trim_threshold)
         return bool(libc.mallopt(*at) and libc.mallopt(*kept))
     return False
-
-
-def give_back() -> None:
-    """What this process freed, and kept, goes back to the system; in glibc, elsewhere nothing does.
-
-    Before work that needs memory of its own, so that the two are not there together. It takes a
-    tenth of a millisecond; what is asked for anew comes page by page again, once.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -17,8 +17,6 @@ from subnetwork.nets.merges import Steps
 from subnetwork.nets.state import Tensors
 from subnetwork.runtime.direct.counted import is_counter, packed, unpacked
 from subnetwork.runtime.direct.held import OUTER, Held
-from subnetwork.runtime.direct.memory import LARGE
-from subnetwork.runtime.memory import give_back
 
 AT_ONCE = 1 << 18  # entries that are stepped together
 
@@ -55,8 +53,6 @@ def trained(held: Held, local: Local, rank: int, steps: Steps | None = None) -> 
         if not _keeps(local):
             before = {n: p.clone() for n, p in before.items()}
     z = packed(local(held.k, rank, unpacked(w)))
-    if z.n_bytes >= LARGE:
-        give_back()  # gradients and the like, before memory for the exchange is asked for
     if OUTER in moments:
         z = replace(z, moments={**z.moments, OUTER: moments[OUTER]})
     return replace(held, submodel=z, before=before)
