@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from in_process import command
 
 from worker_processes import children
@@ -317,6 +318,15 @@ def test_an_unexpected_error_is_one_line_and_status_3():
     assert status == 3
     assert "unexpected ZeroDivisionError" in line
     assert "SUBNETWORK_TRACEBACK=1" in line
+
+
+def test_memory_that_torch_does_not_get_is_no_defect():
+    with pytest.raises(RuntimeError) as short:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    line, status = app._verdict(short.value)
+    assert status == 3
+    assert line.startswith("not enough memory: torch can't allocate memory: you tried to allocate")
+    assert "--exchange direct" in line
 
 
 def test_verify_prints_a_line_a_claim_and_ends_by_their_verdicts(tmp_path, monkeypatch):

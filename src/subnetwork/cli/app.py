@@ -21,6 +21,7 @@ from subnetwork.cli.config import flags_of, winning, with_its_file
 from subnetwork.cli.streams import lose_words_rather_than_runs
 
 TRACEBACK = "SUBNETWORK_TRACEBACK"  # set it to see where an unexpected error comes from
+NO_MEMORY = "can't allocate memory"  # what torch says where the processor's memory is short
 DONE, NOT_HELD, MISTAKE, FAILURE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -146,6 +147,12 @@ def _verdict(error: BaseException) -> tuple[str, int]:
                 line += "; nothing was written. Free some space, or choose another disk with --out"
         case MemoryError():
             line = f"not enough memory: {error}. Ask for less: fewer rounds, seeds or workers"
+        case RuntimeError() if NO_MEMORY in line:
+            line = (
+                f"not enough memory: torch {line[line.index(NO_MEMORY) :].rstrip('.')}. Ask for "
+                "less: a smaller network or batch, or --exchange direct, whose ranks hold parts of "
+                "the model"
+            )
         case _:
             line = (
                 f"unexpected {type(error).__name__}: {error}. This is a defect: {TRACEBACK}=1 in "
