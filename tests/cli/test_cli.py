@@ -321,6 +321,8 @@ def test_an_unexpected_error_is_one_line_and_status_3():
 
 
 def test_memory_that_torch_does_not_get_is_no_defect():
+    from subnetwork.cli import app
+
     with pytest.raises(RuntimeError) as short:
         torch.empty(1 << 60, dtype=torch.uint8)
     line, status = app._verdict(short.value)

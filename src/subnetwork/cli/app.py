@@ -147,18 +147,23 @@ def _verdict(error: BaseException) -> tuple[str, int]:
                 line += "; nothing was written. Free some space, or choose another disk with --out"
         case MemoryError():
             line = f"not enough memory: {error}. Ask for less: fewer rounds, seeds or workers"
-        case RuntimeError() if NO_MEMORY in line:
-            line = (
-                f"not enough memory: torch {line[line.index(NO_MEMORY) :].rstrip('.')}. Ask for "
-                "less: a smaller network or batch, or --exchange direct, whose ranks hold parts of "
-                "the model"
-            )
         case _:
-            line = (
-                f"unexpected {type(error).__name__}: {error}. This is a defect: {TRACEBACK}=1 in "
-                "the environment shows where; please report it"
-            )
+            line = _unexpected(error)
     return line, status
+
+
+def _unexpected(error: BaseException) -> str:
+    """The line of an error that nobody raised on purpose."""
+    line = str(error)
+    if NO_MEMORY in line:
+        return (
+            f"not enough memory: torch {line[line.index(NO_MEMORY) :].rstrip('.')}. Ask for less: "
+            "a smaller network or batch, or --exchange direct, whose ranks hold parts of the model"
+        )
+    return (
+        f"unexpected {type(error).__name__}: {line}. This is a defect: {TRACEBACK}=1 in the "
+        "environment shows where; please report it"
+    )
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
