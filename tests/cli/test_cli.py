@@ -188,7 +188,8 @@ def test_a_killed_worker_costs_its_block_and_the_command_goes_on_until_it_is_tol
     endless.send_signal(signal.SIGTERM)
     _, errors = endless.communicate(timeout=60)
     assert endless.returncode == 130
-    lost, last = errors.splitlines()
+    lost, *again, last = errors.splitlines()
+    assert all(re.search(r"round \d+: worker 1 is there again", line) for line in again)
     assert "worker 1 is lost; its block keeps its value" in lost
     assert re.fullmatch(
         r"subnetwork: interrupted; (1 round is|\d+ rounds are) kept; "

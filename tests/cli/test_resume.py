@@ -237,7 +237,7 @@ def test_other_workers_come_with_other_capacities(tmp_path):
 def test_the_law_of_the_cut_is_kept_and_another_one_is_refused(tmp_path, monkeypatch):
     from subnetwork.deals import Lazy, Perm
     from subnetwork.methods import rows as methods
-    from subnetwork.nets import Layout, NetSketch, holders
+    from subnetwork.nets import Layout, NetSketch
 
     assert train(*SMALL, "--rounds", 2, cwd=tmp_path).returncode == 0
     (header,) = (tmp_path / "runs/train/checkpoints").glob("round-00000002/header.json")
@@ -247,7 +247,7 @@ def test_the_law_of_the_cut_is_kept_and_another_one_is_refused(tmp_path, monkeyp
     assert NetSketch.from_json(layout, json.dumps(law)).deal == Perm(2)
 
     def lazy(t):
-        return methods._with_local_steps(t, Lazy(t.run.workers, 3), holders)
+        return methods._with_local_steps(t, Lazy(t.run.workers, 3))
 
     def wide(t):
         row = methods.ist(t)
