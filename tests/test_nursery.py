@@ -262,7 +262,5 @@ def test_the_command_starts_its_nursery_for_the_modules_that_it_uses():
     from subnetwork.cli import train
     from subnetwork.experiments import rank
     from subnetwork.methods import worker
-    from subnetwork.runtime import launch
 
     assert (train.WORKERS, train.RANKS) == (worker.MODULE, rank.MODULE)
-    assert train.FIRST_STEP == launch.FIRST_STEP

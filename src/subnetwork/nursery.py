@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 FORKS = sys.platform == "linux"
+FIRST_STEP = "subnetwork.runtime.first_step"  # what processes that train need besides
 GRACE = 5.0  # seconds for a process to be seen to end; a nursery that does not see it is ended
 PARENT_DEATH, NAME = 1, 15  # PR_SET_PDEATHSIG and PR_SET_NAME of Linux
 

@@ -6,9 +6,9 @@ from subnetwork.cli.console import Output, say
 from subnetwork.cli.folder import staged
 from subnetwork.cli.live import showing
 from subnetwork.cli.outcomes import print_outcomes
-from subnetwork.cli.train import FIRST_STEP, WORKERS
+from subnetwork.cli.train import WORKERS
 from subnetwork.methods import Training
-from subnetwork.nursery import nursery
+from subnetwork.nursery import FIRST_STEP, nursery
 
 
 def demo(

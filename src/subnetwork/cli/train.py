@@ -31,7 +31,7 @@ from subnetwork.environment import (
     workers_under_torchrun,
 )
 from subnetwork.methods import Training
-from subnetwork.nursery import Nursery, nursery
+from subnetwork.nursery import FIRST_STEP, Nursery, nursery
 from subnetwork.record import Row
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from subnetwork.runtime import Place, Seat
 
 WORKERS, RANKS = "subnetwork.methods.worker", "subnetwork.experiments.rank"
-FIRST_STEP = "subnetwork.runtime.first_step"
 TRUSTED = (
     "ranks on several hosts exchange in the clear: the network between them has to be trusted, or "
     "tunnelled (SECURITY.md)"
@@ -79,11 +78,8 @@ def train(
         say(console, _beginning(keeping, asked, here=here))
     direct = exchange_of_run(asked, keeping, given) == "direct"
     module = RANKS if direct else WORKERS
-    # ranks keep no memory that they freed, and get it again in large pages
-    with (
-        large_pages(wanted=direct),
-        _births(module, here=here) as births,
-    ):  # imports torch meanwhile
+    # births import torch meanwhile; ranks keep no memory that they freed, and get large pages
+    with large_pages(wanted=direct), _births(module, here=here) as births:
         return _run(keeping, asked, console, births, here=here, given=given, host=host)
 
 

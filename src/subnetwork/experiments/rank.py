@@ -9,8 +9,9 @@ import torch
 
 from subnetwork.algorithm import DivergedError, RunFailedError, WorkerLostError
 from subnetwork.experiments.direct import follow
+from subnetwork.nursery import FIRST_STEP
 from subnetwork.runtime.direct import LOST, rank_here
-from subnetwork.runtime.launch import FIRST_STEP, bound_to_parent
+from subnetwork.runtime.launch import bound_to_parent
 from subnetwork.runtime.memory import spare_memory
 
 MODULE = "subnetwork.experiments.rank"

@@ -13,14 +13,20 @@ from pathlib import Path
 import torch
 
 from subnetwork.algorithm import WorkerLostError
-from subnetwork.nursery import Child, Nursery, die_with_parent, leave_interrupts, nursery
+from subnetwork.nursery import (
+    FIRST_STEP,
+    Child,
+    Nursery,
+    die_with_parent,
+    leave_interrupts,
+    nursery,
+)
 from subnetwork.runtime.handshake import Listener, connect, read_secret, write_secret
 from subnetwork.runtime.memory import keep_memory
 from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import DONE, GONE, Build, serve
 from subnetwork.runtime.wire import Link
 
-FIRST_STEP = "subnetwork.runtime.first_step"  # what a nursery imports besides
 START_UP = 120  # seconds for a worker process to import what it needs and join
 STARTS = 3  # of a process that ends before it has joined
 

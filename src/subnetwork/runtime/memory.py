@@ -27,10 +27,10 @@ def spare_memory() -> bool:
     """From now on this process gives back pieces of 4 MiB and more as soon as it frees them.
 
     Left alone, glibc keeps pieces of up to 32 MiB, cuts small pieces out of them, and gets new ones
-    for the next large gradients: a rank may come to have three times what it uses. The price is
-    that such gradients come from the system at every step, zeroed, as those above 32 MiB always do;
-    in large pages (`environment.large_pages`) that takes less time than glibc's own way in
-    small ones. No number is changed by it.
+    for the next large gradients: of a 3-layer MLP a rank had 180 MB for 148 (overhead.py). The
+    price is that such gradients come from the system at every step, zeroed, as those above 32 MiB
+    always do; in large pages (`environment.large_pages`) that takes less time than glibc's own way
+    in small ones. No number is changed by it.
 
     Returns:
         Whether it is so; where the environment has a threshold (`MALLOC_MMAP_THRESHOLD_`), and

@@ -17,11 +17,10 @@ from pathlib import Path
 import torch.distributed as dist
 
 from subnetwork.algorithm import WorkerLostError
-from subnetwork.nursery import Child, Nursery, nursery
+from subnetwork.nursery import FIRST_STEP, Child, Nursery, nursery
 from subnetwork.runtime.direct.gloo import CONNECTING, MEETING, meet, over
 from subnetwork.runtime.direct.links import Links, Post
 from subnetwork.runtime.handshake import LOOPBACK
-from subnetwork.runtime.launch import FIRST_STEP
 
 LOST = 3  # exit status of a rank whose run cannot go on
 START_UP = 300.0  # seconds for a process to import what it needs; one that ends is seen at once
