@@ -1,6 +1,7 @@
 """n ranks in one process: a model with every kind of cut, and the exchange in lockstep."""
 
 import copy
+from unittest import mock
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from subnetwork.keys import key
 from subnetwork.nets import Layout, ModelState
 from subnetwork.nets.state import Submodel
 from subnetwork.nets.terms import Cat, Prod
-from subnetwork.runtime.direct import Draws, handed_over, merged, taken, together
+from subnetwork.runtime.direct import Draws, bundles, handed_over, merged, taken, together
 from subnetwork.runtime.direct.handover import keepers_of
 from subnetwork.runtime.direct.held import planes
 from subnetwork.runtime.direct.outer import trained
@@ -93,20 +94,36 @@ def parts(d, x, k=0):
     return [taken(d, rank, k, whole) for rank in range(d.n_workers)]
 
 
+def alone():
+    """Every tensor travels alone, however small it is."""
+    return mock.patch.object(bundles, "SMALL", 0)
+
+
 def train(d, helds, wire="float32", steps=None):
-    """One round of every rank's training, and the merge."""
+    """One round of every rank's training, and the merge: of all tensors alone, and in company."""
     after = [trained(held, local, i, steps) for i, held in enumerate(helds)]
-    return together([merged(d, i, held, wire, steps) for i, held in enumerate(after)])
+    spare = copy.deepcopy(after)
+    with alone():
+        each = together([merged(d, i, held, wire, steps) for i, held in enumerate(spare)])
+    found = together([merged(d, i, held, wire, steps) for i, held in enumerate(after)])
+    for one, other in zip(found, each, strict=True):
+        same_part(one, other)
+    return found
 
 
 def pass_on(d, helds, wire="float32"):
-    """Every hand-over twice: into memory of its own, and over a copy of what was merged."""
-    spare = copy.deepcopy(helds)
+    """Every hand-over twice into memory of its own, of all tensors alone and in company, and twice
+    over a copy of what was merged."""
+    spares = [copy.deepcopy(helds) for _ in range(2)]
     anew = together([handed_over(d, i, held, wire) for i, held in enumerate(helds)])
-    exchanges = [handed_over(d, i, held, wire, in_place=True) for i, held in enumerate(spare)]
-    over = together(exchanges)
-    for one, other in zip(over, anew, strict=True):
-        same_part(one, other)
+    with alone():
+        found = [together([handed_over(d, i, held, wire) for i, held in enumerate(helds)])]
+        exchanges = [handed_over(d, i, h, wire, in_place=True) for i, h in enumerate(spares[0])]
+        found.append(together(exchanges))
+    exchanges = [handed_over(d, i, held, wire, in_place=True) for i, held in enumerate(spares[1])]
+    for over in (*found, together(exchanges)):
+        for one, other in zip(over, anew, strict=True):
+            same_part(one, other)
     return over
 
 

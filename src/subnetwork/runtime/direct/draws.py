@@ -9,7 +9,7 @@ import numpy as np
 
 from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.state import Tensors
-from subnetwork.runtime.direct.grid import WORKERS, Grid, Words
+from subnetwork.runtime.direct.grid import WORKERS, Grid, Table, Words
 from subnetwork.runtime.direct.kernels import Masks
 
 T = TypeVar("T")
@@ -64,7 +64,11 @@ class Draws:
     def masks(self, name: str, k: int) -> Masks:
         """Bit i of row u and of column v: worker i holds line (u, v) in round k."""
         axes = self._remembered(("bits", k), lambda: self._bits(k))
-        return Masks(*self.grids[name].words(axes, (1 << self.n_workers) - 1))
+        of_tables: dict[Table, Masks] = self._remembered(("masks", k), dict)
+        grid = self.grids[name]
+        if grid.table not in of_tables:
+            of_tables[grid.table] = Masks(*grid.words(axes, (1 << self.n_workers) - 1))
+        return of_tables[grid.table]
 
     def history(self, name: str, k: int, word: int) -> Masks:
         """Bit t of row (i, u) and of column (i, v): worker i held them in round 64 `word` + t.

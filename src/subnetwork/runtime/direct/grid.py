@@ -1,7 +1,7 @@
 """A parameter as a table of lines, and who holds which of them, as bits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
 from typing import TypeAlias
@@ -13,6 +13,8 @@ from subnetwork.nets.layout import Layout
 from subnetwork.nets.terms import Cat, Dim, Prod
 
 Words: TypeAlias = NDArray[np.uint64]
+Table: TypeAlias = tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[int, ...], tuple[str, int] | None]
+"""What says who holds the lines of a parameter: those of equal tables have the same holders."""
 WORKERS = 64  # bits of a word
 
 
@@ -41,6 +43,15 @@ class Grid:
         if split == 0:
             split = end
         return cls(tuple(shape), dims[:split], dims[split:end], layout.unit_of.get(name))
+
+    @property
+    def table(self) -> Table:
+        """Rows and columns, whatever the length of a line."""
+        return self.rows, self.cols, self.shape[: len(self.rows) + len(self.cols)], self.unit
+
+    def with_length(self, length: int) -> "Grid":
+        """The same table of lines of another length."""
+        return replace(self, shape=(*self.table[2], length))
 
     @property
     def n_rows(self) -> int:

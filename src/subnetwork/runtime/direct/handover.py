@@ -1,30 +1,25 @@
 """Line 3 without a coordinator: every line goes from its keeper to those who hold it next, once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from subnetwork.nets.state import Submodel
-from subnetwork.runtime.direct.counted import is_counter
+from subnetwork.runtime.direct.bundles import Bundle, bundles, travelling
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
 from subnetwork.runtime.direct.held import (
-    PARAMS,
     Held,
-    Share,
+    Loose,
     apart,
     as_lines,
     bits,
-    block_shape,
     held_rows,
     kept,
     no_lines,
     planes,
-    submodel_of,
-    with_x,
 )
 from subnetwork.runtime.direct.kernels import (
     UNKNOWN,
@@ -62,7 +57,6 @@ from subnetwork.runtime.direct.wire import (
     decoded,
     encoded,
     n_bytes,
-    of_tensor,
     scale_groups,
 )
 
@@ -75,7 +69,6 @@ class Route:
 
     grid: Grid
     kept: Kept
-    shape: Sequence[int] | None  # of the next block; None: this rank has no such parameter then
     leaving: Array  # lines for each worker
     starts: Array  # of the rows of the next idle lines
     n_echoes: int
@@ -111,7 +104,7 @@ class Route:
         return scale_groups(torch.as_tensor(every[self.keepers == worker]), self.grid)
 
 
-def route(draws: Draws, name: str, k: int, rank: int, share: Share | None = None) -> Route:
+def route(draws: Draws, name: str, k: int, rank: int, idle: Idle | None = None) -> Route:
     """Who sends what to whom of one parameter between the rounds k and k + 1.
 
     Pure: every rank finds out by itself what it sends and what it gets, from the keyed draws and
@@ -122,14 +115,12 @@ def route(draws: Draws, name: str, k: int, rank: int, share: Share | None = None
         name: the parameter.
         k: the round that ends.
         rank: whose side.
-        share: its idle lines in round k.
+        idle: its idle lines in round k.
     """
-    holds = draws.partition(k + 1).holds(name, rank)
-    shape = block_shape(draws, name, k + 1, rank) if holds else None
-    return _route(draws, name, k, kept(draws, name, k, rank, share), shape)
+    return _route(draws, name, k, kept(draws, name, k, rank, idle))
 
 
-def _route(draws: Draws, name: str, k: int, here: Kept, shape: Sequence[int] | None) -> Route:
+def _route(draws: Draws, name: str, k: int, here: Kept) -> Route:
     grid, n = draws.grids[name], draws.n_workers
     leaving, starts = np.zeros(n, np.int64), np.zeros(grid.n_rows + 1, np.int64)
     if apart(here.now) and apart(here.goal):
@@ -146,7 +137,7 @@ def _route(draws: Draws, name: str, k: int, here: Kept, shape: Sequence[int] | N
     else:
         count_senders(senders, arriving)
     arriving[here.me] = 0
-    return Route(grid, here, shape, leaving, starts, echoes, keepers, senders, arriving)
+    return Route(grid, here, leaving, starts, echoes, keepers, senders, arriving)
 
 
 def senders_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Array | None:
@@ -226,41 +217,53 @@ def handed_over(
         in_place: write the next blocks over those of `held`, where they have the same shape; nobody
             may need these any more.
     """
-    k, old, idle_before = held.k, _by_plane(held.submodel), dict(held.shares)
+    k, of_planes, loose, after = held.k, tuple(planes(held.submodel)), Loose.of(held), Loose()
     del held
-    routes = {name: route(draws, name, k, rank, idle_before.get(name)) for name in draws.like}
-    blocks: dict[str, dict[str, Tensor]] = {plane: {} for plane in old}
-    shares: dict[str, Share] = {}
-    parcels = Parcels.of(draws.n_workers)
-    arrived: dict[tuple[str, str, Wire], Tensor] = {}
-    for name, way in routes.items():
-        before = idle_before.pop(name, None)
-        idle, values = _no_idle(way), {}
-        for plane, how in travelling(draws, old, name, wire):
-            have = old[plane].pop(name, None), None if before is None else before.values[plane]
-            moved = _moved(way, draws.like[name].dtype, have, idle, how, in_place=in_place)
-            del have
-            blocks[plane][name], values[plane] = moved.block, moved.idle
-            arrived[plane, name, how] = parcels.add(moved.parcels, moved.sizes)
-        if way.starts[-1]:
-            shares[name] = Share(idle, values)
-        routes[name] = replace(way, kept=way.kept._replace(idle=no_lines(way.grid)))
+    parcels, coming = Parcels.of(draws.n_workers), list[_Coming]()
+    for of_table in bundles(draws, of_planes, wire):
+        coming += _dealt_out(draws, rank, k, of_table, (loose, after), parcels, in_place=in_place)
     yield parcels.post()
-    for (plane, name, how), lines in arrived.items():
-        settle(routes[name], blocks[plane][name], lines, how)
-    return with_x(draws, rank, Held(k + 1, submodel_of(shaped(routes, blocks)), shares))
+    for each in coming:
+        settle(each.way, each.block, each.arrived, each.bundle.how)
+        after.blocks.update(each.bundle.parted(each.block))
+        after.idle.update(each.bundle.parted(each.idle))
+    return after.together(draws, rank, k + 1, of_planes)
 
 
-def _by_plane(submodel: Submodel) -> dict[str, dict[str, Tensor]]:
-    return {plane: dict(tensors) for plane, tensors in planes(submodel).items()}
+@dataclass(frozen=True)
+class _Coming:
+    """A bundle that is dealt out, and what is to come for it."""
+
+    bundle: Bundle
+    way: Route
+    block: Tensor
+    idle: Tensor
+    arrived: Tensor
 
 
-def travelling(
-    draws: Draws, of_planes: Mapping[str, object], name: str, wire: Wire
-) -> list[tuple[str, Wire]]:
-    """The planes that a parameter has, and how they travel: counters have no moments."""
-    own = (PARAMS,) if is_counter(name) else tuple(of_planes)
-    return [(plane, of_tensor(wire, plane, name, draws.like[name])) for plane in own]
+def _dealt_out(
+    draws: Draws, rank: int, k: int, of_table: Sequence[Bundle], parts: tuple[Loose, Loose],
+    parcels: Parcels, *, in_place: bool,
+) -> list[_Coming]:  # fmt: skip
+    """All tensors of one table out of the part of round k, which lets go of them."""
+    loose, after = parts
+    name, found = of_table[0].name, []
+    way = route(draws, name, k, rank, loose.index.get(name))
+    idle = _no_idle(way)
+    for bundle in of_table:
+        here = replace(way, grid=bundle.grid)
+        have = bundle.taken(loose.blocks), bundle.taken(loose.idle)
+        over = in_place or bundle.fused
+        moved = _moved(here, bundle.dtype, have, idle, bundle.how, in_place=over)
+        del have
+        arrived = parcels.add(moved.parcels, moved.sizes)
+        later = replace(here, kept=way.kept._replace(idle=no_lines(way.grid)))
+        found.append(_Coming(bundle, later, moved.block, moved.idle, arrived))
+    for each in {each for bundle in of_table for each in bundle.names}:
+        loose.index.pop(each, None)
+        if way.starts[-1]:
+            after.index[each] = idle
+    return found
 
 
 @dataclass(frozen=True)
@@ -335,20 +338,6 @@ def settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
     take_in(way.keepers, way.kept.me, flat, starts, inside)
 
 
-def shaped(
-    routes: Mapping[str, Route], blocks: Mapping[str, Mapping[str, Tensor]]
-) -> dict[str, dict[str, Tensor]]:
-    """Blocks in the shapes of the parameters, where a rank has them."""
-    return {
-        plane: {
-            name: lines.view(tuple(shape))
-            for name, lines in tensors.items()
-            if (shape := routes[name].shape) is not None
-        }
-        for plane, tensors in blocks.items()
-    }
-
-
 def _places(way: Route) -> Array:
     """Column -> its place among those of the next block; last, how many these are."""
     cols = held_rows(way.kept.goal, way.kept.me)[1]
@@ -394,7 +383,8 @@ def gathered(
     grid, share = draws.grids[name], held.shares.get(name)
     word = np.uint64(sum(1 << worker for worker in to))
     goal = Masks(np.full(grid.n_rows, word), np.full(grid.n_cols, word))
-    way = _route(draws, name, held.k, kept(draws, name, held.k, rank, share, goal), grid.shape)
+    lines = None if share is None else share.lines
+    way = _route(draws, name, held.k, kept(draws, name, held.k, rank, lines, goal))
     idle = _no_idle(way)
     parcels = Parcels.of(draws.n_workers)
     arrived: dict[tuple[str, Wire], Tensor] = {}
@@ -405,6 +395,6 @@ def gathered(
         whole[plane] = moved.block
         arrived[plane, how] = parcels.add(moved.parcels, moved.sizes)
     yield parcels.post()
-    for (plane, how), lines in arrived.items():
-        settle(way, whole[plane], lines, how)
+    for (plane, how), sent in arrived.items():
+        settle(way, whole[plane], sent, how)
     return {p: block.view(grid.shape) for p, block in whole.items()} if rank in to else {}

@@ -1,9 +1,9 @@
 """What one rank holds of a model: its subnetwork, and its share of what nobody trains now."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from subnetwork.nets.state import Submodel, Tensors
 from subnetwork.runtime.direct.draws import Draws
-from subnetwork.runtime.direct.grid import Grid
+from subnetwork.runtime.direct.grid import Grid, Table
 from subnetwork.runtime.direct.kernels import Array, Idle, Kept, Masks
 from subnetwork.runtime.direct.memory import room
 from subnetwork.runtime.direct.rows import n_words
@@ -23,6 +23,13 @@ OUTER = "::outer"
 does not know it, and no mean is taken of it."""
 Planes: TypeAlias = Mapping[str, Tensors]
 """Plane -> parameter -> tensor."""
+
+
+class Member(NamedTuple):
+    """One of the tensors that make up a part: a parameter, or a moment of it."""
+
+    plane: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,43 @@ class Held:
         tensors += [t for plane in self.x.values() for t in plane.values()]
         index = sum(s.lines.words.nbytes + s.lines.starts.nbytes for s in self.shares.values())
         return index + sum(t.numel() * t.element_size() for t in tensors)
+
+
+@dataclass(frozen=True)
+class Loose:
+    """A part in pieces, to be let go of one by one, or put together."""
+
+    blocks: dict[Member, Tensor] = field(default_factory=dict)
+    idle: dict[Member, Tensor] = field(default_factory=dict)
+    index: dict[str, Idle] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, held: Held) -> "Loose":
+        """The pieces of a part."""
+        shares = held.shares.items()
+        idle = {Member(p, name): t for name, share in shares for p, t in share.values.items()}
+        index = {name: share.lines for name, share in shares}
+        return cls(by_member(planes(held.submodel)), idle, index)
+
+    def together(self, draws: Draws, rank: int, k: int, of_planes: Sequence[str]) -> Held:
+        """The part of a rank at the start of round k, of tensors as (lines, length)."""
+        blocks: dict[str, dict[str, Tensor]] = {plane: {} for plane in of_planes}
+        waiting: dict[str, dict[str, Tensor]] = {name: {} for name in draws.like}
+        for name in draws.like:
+            holds = draws.partition(k).holds(name, rank)
+            shape = block_shape(draws, name, k, rank) if holds else ()
+            for member in (Member(plane, name) for plane in of_planes):
+                if holds and member in self.blocks:
+                    blocks[member.plane][name] = self.blocks[member].view(shape)
+                if name in self.index and member in self.idle:
+                    waiting[name][member.plane] = self.idle[member]
+        shares = {name: Share(self.index[name], of) for name, of in waiting.items() if of}
+        return with_x(draws, rank, Held(k, submodel_of(blocks), shares))
+
+
+def by_member(of_planes: Planes) -> dict[Member, Tensor]:
+    """Tensors by plane and name."""
+    return {Member(p, name): t for p, tensors in of_planes.items() for name, t in tensors.items()}
 
 
 def planes(submodel: Submodel) -> Planes:
@@ -94,11 +138,11 @@ def block_shape(draws: Draws, name: str, k: int, worker: int) -> tuple[int, ...]
 
 
 def kept(
-    draws: Draws, name: str, k: int, rank: int, share: Share | None, goal: Masks | None = None
+    draws: Draws, name: str, k: int, rank: int, idle: Idle | None, goal: Masks | None = None
 ) -> Kept:
     """Which lines of a parameter a rank keeps in round k, and who is to get them next."""
-    grid, now, then = draws.grids[name], draws.masks(name, k), draws.masks(name, k + 1)
-    idle = no_lines(grid) if share is None else share.lines
+    now, then = draws.masks(name, k), draws.masks(name, k + 1)
+    idle = no_lines(draws.grids[name]) if idle is None else idle
     cols = held_rows(now, rank)[1]
     mine = as_words((now.cols & np.uint64(1 << rank))[None] != 0)[0]
     return Kept(rank, now, then, then if goal is None else goal, mine, len(cols), idle)
@@ -178,12 +222,14 @@ def _waiting(lines: Idle, table: Tensor) -> Tensor:
 def with_x(draws: Draws, rank: int, held: Held) -> Held:
     """The part with copies of the lines that several workers hold."""
     x: dict[str, dict[str, Tensor]] = {}
-    for plane, tensors in planes(held.submodel).items():
-        for name, tensor in tensors.items() if plane != OUTER else ():
-            shared = shared_lines(draws, name, held.k, rank)
-            if len(shared):
-                lines = as_lines(tensor, draws.grids[name])
-                x.setdefault(plane, {})[name] = lines[torch.as_tensor(shared)].clone()
+    of_tables: dict[Table, Tensor] = {}
+    for (plane, name), tensor in by_member(planes(held.submodel)).items():
+        grid = draws.grids[name]
+        if grid.table not in of_tables:
+            of_tables[grid.table] = torch.as_tensor(shared_lines(draws, name, held.k, rank))
+        shared = of_tables[grid.table]
+        if plane != OUTER and len(shared):
+            x.setdefault(plane, {})[name] = as_lines(tensor, grid)[shared]
     return Held(held.k, held.submodel, held.shares, x)
 
 

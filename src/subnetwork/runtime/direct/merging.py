@@ -1,6 +1,8 @@
 """Line 9 without a coordinator: the mean over the holders of a line, taken by one of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -8,13 +10,16 @@ from torch import Tensor
 
 from subnetwork.nets.means import added, change, changed
 from subnetwork.nets.merges import Steps
+from subnetwork.runtime.direct.bundles import Bundle, bundles
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
 from subnetwork.runtime.direct.held import (
     OUTER,
     Held,
+    Member,
     apart,
     as_lines,
+    by_member,
     held_rows,
     holders_of_block,
     planes,
@@ -28,14 +33,13 @@ from subnetwork.runtime.direct.wire import (
     decoded,
     encoded,
     n_bytes,
-    of_tensor,
     scale_groups,
 )
 
 
 @dataclass(frozen=True)
 class Shared:
-    """The lines of one parameter that a rank holds together with others."""
+    """The lines of one table that a rank holds together with others."""
 
     grid: Grid
     rank: int
@@ -46,7 +50,7 @@ class Shared:
 
     @classmethod
     def of(cls, draws: Draws, name: str, k: int, rank: int) -> "Shared":
-        """Those of round k."""
+        """Those of a parameter in round k."""
         now, then = draws.masks(name, k), draws.masks(name, k + 1)
         rows, cols = held_rows(now, rank)
         holders = holders_of_block(draws, name, k, rank)
@@ -63,7 +67,7 @@ class Shared:
             keepers[places],
         )
 
-    @property
+    @cached_property
     def mine(self) -> Tensor:
         """Which of them this rank keeps: an index."""
         return torch.as_tensor(np.flatnonzero(self.keepers == self.rank))
@@ -104,54 +108,78 @@ def merged(
 
 
 def _mean(draws: Draws, rank: int, held: Held, wire: Wire) -> Exchange[Held]:
-    names = [name for name in draws.like if not apart(draws.masks(name, held.k))]
-    if not names:
+    changes = _changes(draws, rank, held, wire)
+    if changes is None:
         return held
-    shared = {name: Shared.of(draws, name, held.k, rank) for name in names}
-    changes = {
-        (plane, name): change(_lines(held, plane, name, shared[name]), held.x[plane][name])
-        for plane, tensors in planes(held.submodel).items()
-        for name in names
-        if plane != OUTER and name in tensors and len(shared[name].places)
-    }
-    post = _post(draws.n_workers, shared, changes, wire)
+    post = _post(draws.n_workers, changes)
     yield post
     arrived = [iter(pieces) for pieces in post.into]
-    tensors = {plane: dict(of) for plane, of in planes(held.submodel).items()}
-    for (plane, name), own in changes.items():
-        of = shared[name]
+    merged = by_member(planes(held.submodel))
+    for each in changes:
+        of, own = each.of, each.own
         total = torch.zeros_like(own[of.mine])
         for i in range(draws.n_workers):
             which = of.held_by(i)
             if i == rank:
                 total[which] = added(total[which], own[of.mine])
             elif len(which):
-                how, groups = of_tensor(wire, plane, name, own), of.groups(of.mine[which])
-                theirs = decoded(how, next(arrived[i]), groups, own)
+                groups = of.groups(of.mine[which])
+                theirs = decoded(each.bundle.how, next(arrived[i]), groups, own)
                 total[which] = added(total[which], theirs)
-        tensors[plane][name] = _with_mean(of, tensors[plane][name], held.x[plane][name], total)
+        for member, lines in each.bundle.parted(each.mean(total)).items():
+            block = merged[member].clone(memory_format=torch.contiguous_format)
+            as_lines(block, draws.grids[member.name])[of.places[of.mine]] = lines
+            merged[member] = block
+    tensors = {
+        plane: {name: merged[Member(plane, name)] for name in of_plane}
+        for plane, of_plane in planes(held.submodel).items()
+    }
     return replace(held, submodel=submodel_of(tensors))
 
 
-def _with_mean(of: Shared, block: Tensor, x: Tensor, total: Tensor) -> Tensor:
-    """The block, with x and what all holders did to it in the lines that this rank keeps."""
-    count = torch.as_tensor(np.bitwise_count(of.holders[of.mine.numpy()]), dtype=torch.int32)
-    merged = block.clone(memory_format=torch.contiguous_format)
-    as_lines(merged, of.grid)[of.places[of.mine]] = changed(x[of.mine], total, count[:, None])
-    return merged
+@dataclass(frozen=True)
+class _Change:
+    """What a rank did to lines that others hold too."""
+
+    bundle: Bundle
+    of: Shared
+    x: Tensor  # (lines, length)
+    own: Tensor
+
+    def mean(self, total: Tensor) -> Tensor:
+        """X and what all holders did to it, in the lines that this rank keeps."""
+        holders = np.bitwise_count(self.of.holders[self.of.mine.numpy()])
+        count = torch.as_tensor(holders, dtype=torch.int32)
+        return changed(self.x[self.of.mine], total, count[:, None])
 
 
-def _lines(held: Held, plane: str, name: str, of: Shared) -> Tensor:
-    return as_lines(planes(held.submodel)[plane][name], of.grid)[of.places]
+def _changes(draws: Draws, rank: int, held: Held, wire: Wire) -> list[_Change] | None:
+    """This rank's changes; None where no line of the model has several holders."""
+    own_planes = [plane for plane in planes(held.submodel) if plane != OUTER]
+    listed = [
+        of_table
+        for of_table in bundles(draws, own_planes, wire)
+        if not apart(draws.masks(of_table[0].name, held.k))
+    ]
+    if not listed:
+        return None
+    blocks, before, found = by_member(planes(held.submodel)), by_member(held.x), []
+    for of_table in listed:
+        shared = Shared.of(draws, of_table[0].name, held.k, rank)
+        for bundle in of_table if len(shared.places) else ():
+            x, lines = bundle.joined(before), {}
+            for member, grid in zip(bundle.members, bundle.grids, strict=True):
+                lines[member] = as_lines(blocks[member], grid)[shared.places]
+            of = replace(shared, grid=bundle.grid)
+            found.append(_Change(bundle, of, x, change(bundle.joined(lines), x)))
+    return found
 
 
-def _post(
-    n_workers: int, shared: dict[str, Shared], changes: dict[tuple[str, str], Tensor], wire: Wire
-) -> Post:
+def _post(n_workers: int, changes: Sequence[_Change]) -> Post:
     """The changes of every line for its keeper."""
     parcels = Parcels.of(n_workers)
-    for (plane, name), own in changes.items():
-        of, how = shared[name], of_tensor(wire, plane, name, own)
+    for each in changes:
+        of, own, how = each.of, each.own, each.bundle.how
         leaving = [of.for_keeper(j) for j in range(n_workers)]
         order = torch.cat(leaving)
         coded = encoded(how, own[order], of.groups(order), [len(part) for part in leaving])

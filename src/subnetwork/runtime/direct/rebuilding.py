@@ -1,21 +1,15 @@
 """A dead rank's part at the start of a round, put together by those that are left."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from subnetwork.runtime.direct.bundles import Bundle, bundles, travelling
 from subnetwork.runtime.direct.draws import Draws
-from subnetwork.runtime.direct.handover import (
-    Route,
-    arriving_sizes,
-    route,
-    settle,
-    shaped,
-    travelling,
-)
-from subnetwork.runtime.direct.held import PARAMS, Held, Share, submodel_of, with_x
+from subnetwork.runtime.direct.handover import Route, arriving_sizes, route, settle
+from subnetwork.runtime.direct.held import PARAMS, Held, Loose, Member
 from subnetwork.runtime.direct.links import Exchange, Parcels, Post
 from subnetwork.runtime.direct.memory import room
 from subnetwork.runtime.direct.replicas import Replica, neighbour, own_lines, unknown
@@ -60,45 +54,41 @@ def rebuilt(
         moments: that travel, the merge's own among them; counts of steps are none of them here.
         wire: how lines travelled in the hand-over.
     """
-    parcels = Parcels.of(draws.n_workers)
+    parcels, of_planes = Parcels.of(draws.n_workers), (PARAMS, *moments)
     coming = [
-        _coming(draws, route(draws, name, k - 1, rank), (name, plane), parcels, wire)
-        for name, plane in _tensors(draws, moments)
+        _coming(replace(way, grid=bundle.grid), bundle, parcels)
+        for of_table in bundles(draws, of_planes, wire)
+        for way in [route(draws, of_table[0].name, k - 1, rank)]
+        for bundle in of_table
     ]
-    index, keeper = unknown(draws, k, rank).lines, neighbour(rank, draws.n_workers)
+    loose = Loose(index=dict(unknown(draws, k, rank).lines))
+    keeper = neighbour(rank, draws.n_workers)
     own = {name: own_lines(draws, name, k, rank) for name in draws.like}
     copies = []
-    for each in coming:
-        n_idle = int(index[each.name].starts[-1]) if each.name in index else 0
-        copies.append(
-            [_from(parcels, keeper, each.block, n) for n in (len(own[each.name]), n_idle)]
-        )
+    for name, _ in _tensors(draws, moments):
+        n_idle = int(loose.index[name].starts[-1]) if name in loose.index else 0
+        copies.append([_from(parcels, keeper, draws, name, n) for n in (len(own[name]), n_idle)])
     yield parcels.post()
-    blocks: dict[str, dict[str, Tensor]] = {plane: {} for plane in (PARAMS, *moments)}
-    idle: dict[str, dict[str, Tensor]] = {}
-    for each, (kept, waiting) in zip(coming, copies, strict=True):
-        length = each.block.shape[1]
-        each.block[own[each.name]] = read(kept, each.block.dtype).view(-1, length)
-        settle(each.way, each.block, each.arrived, each.how)
-        blocks[each.plane][each.name] = each.block
-        if each.name in index:
-            values = read(waiting, each.block.dtype).view(-1, length)
-            idle.setdefault(each.name, {})[each.plane] = values
-    ways = {each.name: each.way for each in coming}
-    shares = {name: Share(index[name], values) for name, values in idle.items()}
-    return with_x(draws, rank, Held(k, submodel_of(shaped(ways, blocks)), shares))
+    for each in coming:
+        settle(each.way, each.block, each.arrived, each.bundle.how)
+        loose.blocks.update(each.bundle.parted(each.block))
+    for (name, plane), (kept, waiting) in zip(_tensors(draws, moments), copies, strict=True):
+        block = loose.blocks[Member(plane, name)]
+        block[own[name]] = read(kept, block.dtype).view(-1, block.shape[1])
+        if name in loose.index:
+            values = read(waiting, block.dtype).view(-1, block.shape[1])
+            loose.idle[Member(plane, name)] = values
+    return loose.together(draws, rank, k, of_planes)
 
 
 @dataclass(frozen=True)
 class _Coming:
-    """One tensor of which others send lines."""
+    """A bundle of which others send lines."""
 
-    name: str
-    plane: str
+    bundle: Bundle
     way: Route
     block: Tensor
     arrived: Tensor
-    how: Wire
 
 
 def _tensors(draws: Draws, moments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -109,20 +99,17 @@ def _tensors(draws: Draws, moments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, plane
 
 
-def _coming(
-    draws: Draws, way: Route, tensor: tuple[str, str], parcels: Parcels, wire: Wire
-) -> _Coming:
-    name, plane = tensor
-    how = dict(travelling(draws, {PARAMS: 0, plane: 0}, name, wire))[plane]
-    block = room((way.lines_held, way.grid.length), draws.like[name].dtype)
-    nothing = [torch.empty(0, dtype=torch.uint8)] * draws.n_workers
-    arrived = parcels.add(nothing, arriving_sizes(way, block, how))
-    return _Coming(name, plane, way, block, arrived, how)
+def _coming(way: Route, bundle: Bundle, parcels: Parcels) -> _Coming:
+    block = room((way.lines_held, way.grid.length), bundle.dtype)
+    nothing = [torch.empty(0, dtype=torch.uint8)] * len(parcels.into)
+    arrived = parcels.add(nothing, arriving_sizes(way, block, bundle.how))
+    return _Coming(bundle, way, block, arrived)
 
 
-def _from(parcels: Parcels, rank: int, like: Tensor, n_lines: int) -> Tensor:
-    """Memory for so many lines of a tensor from a rank."""
-    memory = torch.empty(n_lines * like.shape[1] * like.element_size(), dtype=torch.uint8)
+def _from(parcels: Parcels, rank: int, draws: Draws, name: str, n_lines: int) -> Tensor:
+    """Memory for so many lines of a parameter from a rank."""
+    size = draws.grids[name].length * draws.like[name].element_size()
+    memory = torch.empty(n_lines * size, dtype=torch.uint8)
     if n_lines:
         parcels.into[rank].append(memory)
     return memory

@@ -14,15 +14,11 @@ import torch
 from torch import Tensor
 
 from subnetwork.nets.state import Tensors
+from subnetwork.runtime.direct.bundles import travelling
 from subnetwork.runtime.direct.draws import Draws
-from subnetwork.runtime.direct.handover import (
-    keepers_of,
-    senders_of,
-    travelling,
-)
+from subnetwork.runtime.direct.handover import keepers_of, senders_of
 from subnetwork.runtime.direct.held import (
     Held,
-    Share,
     as_lines,
     as_words,
     held_rows,
@@ -158,9 +154,8 @@ class _Coming:
 def _coming(draws: Draws, name: str, k: int, other: Replica) -> _Coming:
     grid, then = draws.grids[name], draws.masks(name, k)
     before = other.lines.get(name, no_lines(grid))
-    share = Share(before, {})
     words, space = no_lines(grid).words, np.empty(grid.n_cols, np.int64)
-    left_over(kept(draws, name, k - 1, other.of, share, then), Row(space, space.copy()), words)
+    left_over(kept(draws, name, k - 1, other.of, before, then), Row(space, space.copy()), words)
     starts = np.zeros(grid.n_rows + 1, np.int64)
     starts[1:] = np.cumsum(np.bitwise_count(words).sum(axis=1, dtype=np.int64))
     fresh = np.ones(int(starts[-1]), bool)
