@@ -84,7 +84,7 @@ def test_hosts_have_the_tcp_that_most_systems_have_whatever_this_machine_has():
     setting = "/proc/sys/net/ipv4/tcp_congestion_control"
     with net.network(1, net.Link(1e8)) as (host,):
         reading = host.start(["cat", setting], stdout=subprocess.PIPE)
-        assert reading.communicate(timeout=10)[0].strip() in {b"cubic", b"reno"}
+        assert reading.communicate(timeout=10)[0].strip() in {"cubic", "reno"}
 
 
 @needs_rights
