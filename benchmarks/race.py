@@ -76,14 +76,18 @@ class Parts:
     process_cpu: float  # processor time of the busiest worker, all its threads, sockets included
     wire: float  # bytes through the busiest interface, in its busier direction
     limited: bool = True  # whether the link has a rate
+    alone: bool = False  # whether every worker has a core here too
 
     @property
     def replay(self) -> float:
         """The round with one core for each worker, put together from its parts.
 
         Over a link without a limit nothing but processors takes time, and workers that share cores
-        have none to spare to measure an exchange by: all that a worker's threads did counts.
+        have none to spare to measure an exchange by: all that a worker's threads did counts. Where
+        they share none, it is the round.
         """
+        if self.alone:
+            return self.wall
         if not self.limited:
             return self.process_cpu
         return self.compute_cpu + self.handling_cpu + self.exchange_least
@@ -120,7 +124,7 @@ def parts(
     process_cpu = middle("process_cpu", max)
     return Parts(
         *(wall, compute, handling, exchange, waiting, compute_cpu, handling_cpu, least),
-        *(process_cpu, busiest, limited),
+        *(process_cpu, busiest, limited, len(found) <= (os.cpu_count() or 1)),
     )
 
 
@@ -144,9 +148,9 @@ def timings(
     for name, spec, run in zip(rows, specs, found, strict=True):
         scale = rows[name]["n_steps"] / spec["n_steps"]
         taken = asdict(parts(run, spec, limited=link.rate is not None))
-        limited = taken.pop("limited")
+        kept = {key: taken.pop(key) for key in ("limited", "alone")}
         scaled = {key: value * scale for key, value in taken.items()}
-        measured[name] = Parts(**scaled, limited=limited)
+        measured[name] = Parts(**scaled, **kept)
     return measured
 
 

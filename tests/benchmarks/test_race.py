@@ -24,12 +24,13 @@ def row(wall, compute, handling, sent):
     }
 
 
-def test_a_round_is_taken_apart_by_the_slowest_worker():
+def test_a_round_is_taken_apart_by_the_slowest_worker(monkeypatch):
     """The first round warms up and is left out; bytes are those of the busiest interface."""
     found = [
         {"rows": [row(99, 99, 99, 99), row(10, 4, 1, 500)]},
         {"rows": [row(99, 99, 99, 99), row(9, 6, 0, 300)]},
     ]
+    monkeypatch.setattr(race.os, "cpu_count", lambda: 1)
     parts = race.parts(found, {"method": "ist"})
     assert (parts.wall, parts.compute, parts.handling) == (10, 6, 1)
     assert parts.exchange == 10 - 6 - 1
@@ -38,6 +39,8 @@ def test_a_round_is_taken_apart_by_the_slowest_worker():
     assert parts.replay == 3 + 1 + 3  # processor time of the slowest, handling, exchange
     free = race.parts(found, {"method": "ist"}, limited=False)
     assert free.replay == 6  # all that the busiest worker's threads did
+    monkeypatch.setattr(race.os, "cpu_count", lambda: 2)
+    assert race.parts(found, {"method": "ist"}).replay == 10  # a core each: the round itself
 
 
 def test_the_first_round_at_a_target_counts_and_none_is_none():

@@ -170,6 +170,10 @@ def test_an_all_reduce_takes_at_least_what_the_processor_does():
     assert costs["DDP"].exchange == 2 * (busy + 6 * 0.25)
     for name in ("IST, direct", "IST, coordinator"):  # they reduce nothing
         assert costs[name] == predict(SIZES, PACE, fast, setting)[name]
+    # ranks wait for each other, on links that cost nothing too
+    waits = replace(pace, waiting=2**-9)
+    assert predict(SIZES, waits, slow, setting) == before
+    assert predict(SIZES, waits, fast, setting)["Local SGD"].exchange == 2 * busy + 6 * 0.25
     # what TCP copies is part of it: the larger of both counts
     tcp = replace(fast, copying=2**-9)
     assert predict(SIZES, pace, tcp, setting)["Local SGD"].exchange == 2 * busy + 6 * 0.25
@@ -283,6 +287,9 @@ def test_what_processors_do_for_an_all_reduce_hides_behind_nothing():
     pace = Pace(9.0, 1.0, reducing=0.5e-9)
     found = METHODS["DDP"](large, pace, link, Setting(4, 1)).exchange
     assert found == pytest.approx(whole - 3 / 4 * whole / 2)
+    waits = replace(pace, waiting=2e-9)  # a core that waits may train
+    found = METHODS["DDP"](large, waits, link, Setting(4, 1)).exchange
+    assert found == pytest.approx(2 * whole - 3 / 4 * 3 / 2 * whole)
     pace = replace(pace, reducing=3e-9)
     found = METHODS["DDP"](large, pace, link, Setting(4, 1)).exchange
     assert found == pytest.approx(3 * whole)
@@ -338,8 +345,9 @@ def test_what_ddp_adds_is_what_its_steps_take_beyond_those_of_a_worker_and_an_al
     spans = {name: [1.0, 1.0, 1.0] for name in names}
     for name in ("whole", "part"):
         spans |= {f"{name} 1": [12.0] * 3, f"{name} {STEPS}": [12.0 + 8 * (STEPS - 1)] * 3}
-    pace = _pace(spans, Reduced(0.25, 0.5, 7.0), 8.0)
+    pace = _pace(spans, Reduced(0.25, 0.5, 7.0, 0.75), 8.0)
     assert (pace.buckets, pace.reducing, pace.message, pace.ddp) == (5.0, 0.25, 0.5, True)
+    assert pace.waiting == 0.75
     assert (pace.step_whole, pace.around_whole) == (7.0, 4.0)
     alone = _pace(spans, Reduced(0.25, 0.5), 8.0)
     assert (alone.buckets, alone.ddp) == (1.0, False)  # the copying

@@ -218,6 +218,7 @@ def _pace(spans: Mapping[str, Sequence[float]], reduced: Reduced | None, one_way
         middle["outer"],
         buckets,
         reduced.a_byte,
+        reduced.wall,
         reduced.message,
         reduced.more is not None,
     )

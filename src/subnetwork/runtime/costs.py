@@ -61,6 +61,8 @@ class Pace:
     buckets: float = 0.0  # copying the gradients of a step into DDP's buckets, and the means back
     reducing: float = 0.0
     """For a byte that a worker sends, and gets, in an all-reduce: adding and copying."""
+    waiting: float = 0.0
+    """Seconds of the wall for such a byte where links cost nothing: workers wait for each other."""
     message: float = 0.0  # to another worker and one from it, whatever is in them
     ddp: bool = False  # whether `buckets` were measured by steps of DDP
 
@@ -396,4 +398,5 @@ def _all_reduce(
     tree = setting.reduce == "tree"
     one_way = 2 * n_bytes if tree else 2 * (n - 1) / n * n_bytes
     passed_on = hops * n_bytes if tree else one_way
-    return one_way, network.seconds(passed_on, hops, setting.crowding, pace.reducing)
+    a_byte = max(pace.reducing, pace.waiting)
+    return one_way, network.seconds(passed_on, hops, setting.crowding, a_byte)

@@ -1,6 +1,7 @@
 """What an all-reduce costs a processor, and a step of DDP: measured between processes."""
 
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -33,12 +34,15 @@ Parallel: TypeAlias = Callable[[Group | None], Step]
 
 @dataclass(frozen=True)
 class Reduced:
-    """Processor seconds of one rank, all its threads."""
+    """Processor seconds of one rank, all its threads, where nothing else is said."""
 
     a_byte: float  # that it sends, and gets, in an all-reduce
     message: float  # to another rank, and one from it
     more: float | None = None
     """That a step of data-parallel training takes beyond one by itself, all-reduces included."""
+    wall: float = 0.0
+    """Seconds of the wall for a byte of an all-reduce, did every rank have a core: ranks wait for
+    each other in it."""
 
 
 def reducing(
@@ -76,13 +80,14 @@ def reducing(
             store = dist.FileStore(str(path / "store"), n_ranks)
             group: Group = meet(store, rank, n_ranks, host=LOOPBACK, patience=CONNECTING)
             one_way = 2 * (n_ranks - 1) / n_ranks * size
-            found = {"a_byte": _span(_all_reduce(group, size), group, budget / 6) / one_way}
-            words = _span(_words(group), group, budget / 12)
-            found["message"] = words / (n_ranks - 1)
+            busy, wall = _span(_all_reduce(group, size), group, budget / 6)
+            found = {"a_byte": busy / one_way}
+            found["wall"] = wall / one_way / max(1.0, n_ranks / cores())
+            found["message"] = _span(_words(group), group, budget / 12)[0] / (n_ranks - 1)
             _keep(path / f"{rank}.json", found)
             if parallel is not None:
-                alone = _span(parallel(None), group, budget / 2)
-                found["more"] = max(0.0, _span(parallel(group), group, budget / 2) - alone)
+                alone, _ = _span(parallel(None), group, budget / 2)
+                found["more"] = max(0.0, _span(parallel(group), group, budget / 2)[0] - alone)
                 _keep(path / f"{rank}.json", found)
 
         with forked(n_ranks, main) as ranks:
@@ -140,15 +145,20 @@ def _words(group: Group) -> Step:
     return lambda: links(Post([[word] * other for other in others], into))
 
 
-def _span(do: Step, group: Group, budget: float) -> float:
-    """Processor seconds of one, all threads, of as many as there is time for; two before."""
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _span(do: Step, group: Group, budget: float) -> tuple[float, float]:
+    """Seconds of one, of as many as there is time for: the processor's (all threads), the wall's."""
     do()
     started = time.perf_counter()
     do()
     n = torch.tensor([budget / max(1e-9, time.perf_counter() - started)])
     group.allreduce([n]).wait()  # so that all do as many
     n_times = max(FEWEST, min(ENOUGH, int(n / group.size())))
-    busy = time.process_time()
+    busy, started = time.process_time(), time.perf_counter()
     for _ in range(n_times):
         do()
-    return (time.process_time() - busy) / n_times
+    return (time.process_time() - busy) / n_times, (time.perf_counter() - started) / n_times
