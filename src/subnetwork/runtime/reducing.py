@@ -151,7 +151,7 @@ def cores() -> int:
 
 
 def _span(do: Step, group: Group, budget: float) -> tuple[float, float]:
-    """Seconds of one, of as many as there is time for: the processor's (all threads), the wall's."""
+    """Seconds of one, of as many as there is time for: of all threads' processors, of the wall."""
     do()
     started = time.perf_counter()
     do()
