@@ -198,7 +198,7 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     shared, *cut = sizes.part
     handed = sum(moved(n, setting.period, k) * size for k, size in enumerate(cut, 1))
     one_way = wire * (handed + 2 * (n - 1) / n * shared)
-    one_way -= setting.outer * _of_moment(setting) * (n - 1) / n * shared  # goes to all, not back
+    one_way -= setting.outer * _of_moment(setting) * 2 * (n - 1) / n * shared  # stays with keepers
     for k, size in enumerate(sizes.counters):
         one_way += FLOAT * size * (moved(n, setting.period, k) if k else 2 * (n - 1) / n)
     hops = (1 if handed or shared else 0) + (1 if shared else 0)  # shared ones meet at a keeper

@@ -12,9 +12,9 @@ from subnetwork.nets import Layout, ModelState
 from subnetwork.nets.state import Submodel
 from subnetwork.nets.terms import Cat, Prod
 from subnetwork.runtime.direct import Draws, bundles, handed_over, merged, taken, together
-from subnetwork.runtime.direct.handover import keepers_of
 from subnetwork.runtime.direct.held import planes
 from subnetwork.runtime.direct.outer import trained
+from subnetwork.runtime.direct.routing import keepers_of
 from subnetwork.runtime.direct.wire import raw
 
 N = 3

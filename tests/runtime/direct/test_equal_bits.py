@@ -24,14 +24,14 @@ from simulated import (
 )
 
 from subnetwork import rounds
-from subnetwork.deals import Bernoulli, Lazy, Perm, RandQ
+from subnetwork.deals import Bernoulli, Full, Lazy, Perm, RandQ
 from subnetwork.nets import Layout, ModelState, NetSketch, Outer, holders
 from subnetwork.nets.state import Submodel
 from subnetwork.runtime.direct import Draws, gathered, handed_over, merged, outer, route, together
-from subnetwork.runtime.direct.handover import keepers_of, senders_of
 from subnetwork.runtime.direct.held import OUTER, held_rows
 from subnetwork.runtime.direct.memory import LARGE, room
 from subnetwork.runtime.direct.outer import stepped, trained
+from subnetwork.runtime.direct.routing import keepers_of, senders_of
 from subnetwork.runtime.direct.rows import sets_of
 
 CASES = [(deal, torch.float32) for deal in DEALS]
@@ -227,6 +227,34 @@ def test_payload_is_the_lower_bound_to_the_byte(deal):
         helds, up = counted([merged(d, i, h) for i, h in enumerate(trained)])
         helds, down = counted([handed_over(d, i, h) for i, h in enumerate(helds)])
         assert sum(up) + sum(down) == bound * n_planes * size
+
+
+@pytest.mark.parametrize("deal", DEALS, ids=repr)
+def test_momentum_of_the_merge_goes_from_keeper_to_keeper_alone(deal):
+    """To the byte; where all hold everything it stays where it is."""
+    x, sketch, steps = model(moments=()), NetSketch(LAYOUT, deal), Outer()
+    d = draws(sketch, x)
+    helds = [parts(d, x), parts(d, ModelState(x.params, {OUTER: x.params}))]
+    for k in range(5):
+        moved = 0
+        for name in SHAPES:
+            grid, then = d.grids[name], d.masks(name, k + 1)
+            every = np.arange(grid.n_rows), np.arange(grid.n_cols)
+            before, after = (keepers_of(d, name, t, *every) for t in (k, k + 1))
+            held = (then.rows[:, None] & then.cols).reshape(-1) != 0
+            moved += 4 * grid.length * int(((before != after) & held).sum())
+        sent = []
+        for i, each in enumerate(helds):
+            merge = train(d, each, steps=steps if i else None)
+            helds[i], of_rank = counted([handed_over(d, r, h) for r, h in enumerate(merge)])
+            sent.append(sum(of_rank))
+        assert sent[1] - sent[0] == moved
+        assert moved == 0 or not isinstance(deal, Full)
+        for rank, held in enumerate(helds[1]):
+            for name, momentum in held.submodel.moments[OUTER].items():
+                lines = momentum.reshape(-1, d.grids[name].length)
+                keepers = keepers_of(d, name, k + 1, *held_rows(d.masks(name, k + 1), rank))
+                assert not lines[torch.as_tensor(keepers != rank)].any()
 
 
 class Seldom:

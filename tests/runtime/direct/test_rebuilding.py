@@ -158,7 +158,7 @@ def idle_by_hand(held, name, grid):
 
 def own_by_hand(d, name, k, i, held):
     """Lines that rank i keeps after round k: held ones by the keepers' rule, and idle ones."""
-    from subnetwork.runtime.direct.handover import keepers_of
+    from subnetwork.runtime.direct.routing import keepers_of
 
     grid, now = d.grids[name], d.masks(name, k)
     keepers = keepers_of(d, name, k, np.arange(grid.n_rows), np.arange(grid.n_cols))

@@ -17,7 +17,7 @@ from subnetwork.runtime.direct.counted import (
     unpacked,
     with_counters,
 )
-from subnetwork.runtime.direct.handover import keepers_of
+from subnetwork.runtime.direct.routing import keepers_of
 from subnetwork.runtime.direct.wire import BLOCK
 
 

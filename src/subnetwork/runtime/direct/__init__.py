@@ -7,12 +7,13 @@ each entry that changes hands moves once. No rank ever stores the whole model.
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.generations import Company, Rebuilt, lasting_rounds
 from subnetwork.runtime.direct.gloo import agree, meet, over, tell
-from subnetwork.runtime.direct.handover import gathered, handed_over, route
+from subnetwork.runtime.direct.handover import gathered, handed_over
 from subnetwork.runtime.direct.held import Held, taken
 from subnetwork.runtime.direct.links import carried, together
 from subnetwork.runtime.direct.merging import merged
 from subnetwork.runtime.direct.outer import carried_moments
 from subnetwork.runtime.direct.ranks import LOST, Rank, launched_ranks, rank_here, stopping
+from subnetwork.runtime.direct.routing import route
 from subnetwork.runtime.direct.running import (
     DirectRound,
     digest,

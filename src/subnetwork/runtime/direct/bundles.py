@@ -15,7 +15,7 @@ from torch import Tensor
 from subnetwork.runtime.direct.counted import is_counter
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid, Table
-from subnetwork.runtime.direct.held import PARAMS, Member, as_lines
+from subnetwork.runtime.direct.held import OUTER, PARAMS, Member, as_lines
 from subnetwork.runtime.direct.wire import Wire, of_tensor
 
 SMALL = 1 << 16  # entries of a whole parameter that travels in company
@@ -34,6 +34,11 @@ class Bundle:
     def name(self) -> str:
         """A parameter whose lines have the holders that those of all members have."""
         return self.members[0].name
+
+    @property
+    def by_keepers(self) -> bool:
+        """Whether nobody needs a line but who will keep it: momentum of the merge's step."""
+        return self.members[0].plane == OUTER
 
     @property
     def names(self) -> set[str]:
@@ -95,7 +100,7 @@ def bundles(draws: Draws, of_planes: Collection[str], wire: Wire) -> list[list[B
         of_table = found.setdefault(grid.table, {})
         for plane, how in travelling(draws, of_planes, name, wire):
             alone = how == "int8" or prod(grid.shape) > SMALL
-            which = (like.dtype, how, (plane, name) if alone else None)
+            which = (like.dtype, how, plane == OUTER, (plane, name) if alone else None)
             of_table.setdefault(which, []).append(Member(plane, name))
     return [[_bundle(draws, each, wire) for each in of.values()] for of in found.values()]
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from subnetwork.runtime.direct.bundles import Bundle, bundles, travelling
 from subnetwork.runtime.direct.draws import Draws
-from subnetwork.runtime.direct.grid import Grid
 from subnetwork.runtime.direct.held import (
     Held,
     Loose,
@@ -22,35 +21,24 @@ from subnetwork.runtime.direct.held import (
     planes,
 )
 from subnetwork.runtime.direct.kernels import (
-    UNKNOWN,
     Array,
     Idle,
-    Kept,
     Lines,
     Masks,
     Next,
-    Row,
     Sent,
     deal_out,
-    last_keepers,
-    look_back,
     take_in,
-    tally,
 )
 from subnetwork.runtime.direct.links import Exchange, Parcels
 from subnetwork.runtime.direct.memory import room
+from subnetwork.runtime.direct.routing import Route, route, routed, space
 from subnetwork.runtime.direct.rows import (
     Dense,
-    at_home,
-    columns_by_round,
-    count_senders,
     deal_out_rows,
-    doubled,
-    find_senders,
     n_words,
     sets_of,
     take_in_rows,
-    tally_rows,
 )
 from subnetwork.runtime.direct.wire import (
     Wire,
@@ -59,146 +47,6 @@ from subnetwork.runtime.direct.wire import (
     n_bytes,
     scale_groups,
 )
-
-CHUNK = 1 << 16  # lines
-
-
-@dataclass(frozen=True)
-class Route:
-    """Where the lines of one parameter come from and go to, for one rank and one hand-over."""
-
-    grid: Grid
-    kept: Kept
-    leaving: Array  # lines for each worker
-    starts: Array  # of the rows of the next idle lines
-    n_echoes: int
-    keepers: Array | None  # of every line of the next block; None where `senders` says it
-    senders: Array | None  # (rows of the next block, workers, words): the lines of each
-    arriving: Array  # lines from each worker; none from this rank itself
-
-    @property
-    def lines_sent(self) -> int:
-        """Lines that leave this rank, each counted once for every worker that gets it."""
-        return int(self.leaving.sum())
-
-    @property
-    def lines_held(self) -> int:
-        """Lines of the next block."""
-        rows, cols = held_rows(self.kept.goal, self.kept.me)
-        return len(rows) * len(cols)
-
-    @property
-    def same_shape(self) -> bool:
-        """Whether the next block has as many rows and columns as the one of this round."""
-        now, goal = (held_rows(masks, self.kept.me) for masks in (self.kept.now, self.kept.goal))
-        return [len(lines) for lines in now] == [len(lines) for lines in goal]
-
-    def groups_from(self, worker: int) -> Tensor:
-        """Which of the lines that a worker sends share a scale."""
-        rows, cols = held_rows(self.kept.goal, self.kept.me)
-        if self.senders is not None:
-            counts = np.bitwise_count(self.senders[:, worker]).sum(axis=1, dtype=np.int64)
-            return scale_groups(torch.as_tensor(np.repeat(rows, counts)), self.grid)
-        assert self.keepers is not None
-        every = np.repeat(rows, len(cols))
-        return scale_groups(torch.as_tensor(every[self.keepers == worker]), self.grid)
-
-
-def route(draws: Draws, name: str, k: int, rank: int, idle: Idle | None = None) -> Route:
-    """Who sends what to whom of one parameter between the rounds k and k + 1.
-
-    Pure: every rank finds out by itself what it sends and what it gets, from the keyed draws and
-    its own idle lines alone.
-
-    Args:
-        draws: the cuts of the run.
-        name: the parameter.
-        k: the round that ends.
-        rank: whose side.
-        idle: its idle lines in round k.
-    """
-    return _route(draws, name, k, kept(draws, name, k, rank, idle))
-
-
-def _route(draws: Draws, name: str, k: int, here: Kept) -> Route:
-    grid, n = draws.grids[name], draws.n_workers
-    leaving, starts = np.zeros(n, np.int64), np.zeros(grid.n_rows + 1, np.int64)
-    if apart(here.now) and apart(here.goal):
-        echoes = 0
-        tally_rows(here, sets_of(here.goal, n), leaving, starts)
-    else:
-        echoes = tally(here, _space(grid), leaving, starts)
-    rows, cols = held_rows(here.goal, here.me)
-    arriving = np.zeros(n, np.int64)
-    keepers, senders = None, senders_of(draws, name, k, rows, sets_of(here.goal, n)[here.me])
-    if senders is None:
-        keepers = keepers_of(draws, name, k, rows, cols)
-        arriving += [np.count_nonzero(keepers == i) for i in range(n)]
-    else:
-        count_senders(senders, arriving)
-    arriving[here.me] = 0
-    return Route(grid, here, leaving, starts, echoes, keepers, senders, arriving)
-
-
-def senders_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Array | None:
-    """Who keeps each of these lines after round k, as `keepers_of`, a word of columns at a time.
-
-    Args:
-        draws: the cuts of the run.
-        name: the parameter.
-        k: a round.
-        rows: rows of its table, ascending.
-        cols: columns, as bits.
-
-    Returns:
-        (rows, workers, words); None where lines had two holders in one of the rounds looked at.
-    """
-    senders = np.zeros((len(rows), draws.n_workers, len(cols)), np.uint64)
-    left = np.tile(cols, (len(rows), 1))
-    if not left.any():
-        return senders
-    for word in draws.history_words(k):
-        history, newest = draws.history(name, k, word), min(k, 64 * word + 63) - 64 * word
-        if doubled(history.rows) & doubled(history.cols):
-            return None
-        done = 0
-        while done <= newest:  # few rounds at first: most lines were held lately
-            sets = np.zeros((min(newest + 1 - done, 16), *senders.shape[1:]), np.uint64)
-            columns_by_round(history.cols, newest - done, sets)
-            if not find_senders(history.rows, newest - done, sets, rows, left, senders):
-                return senders
-            done += len(sets)
-    at_home(rows, draws.grids[name].n_cols, left, senders)
-    return senders
-
-
-def keepers_of(draws: Draws, name: str, k: int, rows: Array, cols: Array) -> Array:
-    """Who keeps each of these lines after round k: the last holder, or the first home of a line.
-
-    Args:
-        draws: the cuts of the run.
-        name: the parameter.
-        k: a round; `draws.start` - 1 asks for the homes.
-        rows: rows of its table, ascending.
-        cols: columns of its table, ascending.
-
-    Returns:
-        Workers, row by row.
-    """
-    keepers = np.full(len(rows) * len(cols), UNKNOWN, np.uint8)
-    unknown = last_keepers(draws.masks(name, k), draws.masks(name, k + 1), rows, cols, keepers)
-    for word in draws.history_words(k):
-        if not unknown:
-            return keepers
-        unknown = look_back(draws.history(name, k, word), rows, cols, keepers)
-    if unknown:
-        table, n_cols = keepers.reshape(len(rows), len(cols)), draws.grids[name].n_cols
-        step = max(1, CHUNK // len(cols))
-        for first in range(0, len(rows), step):  # some lines at a time: their numbers are wide
-            part = table[first : first + step]
-            lines = rows[first : first + step, None] * n_cols + cols
-            np.copyto(part, (lines % draws.n_workers).astype(np.uint8), where=part == UNKNOWN)
-    return keepers
 
 
 def handed_over(
@@ -249,15 +97,18 @@ def _dealt_out(
     loose, after = parts
     name, found = of_table[0].name, []
     way = route(draws, name, k, rank, loose.index.get(name))
-    idle = _no_idle(way)
+    idle, shared = _no_idle(way), not apart(way.kept.goal)
     for bundle in of_table:
-        here = replace(way, grid=bundle.grid)
+        here = way
+        if bundle.by_keepers and shared:
+            here = route(draws, name, k, rank, loose.index.get(name), by_keepers=True)
+        here = replace(here, grid=bundle.grid)
         have = bundle.taken(loose.blocks), bundle.taken(loose.idle)
         over = in_place or bundle.fused
         moved = _moved(here, bundle.dtype, have, idle, bundle.how, in_place=over)
         del have
         arrived = parcels.add(moved.parcels, moved.sizes)
-        later = replace(here, kept=way.kept._replace(idle=no_lines(way.grid)))
+        later = replace(here, kept=here.kept._replace(idle=no_lines(way.grid)))
         found.append(_Coming(bundle, later, moved.block, moved.idle, arrived))
     for each in {each for bundle in of_table for each in bundle.names}:
         loose.index.pop(each, None)
@@ -300,7 +151,7 @@ def _moved(
     if out.shape[1] == 1 and apart(way.kept.now) and apart(way.kept.goal):
         deal_out_rows(way.kept, _dense(way, out.dtype), source, sent, ends, target)
     else:
-        deal_out(way.kept, _space(way.grid), source, sent, ends, target)
+        deal_out(way.kept, space(way.grid), source, sent, ends, target)
     groups = scale_groups(torch.as_tensor(rows), way.grid)
     coded = encoded(how, leaving, groups, way.leaving.tolist())
     if way.n_echoes:
@@ -336,6 +187,8 @@ def settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
         return
     assert way.keepers is not None
     take_in(way.keepers, way.kept.me, flat, starts, inside)
+    if way.unneeded is not None:
+        inside[way.unneeded] = 0
 
 
 def _places(way: Route) -> Array:
@@ -356,10 +209,6 @@ def _dense(way: Route, dtype: np.dtype[np.generic]) -> Dense:
     cols = held_rows(way.kept.now, way.kept.me)[1].astype(np.int32)
     goal = sets_of(way.kept.goal, len(way.leaving))
     return Dense(np.zeros(way.grid.n_cols, dtype), cols, goal, np.zeros(goal.shape[1], np.uint64))
-
-
-def _space(grid: Grid) -> Row:
-    return Row(np.empty(grid.n_cols, np.int64), np.empty(grid.n_cols, np.int64))
 
 
 def gathered(
@@ -384,7 +233,7 @@ def gathered(
     word = np.uint64(sum(1 << worker for worker in to))
     goal = Masks(np.full(grid.n_rows, word), np.full(grid.n_cols, word))
     lines = None if share is None else share.lines
-    way = _route(draws, name, held.k, kept(draws, name, held.k, rank, lines, goal))
+    way = routed(draws, name, held.k, kept(draws, name, held.k, rank, lines, goal))
     idle = _no_idle(way)
     parcels = Parcels.of(draws.n_workers)
     arrived: dict[tuple[str, Wire], Tensor] = {}

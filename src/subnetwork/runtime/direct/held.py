@@ -21,6 +21,7 @@ PARAMS = ""
 OUTER = "::outer"
 """The plane of the momentum of the merge's own step, named as no optimizer's state is: local work
 does not know it, and no mean is taken of it."""
+NOBODY = Masks(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
 Planes: TypeAlias = Mapping[str, Tensors]
 """Plane -> parameter -> tensor."""
 
@@ -138,14 +139,19 @@ def block_shape(draws: Draws, name: str, k: int, worker: int) -> tuple[int, ...]
 
 
 def kept(
-    draws: Draws, name: str, k: int, rank: int, idle: Idle | None, goal: Masks | None = None
-) -> Kept:
-    """Which lines of a parameter a rank keeps in round k, and who is to get them next."""
+    draws: Draws, name: str, k: int, rank: int, idle: Idle | None, goal: Masks | None = None,
+    *, by_keepers: bool = False,
+) -> Kept:  # fmt: skip
+    """Which lines of a parameter a rank keeps in round k, and who is to get them next.
+
+    All who hold them then; with `by_keepers`, of these who will keep them.
+    """
     now, then = draws.masks(name, k), draws.masks(name, k + 1)
     idle = no_lines(draws.grids[name]) if idle is None else idle
     cols = held_rows(now, rank)[1]
     mine = as_words((now.cols & np.uint64(1 << rank))[None] != 0)[0]
-    return Kept(rank, now, then, then if goal is None else goal, mine, len(cols), idle)
+    after = draws.masks(name, k + 2) if by_keepers else NOBODY
+    return Kept(rank, now, then, then if goal is None else goal, after, mine, len(cols), idle)
 
 
 def no_lines(grid: Grid) -> Idle:

@@ -45,6 +45,7 @@ class Kept(NamedTuple):
     now: Masks  # bit i: worker i holds them
     then: Masks  # and holds them in the next round, which says who of several keeps a line
     goal: Masks  # and is to get them now: the same, or whoever gathers the model
+    after: Masks  # and holds them in the round after the next; empty, unless keepers alone get them
     mine: Array  # the columns that this rank holds, as bits
     width: int  # how many these are
     idle: Idle
@@ -96,6 +97,18 @@ def keeper_of(holders: Any, coming: Any, line: Any, n_lines: Any) -> Any:  # noq
     for _ in range(line * several // n_lines):
         holders &= holders - np.uint64(1)
     return lowest(holders)
+
+
+@inlined
+def needed_by(kept: Kept, u: int, v: int) -> Any:  # noqa: ANN401 - a word
+    """Who is to get line (u, v): all whom `goal` names, or the one of them that will keep it."""
+    holders = kept.goal.rows[u] & kept.goal.cols[v]
+    if len(kept.after.rows) == 0 or holders == 0:
+        return holders
+    n_rows, n_cols = len(kept.goal.rows), len(kept.goal.cols)
+    coming = kept.after.rows[u] & kept.after.cols[v]
+    keeper = keeper_of(holders, coming, u * n_cols + v, n_rows * n_cols)
+    return np.uint64(1) << np.uint64(keeper)
 
 
 @inlined
@@ -152,12 +165,11 @@ def tally(kept: Kept, row: Row, counts: Array, starts: Array) -> int:
 
     Returns the number of lines that leave and are needed here too.
     """
-    then = kept.goal
     bit, echoes = np.uint64(1) << np.uint64(kept.me), 0
-    for u in range(len(then.rows)):
+    for u in range(len(kept.goal.rows)):
         waiting = 0
         for i in range(kept_row(kept, u, row)):
-            holders = then.rows[u] & then.cols[row.cols[i]]
+            holders = needed_by(kept, u, row.cols[i])
             waiting += holders == 0
             count(holders & ~bit, counts)
             echoes += holders & bit != 0 and holders != bit
@@ -233,7 +245,7 @@ def deal_out(kept: Kept, row: Row, have: Lines, sent: Sent, offsets: Array, targ
             at = n_kept - 1 - q if first else q
             v, place = row.cols[at], row.places[at]
             source, s = (have.block, base + place) if place >= 0 else (have.idle, -1 - place)
-            holders, t = then.rows[u] & then.cols[v], next_base + target.places[v]
+            holders, t = needed_by(kept, u, v), next_base + target.places[v]
             last = holders & bit != 0 and (place < 0 or t < base + place)
             step_over(holders & ~bit, offsets, -back * length)
             if last != first:

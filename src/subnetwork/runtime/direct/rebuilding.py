@@ -8,11 +8,12 @@ from torch import Tensor
 
 from subnetwork.runtime.direct.bundles import Bundle, bundles, travelling
 from subnetwork.runtime.direct.draws import Draws
-from subnetwork.runtime.direct.handover import Route, arriving_sizes, route, settle
+from subnetwork.runtime.direct.handover import arriving_sizes, settle
 from subnetwork.runtime.direct.held import PARAMS, Held, Loose, Member
 from subnetwork.runtime.direct.links import Exchange, Parcels, Post
 from subnetwork.runtime.direct.memory import room
 from subnetwork.runtime.direct.replicas import Replica, neighbour, own_lines, unknown
+from subnetwork.runtime.direct.routing import Route, route
 from subnetwork.runtime.direct.wire import Wire, raw, read
 
 
@@ -58,8 +59,8 @@ def rebuilt(
     coming = [
         _coming(replace(way, grid=bundle.grid), bundle, parcels)
         for of_table in bundles(draws, of_planes, wire)
-        for way in [route(draws, of_table[0].name, k - 1, rank)]
         for bundle in of_table
+        for way in [route(draws, bundle.name, k - 1, rank, by_keepers=bundle.by_keepers)]
     ]
     loose = Loose(index=dict(unknown(draws, k, rank).lines))
     keeper = neighbour(rank, draws.n_workers)

@@ -16,7 +16,6 @@ from torch import Tensor
 from subnetwork.nets.state import Tensors
 from subnetwork.runtime.direct.bundles import travelling
 from subnetwork.runtime.direct.draws import Draws
-from subnetwork.runtime.direct.handover import keepers_of, senders_of
 from subnetwork.runtime.direct.held import (
     Held,
     as_lines,
@@ -29,6 +28,7 @@ from subnetwork.runtime.direct.held import (
 from subnetwork.runtime.direct.kernels import Array, Idle, Row, among, left_over
 from subnetwork.runtime.direct.links import Exchange, Parcels
 from subnetwork.runtime.direct.memory import room
+from subnetwork.runtime.direct.routing import keepers_of, senders_of
 from subnetwork.runtime.direct.rows import sets_of
 from subnetwork.runtime.direct.wire import raw, read
 

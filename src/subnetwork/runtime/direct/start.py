@@ -24,9 +24,9 @@ from subnetwork.runtime.direct.counted import (
     with_counters,
 )
 from subnetwork.runtime.direct.draws import Draws
-from subnetwork.runtime.direct.handover import keepers_of
 from subnetwork.runtime.direct.held import PARAMS, Held, Share, as_words, block_shape, with_x
 from subnetwork.runtime.direct.kernels import Idle
+from subnetwork.runtime.direct.routing import keepers_of
 
 
 def initial_parameters(architecture: Architecture, *, seed: int) -> Iterator[tuple[str, Tensor]]:
