@@ -42,6 +42,7 @@ from subnetwork.nets.architecture import runnable
 from subnetwork.nets.plan import Plan
 from subnetwork.runtime.calibration import STILL, calibrate, loopback, sizes
 from subnetwork.runtime.costs import Network, Setting, predict
+from subnetwork.runtime.reducing import cores
 
 UNTHROTTLED = "unthrottled"
 LINKS = ["100mbit", UNTHROTTLED, "10mbit", "1gbit"]
@@ -111,7 +112,7 @@ def parts(
     compute, compute_cpu = middle("compute_wall", max), middle("compute_cpu", max)
     waiting = compute - middle("compute_wall", mean)
     if spec["method"].startswith("ddp"):  # its communication is inside its steps
-        crowded = max(1.0, len(found) / (os.cpu_count() or 1))
+        crowded = max(1.0, len(found) / cores())
         compute, waiting = min(wall, compute_cpu * crowded), 0.0
     busiest = median(
         max(max(row["received"], row["sent"]) for row in workers) for workers in of_round
@@ -124,7 +125,7 @@ def parts(
     process_cpu = middle("process_cpu", max)
     return Parts(
         *(wall, compute, handling, exchange, waiting, compute_cpu, handling_cpu, least),
-        *(process_cpu, busiest, limited, len(found) <= (os.cpu_count() or 1)),
+        *(process_cpu, busiest, limited, len(found) <= cores()),
     )
 
 
@@ -189,8 +190,8 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
                 paces[kind] = measure(budget=3, deal=deal, wire=wire, outer=outer)
             pace = replace(pace, direct=paces[kind].direct, handling=paces[kind].handling)
         entries = sizes(plan, n, moments=2 if adam else 0)
-        for into, cores in ((here, os.cpu_count()), (alone, None)):
-            setting = Setting(n, row["n_steps"], wire, period, cores, outer=outer)
+        for into, shared in ((here, cores()), (alone, None)):
+            setting = Setting(n, row["n_steps"], wire, period, shared, outer=outer)
             costs = predict(entries, pace, wires, setting)
             into[name] = costs[PREDICTED[row["method"]]]
     return here, alone

@@ -30,7 +30,7 @@ def test_a_round_is_taken_apart_by_the_slowest_worker(monkeypatch):
         {"rows": [row(99, 99, 99, 99), row(10, 4, 1, 500)]},
         {"rows": [row(99, 99, 99, 99), row(9, 6, 0, 300)]},
     ]
-    monkeypatch.setattr(race.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(race, "cores", lambda: 1)
     parts = race.parts(found, {"method": "ist"})
     assert (parts.wall, parts.compute, parts.handling) == (10, 6, 1)
     assert parts.exchange == 10 - 6 - 1
@@ -39,7 +39,7 @@ def test_a_round_is_taken_apart_by_the_slowest_worker(monkeypatch):
     assert parts.replay == 3 + 1 + 3  # processor time of the slowest, handling, exchange
     free = race.parts(found, {"method": "ist"}, limited=False)
     assert free.replay == 6  # all that the busiest worker's threads did
-    monkeypatch.setattr(race.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(race, "cores", lambda: 2)
     assert race.parts(found, {"method": "ist"}).replay == 10  # a core each: the round itself
 
 

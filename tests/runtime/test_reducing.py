@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +123,18 @@ def test_an_all_reduce_is_measured_and_leaves_nothing_behind():
         assert found.more is None
     assert not dist.is_initialized()
     assert open_here() == before
+
+
+def test_the_wall_is_measured_beside_the_processor():
+    """Who sleeps takes no processor."""
+
+    class Alone:
+        size = staticmethod(lambda: 1)
+        allreduce = staticmethod(lambda _: SimpleNamespace(wait=lambda: None))
+
+    busy, wall = measuring._span(lambda: time.sleep(0.02), Alone(), 0.1)
+    assert busy < 0.01
+    assert wall >= 0.02
 
 
 def test_the_default_group_of_the_caller_stays_as_it_is():

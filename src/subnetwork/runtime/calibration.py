@@ -139,9 +139,9 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
             forked from this one: a step takes longer beside others, who use caches and memory too.
 
     Returns:
-        The pace; its `reducing` is 0 where this machine lets no two sockets meet, or no process be
-        forked. Where DDP does not train the model, or would need too much memory, its `buckets` are
-        the copying of gradients alone.
+        The pace; its `reducing` and `waiting` are 0 where this machine lets no two sockets meet, or
+        no process be forked. Where DDP does not train the model, or would need too much memory, its
+        `buckets` are the copying of gradients alone.
 
     Raises:
         WorkerLostError: there are no processes for those beside.

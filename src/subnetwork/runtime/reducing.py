@@ -81,9 +81,10 @@ def reducing(
             group: Group = meet(store, rank, n_ranks, host=LOOPBACK, patience=CONNECTING)
             one_way = 2 * (n_ranks - 1) / n_ranks * size
             busy, wall = _span(_all_reduce(group, size), group, budget / 6)
-            found = {"a_byte": busy / one_way}
-            found["wall"] = wall / one_way / max(1.0, n_ranks / cores())
-            found["message"] = _span(_words(group), group, budget / 12)[0] / (n_ranks - 1)
+            message, wait = (t / (n_ranks - 1) for t in _span(_words(group), group, budget / 12))
+            moving = max(0.0, wall - 2 * (n_ranks - 1) * wait)  # latency is no matter of bytes
+            found = {"a_byte": busy / one_way, "message": message}
+            found["wall"] = moving / one_way / max(1.0, n_ranks / cores())
             _keep(path / f"{rank}.json", found)
             if parallel is not None:
                 alone, _ = _span(parallel(None), group, budget / 2)

@@ -14,9 +14,9 @@ from simulated import (
 )
 
 from subnetwork.deals import Full, Lazy, Perm, RandQ
-from subnetwork.nets import NetSketch
+from subnetwork.nets import ModelState, NetSketch, Outer
 from subnetwork.runtime.direct import handed_over, together
-from subnetwork.runtime.direct.held import PARAMS
+from subnetwork.runtime.direct.held import OUTER, PARAMS
 from subnetwork.runtime.direct.links import Post
 from subnetwork.runtime.direct.rebuilding import given_back, rebuilt
 from subnetwork.runtime.direct.replicas import idle_lines, neighbour, replicated, unknown
@@ -78,6 +78,25 @@ def test_every_rank_of_every_round_comes_back_to_the_bit(deal, wire):
     known, replicas = nothing_known(d, 0)
     for _ in range(6):
         after = train(d, helds, wire)
+        helds, replicas, sent, _ = pass_on_with_replicas(d, after, known, replicas, wire)
+        known = [index_of(held) for held in helds]
+        for lost in range(d.n_workers):
+            same_part(brought_back(d, lost, helds, sent, replicas, wire), helds[lost])
+
+
+STEPPED = [(deal, "float32") for deal in DEALS]
+STEPPED += [(RandQ(N, q=2), wire) for wire in ("bfloat16", "int8")]
+
+
+@pytest.mark.parametrize(("deal", "wire"), STEPPED, ids=repr)
+def test_the_momentum_of_the_merge_comes_back_to_its_keeper(deal, wire):
+    x, steps = model(), Outer()
+    x = ModelState(x.params, {**x.moments, OUTER: model().moments["m"]})
+    d = draws(NetSketch(LAYOUT, deal), x)
+    helds = parts(d, x)
+    known, replicas = nothing_known(d, 0)
+    for _ in range(4):
+        after = train(d, helds, wire, steps)
         helds, replicas, sent, _ = pass_on_with_replicas(d, after, known, replicas, wire)
         known = [index_of(held) for held in helds]
         for lost in range(d.n_workers):

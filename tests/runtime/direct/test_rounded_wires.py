@@ -7,7 +7,7 @@ import torch
 from simulated import LAYOUT, N, draws, local, model, parts
 
 from subnetwork.deals import Bernoulli, Full, Perm, RandQ
-from subnetwork.nets import ModelState, NetSketch
+from subnetwork.nets import ModelState, NetSketch, Outer
 from subnetwork.nets.state import Submodel
 from subnetwork.runtime.direct import Draws, handed_over, merged, together
 from subnetwork.runtime.direct.counted import (
@@ -17,6 +17,7 @@ from subnetwork.runtime.direct.counted import (
     unpacked,
     with_counters,
 )
+from subnetwork.runtime.direct.held import OUTER
 from subnetwork.runtime.direct.routing import keepers_of
 from subnetwork.runtime.direct.wire import BLOCK
 
@@ -37,43 +38,87 @@ def rounded(wire, values, sent, grid):
     return result
 
 
-def one_round(wire, d, x, k):
-    """Train, merge and hand over round k of the whole model, with the wire's rounding."""
+def of_workers(masks):
+    """(workers, lines): whether they hold them."""
+    lines = [[int(u & v) >> i & 1 for u in masks.rows for v in masks.cols] for i in range(N)]
+    return torch.as_tensor(lines).bool()
+
+
+def keeper_of_all(d, name, k):
+    grid = d.grids[name]
+    found = keepers_of(d, name, k, np.arange(grid.n_rows), np.arange(grid.n_cols))
+    return torch.as_tensor(found.astype(int))
+
+
+def mean_of(how, old, values, now, keeper, grid):
+    """The mean over holders, with changes rounded on their way to the keeper."""
+    new, total, several = old.clone(), torch.zeros_like(old), now.sum(0) > 1
+    for i, z in enumerate(values):
+        if not now[i].any():
+            continue
+        change = torch.zeros_like(old)
+        value = z.reshape(-1, grid.length)
+        new[now[i] & ~several] = value[~several[now[i]]]
+        change[now[i]] = value - old[now[i]]
+        sent = now[i] & several & (keeper != i)
+        kept = now[i] & several & (keeper == i)
+        total += torch.where((sent | kept)[:, None], rounded(how, change, sent, grid), 0)
+    new[several] = old[several] + total[several] / now.sum(0)[several][:, None]
+    return new
+
+
+def passed_on(how, new, leaves, keeper, grid):
+    """Lines that leave their keepers, rounded."""
+    for i in range(N):
+        new = rounded(how, new, leaves & (keeper == i), grid)
+    return new
+
+
+def one_round(wire, d, x, k, steps=None):
+    """Train, merge and hand over round k of the whole model, with the wire's rounding.
+
+    The momentum of a merge that steps is a plane of which no mean is taken, and which is rounded
+    where it goes to another keeper.
+    """
     partition = d.partition(k)
-    trained = [local(k, i, partition.select(x, i)) for i in range(N)]
-    after = ModelState({}, {m: {} for m in x.moments})
+    inner = ModelState(x.params, {m: t for m, t in x.moments.items() if m != OUTER})
+    trained = [local(k, i, partition.select(inner, i)) for i in range(N)]
+    after = {plane: {} for plane in ("", *x.moments)}
     for name, p in x.params.items():
-        grid = d.grids[name]
-        every = np.arange(grid.n_rows), np.arange(grid.n_cols)
-        keeper = torch.as_tensor(keepers_of(d, name, k, *every).astype(int))
-        now, then = (
-            torch.as_tensor(
-                [[(int(u & v) >> i) & 1 for u in masks.rows for v in masks.cols] for i in range(N)]
-            ).bool()
-            for masks in (d.masks(name, k), d.masks(name, k + 1))
-        )
+        grid, keeper = d.grids[name], keeper_of_all(d, name, k)
+        now, then = of_workers(d.masks(name, k)), of_workers(d.masks(name, k + 1))
         leaves = (then & (torch.arange(N)[:, None] != keeper)).any(0)
-        for plane in ("", *x.moments):
+        for plane in ("", *inner.moments):
             how = "bfloat16" if plane and wire == "int8" else wire
             old = (x.moments[plane][name] if plane else p).reshape(grid.n_lines, grid.length)
-            new, total = old.clone(), torch.zeros_like(old)
-            several = now.sum(0) > 1
-            for i in range(N):
-                z = trained[i].moments[plane] if plane else trained[i].params
-                if not now[i].any():
-                    continue
-                change = torch.zeros_like(old)
-                value = z[name].reshape(-1, grid.length)
-                new[now[i] & ~several] = value[~several[now[i]]]
-                change[now[i]] = value - old[now[i]]
-                sent = now[i] & several & (keeper != i)
-                kept = now[i] & several & (keeper == i)
-                total += torch.where((sent | kept)[:, None], rounded(how, change, sent, grid), 0)
-            new[several] = old[several] + total[several] / now.sum(0)[several][:, None]
-            for i in range(N):
-                new = rounded(how, new, leaves & (keeper == i), grid)
-            (after.moments[plane] if plane else after.params)[name] = new.view(p.shape)
-    return after
+            values = [(z.moments[plane] if plane else z.params).get(name) for z in trained]
+            new = mean_of(how, old, values, now, keeper, grid)
+            if steps and not plane:
+                momentum = x.moments[OUTER][name].reshape(grid.n_lines, -1)
+                to, buffer = steps.step({"": old}, {"": new}, {"": momentum})
+                held, away = now.any(0)[:, None], keeper_of_all(d, name, k + 1) != keeper
+                new, momentum = (
+                    torch.where(held, to[""], new),
+                    torch.where(held, buffer[""], momentum),
+                )
+                short = "bfloat16" if wire == "int8" else wire
+                momentum = passed_on(short, momentum, then.any(0) & away, keeper, grid)
+                after[OUTER][name] = momentum.view(p.shape)
+            after[plane][name] = passed_on(how, new, leaves, keeper, grid).view(p.shape)
+    return ModelState(after.pop(""), after)
+
+
+@pytest.mark.parametrize("wire", ["bfloat16", "int8"])
+@pytest.mark.parametrize("deal", [Perm(N), Full(N), RandQ(N, q=2), Bernoulli(N, p=0.5)], ids=repr)
+def test_momentum_of_the_merge_is_rounded_where_it_goes_to_another_keeper(deal, wire):
+    x, sketch, steps = model(), NetSketch(LAYOUT, deal), Outer()
+    x = ModelState(x.params, {**x.moments, OUTER: model().moments["m"]})
+    d = draws(sketch, x)
+    helds = parts(d, x)
+    for k in range(4):
+        helds = simulated.pass_on(d, simulated.train(d, helds, wire, steps), wire)
+        x = one_round(wire, d, x, k, steps)
+        simulated.same(simulated.assembled(d, helds), x)
 
 
 @pytest.mark.parametrize("wire", ["bfloat16", "int8"])

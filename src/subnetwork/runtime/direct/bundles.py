@@ -18,7 +18,8 @@ from subnetwork.runtime.direct.grid import Grid, Table
 from subnetwork.runtime.direct.held import OUTER, PARAMS, Member, as_lines
 from subnetwork.runtime.direct.wire import Wire, of_tensor
 
-SMALL = 1 << 16  # entries of a whole parameter that travels in company
+SMALL = 1 << 14  # entries of a whole parameter that travels in company, at most
+MOST = 1 << 20  # entries of whole tensors that are one bundle, about: there are copies of them
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Bundle:
         if not self.fused:
             return {self.members[0]: lines}
         parts = torch.split(lines, [grid.length for grid in self.grids], dim=1)
-        return {m: part.contiguous() for m, part in zip(self.members, parts, strict=True)}
+        form = torch.contiguous_format  # a single line is contiguous as it is, but nobody's own
+        return {m: p.clone(memory_format=form) for m, p in zip(self.members, parts, strict=True)}
 
 
 def travelling(
@@ -84,7 +86,7 @@ def travelling(
 
 
 def bundles(draws: Draws, of_planes: Collection[str], wire: Wire) -> list[list[Bundle]]:
-    """All tensors of a run, by table.
+    """All tensors of a run, by table: what is small in company, up to a bound, all else alone.
 
     Every rank comes to the same, whatever it holds. In int8 a tensor has scales of its own, and
     travels alone.
@@ -95,12 +97,15 @@ def bundles(draws: Draws, of_planes: Collection[str], wire: Wire) -> list[list[B
         wire: how lines travel.
     """
     found: dict[Table, dict[tuple[object, ...], list[Member]]] = {}
+    so_far: dict[Table, int] = {}
     for name, like in draws.like.items():
-        grid = draws.grids[name]
-        of_table = found.setdefault(grid.table, {})
+        grid, n_entries = draws.grids[name], prod(draws.grids[name].shape)
+        of_table, before = found.setdefault(grid.table, {}), so_far.get(grid.table, 0)
+        so_far[grid.table] = before + n_entries * len(of_planes) * (n_entries <= SMALL)
         for plane, how in travelling(draws, of_planes, name, wire):
-            alone = how == "int8" or prod(grid.shape) > SMALL
-            which = (like.dtype, how, plane == OUTER, (plane, name) if alone else None)
+            alone = how == "int8" or n_entries > SMALL
+            company = (plane, name) if alone else before // MOST
+            which = (like.dtype, how, plane == OUTER, company)
             of_table.setdefault(which, []).append(Member(plane, name))
     return [[_bundle(draws, each, wire) for each in of.values()] for of in found.values()]
 

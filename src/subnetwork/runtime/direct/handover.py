@@ -55,7 +55,7 @@ def handed_over(
     """The part at the start of the next round, from the merged one: one exchange.
 
     Tensors are let go of as soon as they are dealt out: where the caller keeps no reference to
-    `held`, old and new part are never there together.
+    `held`, old and new part are never there together, but for what travels in company.
 
     Args:
         draws: the cuts of the run.
@@ -71,7 +71,8 @@ def handed_over(
     for of_table in bundles(draws, of_planes, wire):
         coming += _dealt_out(draws, rank, k, of_table, (loose, after), parcels, in_place=in_place)
     yield parcels.post()
-    for each in coming:
+    while coming:
+        each = coming.pop(0)  # what travelled in company is let go of when it is parted
         settle(each.way, each.block, each.arrived, each.bundle.how)
         after.blocks.update(each.bundle.parted(each.block))
         after.idle.update(each.bundle.parted(each.idle))
@@ -97,12 +98,11 @@ def _dealt_out(
     loose, after = parts
     name, found = of_table[0].name, []
     way = route(draws, name, k, rank, loose.index.get(name))
-    idle, shared = _no_idle(way), not apart(way.kept.goal)
+    idle, to_keepers = _no_idle(way), way
+    if any(bundle.by_keepers for bundle in of_table) and not apart(way.kept.goal):
+        to_keepers = route(draws, name, k, rank, loose.index.get(name), by_keepers=True)
     for bundle in of_table:
-        here = way
-        if bundle.by_keepers and shared:
-            here = route(draws, name, k, rank, loose.index.get(name), by_keepers=True)
-        here = replace(here, grid=bundle.grid)
+        here = replace(to_keepers if bundle.by_keepers else way, grid=bundle.grid)
         have = bundle.taken(loose.blocks), bundle.taken(loose.idle)
         over = in_place or bundle.fused
         moved = _moved(here, bundle.dtype, have, idle, bundle.how, in_place=over)
@@ -135,8 +135,9 @@ def _moved(
     in_place: bool = False,
 ) -> _Moved:
     """One tensor dealt out: the next block, the next idle values, and bytes for each worker."""
-    if in_place and have[0] is not None and way.same_shape:
-        block = as_lines(have[0], way.grid)
+    have_lines = [None if t is None else _aligned(as_lines(t, way.grid)) for t in have]
+    if in_place and have_lines[0] is not None and way.same_shape:
+        block = have_lines[0]
     else:
         block = room((way.lines_held, way.grid.length), dtype)
     waiting = room((int(way.starts[-1]), way.grid.length), dtype)
@@ -145,7 +146,7 @@ def _moved(
     echoes = np.empty(way.n_echoes, np.int64), np.empty(way.n_echoes, np.int64)
     out = bits(leaving)
     sent = Sent(out.reshape(-1), rows, *echoes)
-    source = Lines(*(bits(leaving[:0] if t is None else as_lines(t, way.grid)) for t in have))
+    source = Lines(*(bits(leaving[:0] if t is None else t) for t in have_lines))
     target = Next(Lines(bits(block), bits(waiting)), idle, _places(way))
     ends = np.cumsum(way.leaving) * out.shape[1]
     if out.shape[1] == 1 and apart(way.kept.now) and apart(way.kept.goal):
@@ -157,6 +158,11 @@ def _moved(
     if way.n_echoes:
         block[torch.as_tensor(echoes[1])] = coded.values[torch.as_tensor(echoes[0] // out.shape[1])]
     return _Moved(block, waiting, coded.parcels, arriving_sizes(way, block, how))
+
+
+def _aligned(lines: Tensor) -> Tensor:
+    """Lines that start at a multiple of four bytes, which `bits` wants: a copy if they must be."""
+    return lines.clone() if lines.storage_offset() * lines.element_size() % 4 else lines
 
 
 def arriving_sizes(way: Route, block: Tensor, how: Wire) -> list[int]:

@@ -60,7 +60,8 @@ class Held:
         tensors = list(self.submodel.tensors())
         tensors += [t for share in self.shares.values() for t in share.values.values()]
         tensors += [t for plane in self.x.values() for t in plane.values()]
-        index = sum(s.lines.words.nbytes + s.lines.starts.nbytes for s in self.shares.values())
+        lines = {id(share.lines): share.lines for share in self.shares.values()}  # some are shared
+        index = sum(each.words.nbytes + each.starts.nbytes for each in lines.values())
         return index + sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -1,8 +1,8 @@
 """Steps of the merge where nobody holds the model: each rank steps from the x^k that it was given.
 
-Momentum buffers travel with their lines, as a plane beside the local optimizer's moments, of which
-local work knows nothing. What a rank does to lines that another one keeps is dropped by the
-hand-over, as its own z_i is.
+Momentum buffers are a plane beside the local optimizer's moments, of which local work knows
+nothing. They travel with their lines, from keeper to keeper; other holders of a line have zeros.
+What a rank does to lines that another one keeps is dropped by the hand-over, as its own z_i is.
 """
 
 from collections.abc import Collection, Sequence

@@ -35,17 +35,20 @@ CHUNK = 1 << 16  # lines
 
 @dataclass(frozen=True)
 class Route:
-    """Where the lines of one parameter come from and go to, for one rank and one hand-over."""
+    """Where the lines of one table come from and go to, for one rank and one hand-over.
+
+    That of a parameter, or of any tensor with the same table: `grid` says how long a line is.
+    """
 
     grid: Grid
     kept: Kept
     leaving: Array  # lines for each worker
     starts: Array  # of the rows of the next idle lines
     n_echoes: int
-    keepers: Array | None  # of every line of the next block; None where `senders` says it
+    keepers: Array | None  # who sends each line of the next block; None where `senders` says it
     senders: Array | None  # (rows of the next block, workers, words): the lines of each
     arriving: Array  # lines from each worker; none from this rank itself
-    unneeded: Array | None = None  # which lines of the next block are another keeper's
+    unneeded: Array | None = None  # lines of the next block that nobody sends: another keeps them
 
     @property
     def lines_sent(self) -> int:
@@ -79,14 +82,14 @@ def route(
     draws: Draws, name: str, k: int, rank: int, idle: Idle | None = None,
     *, by_keepers: bool = False,
 ) -> Route:  # fmt: skip
-    """Who sends what to whom of one parameter between the rounds k and k + 1.
+    """Who sends what to whom of one table between the rounds k and k + 1.
 
     Pure: every rank finds out by itself what it sends and what it gets, from the keyed draws and
     its own idle lines alone.
 
     Args:
         draws: the cuts of the run.
-        name: the parameter.
+        name: a parameter that has it.
         k: the round that ends.
         rank: whose side.
         idle: its idle lines in round k.
@@ -117,7 +120,7 @@ def routed(draws: Draws, name: str, k: int, here: Kept) -> Route:
             next_keepers = np.empty_like(keepers)
             last_keepers(here.goal, here.after, rows, cols, next_keepers)
             unneeded = next_keepers != here.me
-            keepers[unneeded] = here.me  # as if they were there: nobody sends them
+            keepers[unneeded] = here.me  # as if they were there
         arriving += [np.count_nonzero(keepers == i) for i in range(n)]
     else:
         count_senders(senders, arriving)

@@ -3,7 +3,8 @@
 Rounding is part of the algorithm, not an accident of transport: after a hand-over all holders of a
 line agree on its value. A line that is sent to anyone is rounded everywhere, also where the rank
 that sends it goes on holding it; a line that stays with its only holder, or that nobody needs, is
-not rounded. Contributions to a mean over holders are sent as the rounded change z_i - x.
+not rounded. Contributions to a mean over holders are sent as the rounded change z_i - x. Momentum
+of the merge's own step is rounded where it goes to another keeper.
 """
 
 from collections.abc import Sequence
