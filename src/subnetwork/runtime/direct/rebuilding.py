@@ -9,7 +9,7 @@ from torch import Tensor
 from subnetwork.runtime.direct.bundles import Bundle, bundles, travelling
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.handover import arriving_sizes, settle
-from subnetwork.runtime.direct.held import PARAMS, Held, Loose, Member
+from subnetwork.runtime.direct.held import OUTER, PARAMS, Held, Loose, Member
 from subnetwork.runtime.direct.links import Exchange, Parcels, Post
 from subnetwork.runtime.direct.memory import room
 from subnetwork.runtime.direct.replicas import Replica, neighbour, own_lines, unknown
@@ -64,21 +64,24 @@ def rebuilt(
     ]
     loose = Loose(index=dict(unknown(draws, k, rank).lines))
     keeper = neighbour(rank, draws.n_workers)
-    own = {name: own_lines(draws, name, k, rank) for name in draws.like}
-    copies = []
-    for name, _ in _tensors(draws, moments):
+    copies, found = [], dict[tuple[str, bool], Tensor]()
+    for name, plane in _tensors(draws, moments):
+        which = name, plane == OUTER
+        if which not in found:
+            found[which] = own_lines(draws, name, k, rank, plane)
+        own = found[which]
         n_idle = int(loose.index[name].starts[-1]) if name in loose.index else 0
-        copies.append([_from(parcels, keeper, draws, name, n) for n in (len(own[name]), n_idle)])
+        sent = [_from(parcels, keeper, draws, name, n) for n in (len(own), n_idle)]
+        copies.append((Member(plane, name), own, sent))
     yield parcels.post()
     for each in coming:
         settle(each.way, each.block, each.arrived, each.bundle.how)
         loose.blocks.update(each.bundle.parted(each.block))
-    for (name, plane), (kept, waiting) in zip(_tensors(draws, moments), copies, strict=True):
-        block = loose.blocks[Member(plane, name)]
-        block[own[name]] = read(kept, block.dtype).view(-1, block.shape[1])
-        if name in loose.index:
-            values = read(waiting, block.dtype).view(-1, block.shape[1])
-            loose.idle[Member(plane, name)] = values
+    for member, own, (kept, waiting) in copies:
+        block = loose.blocks[member]
+        block[own] = read(kept, block.dtype).view(-1, block.shape[1])
+        if member.name in loose.index:
+            loose.idle[member] = read(waiting, block.dtype).view(-1, block.shape[1])
     return loose.together(draws, rank, k, of_planes)
 
 

@@ -6,7 +6,7 @@ that nobody trains - its neighbour (rank + 1) mod n gets a replica of, of which 
 once, when they become idle. So a dead rank's part is put together by the survivors, to the bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,10 @@ from subnetwork.nets.state import Tensors
 from subnetwork.runtime.direct.bundles import travelling
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.held import (
+    OUTER,
+    PARAMS,
     Held,
+    apart,
     as_lines,
     as_words,
     held_rows,
@@ -85,15 +88,22 @@ def idle_lines(draws: Draws, name: str, k: int, rank: int) -> Idle:
     return Idle(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), words)
 
 
-def own_lines(draws: Draws, name: str, k: int, rank: int) -> Tensor:
-    """The places in a rank's block of round k of the lines that it kept itself."""
+def own_lines(draws: Draws, name: str, k: int, rank: int, plane: str = PARAMS) -> Tensor:
+    """The places in a rank's block of round k of the lines that it kept itself, of one plane.
+
+    Of the momentum of the merge's step those that it keeps on: others have no value here.
+    """
     goal = draws.masks(name, k)
     rows, cols = held_rows(goal, rank)
     senders = senders_of(draws, name, k - 1, rows, sets_of(goal, draws.n_workers)[rank])
     if senders is None:
-        return torch.as_tensor(np.flatnonzero(keepers_of(draws, name, k - 1, rows, cols) == rank))
-    own = np.ascontiguousarray(senders[:, rank]).view(np.uint8)
-    return torch.as_tensor(np.flatnonzero(np.unpackbits(own, axis=1, bitorder="little")[:, cols]))
+        own = np.flatnonzero(keepers_of(draws, name, k - 1, rows, cols) == rank)
+    else:
+        words = np.ascontiguousarray(senders[:, rank]).view(np.uint8)
+        own = np.flatnonzero(np.unpackbits(words, axis=1, bitorder="little")[:, cols])
+    if plane == OUTER and not apart(goal):
+        own = own[keepers_of(draws, name, k, rows, cols)[own] == rank]
+    return torch.as_tensor(own)
 
 
 def replicated(
@@ -113,7 +123,7 @@ def replicated(
     """
     k, to, of = held.k, neighbour(rank, draws.n_workers), other.of
     parcels, have = Parcels.of(draws.n_workers), planes(held.submodel)
-    coming = {name: _coming(draws, name, k, other) for name in draws.like}
+    coming = {name: _coming(draws, name, k, other, have) for name in draws.like}
     arrived: dict[tuple[str, str], Tensor] = {}
     nothing = torch.empty(0, dtype=torch.uint8)
     for name, each in coming.items():
@@ -122,7 +132,7 @@ def replicated(
             sizes, out = [0] * draws.n_workers, [nothing] * draws.n_workers
             out[to] = raw(leaving[plane])
             line = draws.grids[name].length * draws.like[name].element_size()
-            sizes[of] = line * (each.n_own + int(each.fresh.sum()))
+            sizes[of] = line * (each.n_own[plane] + int(each.fresh.sum()))
             arrived[plane, name] = parcels.add(out, sizes)
     yield parcels.post()
     own: dict[str, dict[str, Tensor]] = {}
@@ -130,10 +140,10 @@ def replicated(
     for (plane, name), sent in arrived.items():
         each, like, length = coming[name], draws.like[name], draws.grids[name].length
         values = read(sent, like.dtype).view(-1, length)
-        own.setdefault(name, {})[plane] = values[: each.n_own].clone()
+        own.setdefault(name, {})[plane] = values[: each.n_own[plane]].clone()
         lines = room((len(each.fresh), length), like.dtype)
         fresh = torch.as_tensor(each.fresh)
-        lines[fresh] = values[each.n_own :]
+        lines[fresh] = values[each.n_own[plane] :]
         if not fresh.all():
             lines[~fresh] = other.idle[name][plane][torch.as_tensor(each.stays)]
         idle.setdefault(name, {})[plane] = lines
@@ -148,10 +158,10 @@ class _Coming:
     lines: Idle  # idle lines now
     fresh: Array  # which of them come
     stays: Array  # which of those of the round before stay
-    n_own: int
+    n_own: Mapping[str, int]  # by plane
 
 
-def _coming(draws: Draws, name: str, k: int, other: Replica) -> _Coming:
+def _coming(draws: Draws, name: str, k: int, other: Replica, of_planes: Collection[str]) -> _Coming:
     grid, then = draws.grids[name], draws.masks(name, k)
     before = other.lines.get(name, no_lines(grid))
     words, space = no_lines(grid).words, np.empty(grid.n_cols, np.int64)
@@ -162,7 +172,10 @@ def _coming(draws: Draws, name: str, k: int, other: Replica) -> _Coming:
     if other.whole:
         fresh = ~_among(words, before.words, len(fresh))
     stays = _among(before.words, words, int(before.starts[-1]))
-    return _Coming(Idle(starts, words), fresh, stays, len(own_lines(draws, name, k, other.of)))
+    n_own = dict.fromkeys(of_planes, len(own_lines(draws, name, k, other.of)))
+    if OUTER in of_planes:
+        n_own[OUTER] = len(own_lines(draws, name, k, other.of, OUTER))
+    return _Coming(Idle(starts, words), fresh, stays, n_own)
 
 
 def _leaving(
@@ -170,7 +183,7 @@ def _leaving(
 ) -> dict[str, Tensor]:
     """Plane -> the lines of one parameter that its replica lacks."""
     grid, share, have = draws.grids[name], held.shares.get(name), planes(held.submodel)
-    places = own_lines(draws, name, held.k, rank)
+    own = own_lines(draws, name, held.k, rank)
     fresh = np.empty(0, bool)
     if share is not None:
         fresh = np.ones(int(share.lines.starts[-1]), bool)
@@ -180,6 +193,7 @@ def _leaving(
     for plane, _ in travelling(draws, have, name, "float32"):
         parts = [torch.empty((0, grid.length), dtype=draws.like[name].dtype)]
         if name in have[plane]:
+            places = own_lines(draws, name, held.k, rank, OUTER) if plane == OUTER else own
             parts.append(as_lines(have[plane][name], grid)[places])
         if share is not None:
             parts.append(share.values[plane][torch.as_tensor(fresh)])
