@@ -118,9 +118,10 @@ def test_an_all_reduce_is_measured_and_leaves_nothing_behind():
     for n_bytes, n_ranks in ((1, 2), (1 << 20, 3), (1 << 40, 2)):  # the last by a buffer that fits
         found = reducing(n_bytes, n_ranks, budget=0.0)
         assert 1e-12 < found.a_byte < 1e-3
-        assert 1e-12 < found.wall < 1e-3
+        assert 0 <= found.wall < 1e-3
         assert 1e-9 < found.message < 1
         assert found.more is None
+    assert found.wall > 0  # of a large buffer, which takes longer than its waits
     assert not dist.is_initialized()
     assert open_here() == before
 
