@@ -16,10 +16,11 @@ from simulated import (
 from subnetwork.deals import Full, Lazy, Perm, RandQ
 from subnetwork.nets import ModelState, NetSketch, Outer
 from subnetwork.runtime.direct import handed_over, together
-from subnetwork.runtime.direct.held import OUTER, PARAMS
+from subnetwork.runtime.direct.held import OUTER, PARAMS, held_rows
 from subnetwork.runtime.direct.links import Post
 from subnetwork.runtime.direct.rebuilding import given_back, rebuilt
 from subnetwork.runtime.direct.replicas import idle_lines, neighbour, replicated, unknown
+from subnetwork.runtime.direct.routing import keepers_of
 
 CASES = [(deal, "float32") for deal in DEALS]
 CASES += [(deal, wire) for deal in (Perm(N), RandQ(N, q=2)) for wire in ("bfloat16", "int8")]
@@ -99,6 +100,12 @@ def test_the_momentum_of_the_merge_comes_back_to_its_keeper(deal, wire):
         after = train(d, helds, wire, steps)
         helds, replicas, sent, _ = pass_on_with_replicas(d, after, known, replicas, wire)
         known = [index_of(held) for held in helds]
+        for replica in replicas:  # of what goes on with the same keeper, not a line more
+            for name, own in replica.own.items():
+                rows, cols = held_rows(d.masks(name, replica.k), replica.of)
+                before, now = (keepers_of(d, name, replica.k - t, rows, cols) for t in (1, 0))
+                kept = np.count_nonzero((before == replica.of) & (now == replica.of))
+                assert len(own[OUTER]) == kept
         for lost in range(d.n_workers):
             same_part(brought_back(d, lost, helds, sent, replicas, wire), helds[lost])
 
@@ -177,8 +184,6 @@ def idle_by_hand(held, name, grid):
 
 def own_by_hand(d, name, k, i, held):
     """Lines that rank i keeps after round k: held ones by the keepers' rule, and idle ones."""
-    from subnetwork.runtime.direct.routing import keepers_of
-
     grid, now = d.grids[name], d.masks(name, k)
     keepers = keepers_of(d, name, k, np.arange(grid.n_rows), np.arange(grid.n_cols))
     mine = keepers.reshape(grid.n_rows, grid.n_cols) == i
