@@ -138,6 +138,12 @@ def test_the_wall_is_measured_beside_the_processor():
     assert wall >= 0.02
 
 
+def test_waits_and_shared_cores_are_no_matter_of_bytes():
+    assert measuring.by_bytes(10.0, 1.0, 4, 8) == 4.0  # less six waits
+    assert measuring.by_bytes(10.0, 1.0, 4, 2) == 2.0  # two ranks a core
+    assert measuring.by_bytes(1.0, 1.0, 2, 2) == 0.0
+
+
 def test_the_default_group_of_the_caller_stays_as_it_is():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:

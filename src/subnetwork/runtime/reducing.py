@@ -82,9 +82,8 @@ def reducing(
             one_way = 2 * (n_ranks - 1) / n_ranks * size
             busy, wall = _span(_all_reduce(group, size), group, budget / 6)
             message, wait = (t / (n_ranks - 1) for t in _span(_words(group), group, budget / 12))
-            moving = max(0.0, wall - 2 * (n_ranks - 1) * wait)  # latency is no matter of bytes
             found = {"a_byte": busy / one_way, "message": message}
-            found["wall"] = moving / one_way / max(1.0, n_ranks / cores())
+            found["wall"] = by_bytes(wall, wait, n_ranks, cores()) / one_way
             _keep(path / f"{rank}.json", found)
             if parallel is not None:
                 alone, _ = _span(parallel(None), group, budget / 2)
@@ -149,6 +148,11 @@ def _words(group: Group) -> Step:
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def by_bytes(wall: float, wait: float, n_ranks: int, n_cores: int) -> float:
+    """What an all-reduce takes for its bytes, had every rank a core: latency is left out."""
+    return max(0.0, wall - 2 * (n_ranks - 1) * wait) / max(1.0, n_ranks / n_cores)
 
 
 def _span(do: Step, group: Group, budget: float) -> tuple[float, float]:

@@ -1,9 +1,9 @@
 """What brings a dead rank's part back: what others sent it, and a replica of what it kept itself.
 
 A rank's part at the start of round k came from two sides. What other ranks sent, they keep: the
-bytes of their posts. What it kept itself - lines of its block that it was the keeper of, and lines
-that nobody trains - its neighbour (rank + 1) mod n gets a replica of, of which idle lines travel
-once, when they become idle. So a dead rank's part is put together by the survivors, to the bit.
+bytes of their posts. What it kept itself - lines of its block that it was the keeper of (of the
+merge's momentum, that it keeps on), and lines that nobody trains - its neighbour (rank + 1) mod n
+gets a replica of, of which idle lines travel once, when they become idle. So a dead rank's part is put together by the survivors, to the bit.
 """
 
 from collections.abc import Collection, Mapping
@@ -49,7 +49,7 @@ class Replica:
     idle: Mapping[str, Tensors] = field(default_factory=dict)
     """Parameter -> plane -> their values."""
     own: Mapping[str, Tensors] = field(default_factory=dict)
-    """Parameter -> plane -> the lines of its block that it sent itself."""
+    """Parameter -> plane -> the lines of its block that it sent itself, by `own_lines`."""
     whole: bool = False
     """Whether the values are there; before, only the index is."""
 
