@@ -3,7 +3,8 @@
 A rank's part at the start of round k came from two sides. What other ranks sent, they keep: the
 bytes of their posts. What it kept itself - lines of its block that it was the keeper of (of the
 merge's momentum, that it keeps on), and lines that nobody trains - its neighbour (rank + 1) mod n
-gets a replica of, of which idle lines travel once, when they become idle. So a dead rank's part is put together by the survivors, to the bit.
+gets a replica of, of which idle lines travel once, when they become idle. So a dead rank's part is
+put together by the survivors, to the bit.
 """
 
 from collections.abc import Collection, Mapping
