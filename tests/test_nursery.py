@@ -110,6 +110,8 @@ def test_processes_are_called_by_their_names(births, tmp_path):
     while not (tmp_path / "sleep.log").exists() or not (tmp_path / "sleep.log").read_text():
         assert time.monotonic() < until
         time.sleep(0.01)
+    while child.pid is None:  # the child may be at work before the nursery's word of it is read
+        births.look(1.0)
     named = descendants()
     assert child.poll() is None
     if births._forks:
