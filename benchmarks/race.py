@@ -42,7 +42,7 @@ from subnetwork.nets.architecture import runnable
 from subnetwork.nets.plan import Plan
 from subnetwork.runtime.calibration import STILL, calibrate, loopback, sizes
 from subnetwork.runtime.costs import Network, Setting, predict
-from subnetwork.runtime.reducing import cores
+from subnetwork.runtime.measured import cores
 
 UNTHROTTLED = "unthrottled"
 LINKS = ["100mbit", UNTHROTTLED, "10mbit", "1gbit"]

@@ -1,7 +1,6 @@
 """`subnetwork plan`: what of a model can be cut, and whether that pays on a network."""
 
 import math
-import os
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, cast
@@ -118,10 +117,11 @@ def plan(
 def _others(setting: "Setting") -> int:
     """How many workers one is measured beside: as many a core as where they will train."""
     from subnetwork.nursery import FORKS
+    from subnetwork.runtime.measured import cores
 
     if setting.cores is None or not FORKS:
         return 0
-    here = len(os.sched_getaffinity(0)) * setting.crowding
+    here = cores() * setting.crowding
     return round(min(here, setting.n_workers, MOST_HERE)) - 1
 
 

@@ -1,6 +1,7 @@
 """What a round took, worker by worker: seconds, bytes on the wire, memory."""
 
 import math
+import os
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -76,6 +77,11 @@ def peak_memory() -> int:
         return 1024 * (_field(STATUS, "VmHWM:") or 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # not Linux: bytes on macOS, else KiB
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> float:

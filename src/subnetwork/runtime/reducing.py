@@ -1,7 +1,6 @@
 """What an all-reduce costs a processor, and a step of DDP: measured between processes."""
 
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ from subnetwork.algorithm import WorkerLostError
 from subnetwork.nets.optimizers import Optimizer
 from subnetwork.runtime.direct.gloo import CONNECTING, meet, over
 from subnetwork.runtime.direct.links import Post, whole
+from subnetwork.runtime.measured import cores
 from subnetwork.runtime.neighbours import ended_well, forked
 
 LEAST, MOST = 1 << 18, 16 << 20  # bytes of a buffer that is worth measuring with
@@ -143,11 +143,6 @@ def _words(group: Group) -> Step:
     word, links = torch.zeros(8, dtype=torch.uint8), over(group, rank)
     into = whole([8 * other for other in others])
     return lambda: links(Post([[word] * other for other in others], into))
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def by_bytes(wall: float, wait: float, n_ranks: int, n_cores: int) -> float:

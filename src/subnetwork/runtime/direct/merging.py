@@ -147,7 +147,7 @@ class _Change:
     own: Tensor
 
     def mean(self, total: Tensor) -> Tensor:
-        """X and what all holders did to it, in the lines that this rank keeps."""
+        """The mean: x and what all holders did to it, in the lines that this rank keeps."""
         holders = np.bitwise_count(self.of.holders[self.of.mine.numpy()])
         count = torch.as_tensor(holders, dtype=torch.int32)
         return changed(self.x[self.of.mine], total, count[:, None])
