@@ -30,6 +30,7 @@ from subnetwork.runtime.direct.kernels import (
     deal_out,
     take_in,
 )
+from subnetwork.runtime.direct.lanes import are_quick
 from subnetwork.runtime.direct.links import Exchange, Parcels
 from subnetwork.runtime.direct.memory import room
 from subnetwork.runtime.direct.routing import Route, route, routed, space
@@ -38,6 +39,7 @@ from subnetwork.runtime.direct.rows import (
     deal_out_rows,
     n_words,
     sets_of,
+    take_in_lanes,
     take_in_rows,
 )
 from subnetwork.runtime.direct.wire import (
@@ -150,7 +152,7 @@ def _moved(
     target = Next(Lines(bits(block), bits(waiting)), idle, _places(way))
     ends = np.cumsum(way.leaving) * out.shape[1]
     if out.shape[1] == 1 and apart(way.kept.now) and apart(way.kept.goal):
-        deal_out_rows(way.kept, _dense(way, out.dtype), source, sent, ends, target)
+        deal_out_rows(way.kept, _dense(way, out), source, sent, ends, target)
     else:
         deal_out(way.kept, space(way.grid), source, sent, ends, target)
     groups = scale_groups(torch.as_tensor(rows), way.grid)
@@ -189,7 +191,12 @@ def settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
     starts = (np.cumsum(way.arriving) - way.arriving) * inside.shape[1]
     flat = bits(values.view(block.dtype).view(-1, way.grid.length)).reshape(-1)
     if way.senders is not None:
-        take_in_rows(way.senders, way.kept.me, flat, starts, _places(way), inside)
+        if _by_lanes(inside):
+            mine = sets_of(way.kept.goal, len(starts))[way.kept.me]
+            space, flat_block = np.empty(64, inside.dtype), inside.reshape(-1)
+            take_in_lanes(way.senders, way.kept.me, flat, starts, mine, flat_block, space)
+        else:
+            take_in_rows(way.senders, way.kept.me, flat, starts, _places(way), inside)
         return
     assert way.keepers is not None
     take_in(way.keepers, way.kept.me, flat, starts, inside)
@@ -211,10 +218,16 @@ def _no_idle(way: Route) -> Idle:
     return Idle(way.starts, np.zeros((way.grid.n_rows, n_words(way.grid.n_cols)), np.uint64))
 
 
-def _dense(way: Route, dtype: np.dtype[np.generic]) -> Dense:
+def _dense(way: Route, lines: Array) -> Dense:
     cols = held_rows(way.kept.now, way.kept.me)[1].astype(np.int32)
     goal = sets_of(way.kept.goal, len(way.leaving))
-    return Dense(np.zeros(way.grid.n_cols, dtype), cols, goal, np.zeros(goal.shape[1], np.uint64))
+    words = np.zeros(goal.shape[1], np.uint64)
+    return Dense(np.zeros(64 * len(words), lines.dtype), cols, goal, words, _by_lanes(lines))
+
+
+def _by_lanes(lines: Array) -> bool:
+    """Whether lines are taken sixteen at a time: single entries of four bytes, where it pays."""
+    return lines.shape[1] == 1 and lines.itemsize == 4 and are_quick()
 
 
 def gathered(

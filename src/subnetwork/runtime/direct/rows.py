@@ -18,25 +18,40 @@ from subnetwork.runtime.direct.kernels import (
     lowest,
     rows_before,
 )
+from subnetwork.runtime.direct.lanes import LANES, compress, count_bits, expand
 from subnetwork.theory.kernels.streams import bare, inlined
+
+PART = np.uint64((1 << LANES) - 1)
 
 
 class Dense(NamedTuple):
     """What every row is dealt out by, and space for the entries of one row at their columns."""
 
-    values: Array
+    values: Array  # 64 for every word
     cols: Array  # that this rank holds now, ascending
     goal: Array  # (workers, words): the columns that each worker is to get
     words: Array  # space: of the lines of the row that are still to be dealt out
+    lanes: bool  # sixteen entries at a time, which says nothing about what comes out
 
 
 @inlined
-def count_bits(word: Any) -> Any:  # noqa: ANN401 - a word, a number
-    """How many bits are set."""
-    x = word - (word >> np.uint64(1) & np.uint64(0x5555555555555555))
-    x = (x & np.uint64(0x3333333333333333)) + (x >> np.uint64(2) & np.uint64(0x3333333333333333))
-    x = x + (x >> np.uint64(4)) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64(x * np.uint64(0x0101010101010101) >> np.uint64(56))
+def take_word(word: Any, source: Array, v: int, into: Array, t: int) -> Any:  # noqa: ANN401
+    """The entries v + bit of an array, in order, to t and on of another; returns the next t."""
+    for part in range(0, 64, LANES):
+        chosen = word >> np.uint64(part) & PART
+        compress(into, t, source, v + part, chosen)
+        t += count_bits(chosen)
+    return t
+
+
+@inlined
+def put_word(word: Any, into: Array, v: int, source: Array, s: int) -> Any:  # noqa: ANN401
+    """The entries s and on of an array, in order, to v + bit of another; returns the next s."""
+    for part in range(0, 64, LANES):
+        chosen = word >> np.uint64(part) & PART
+        expand(into, v + part, source, s, chosen)
+        s += count_bits(chosen)
+    return s
 
 
 @bare
@@ -78,18 +93,23 @@ def tally_rows(kept: Kept, goal: Array, counts: Array, starts: Array) -> None:
 @inlined
 def spread_row(kept: Kept, u: int, base: int, have: Lines, dense: Dense) -> None:
     """Put the entries of row u that this rank keeps at their columns, and note which these are."""
-    p = kept.idle.starts[u]
+    p, q, idle, block = kept.idle.starts[u], base, have.idle.reshape(-1), have.block.reshape(-1)
     held = kept.now.rows[u] >> np.uint64(kept.me) & np.uint64(1) != 0
     for w in range(len(kept.mine)):
         left = kept.idle.words[u, w]
         dense.words[w] = left | kept.mine[w] if held else left
+        if dense.lanes:
+            p = put_word(left, dense.values, 64 * w, idle, p)
+            if held:
+                q = put_word(kept.mine[w], dense.values, 64 * w, block, q)
+            continue
         while left != 0:
-            dense.values[64 * w + lowest(left)] = have.idle[p, 0]
+            dense.values[64 * w + lowest(left)] = idle[p]
             p += 1
             left &= left - np.uint64(1)
-    if held:
+    if held and not dense.lanes:
         for q in range(len(dense.cols)):
-            dense.values[dense.cols[q]] = have.block[base + q, 0]
+            dense.values[dense.cols[q]] = block[base + q]
 
 
 @inlined
@@ -98,6 +118,9 @@ def pick(dense: Dense, goal: Array, values: Array, t: int) -> None:
     for w in range(len(dense.words)):
         left = dense.words[w] & goal[w]
         dense.words[w] ^= left
+        if dense.lanes:
+            t = take_word(left, dense.values, 64 * w, values, t)
+            continue
         while left != 0:
             values[t] = dense.values[64 * w + lowest(left)]
             t += 1
@@ -106,13 +129,20 @@ def pick(dense: Dense, goal: Array, values: Array, t: int) -> None:
 
 @inlined
 def pick_into(dense: Dense, goal: Array, block: Array, base: int, places: Array) -> None:
-    """Take the row's entries at these columns to their places in a row of the next block."""
+    """Take the row's entries at these columns to their places in a row of the next block.
+
+    Sixteen at a time, the places of entries that others send are filled too, with anything.
+    """
+    t, flat = base, block.reshape(-1)
     for w in range(len(dense.words)):
         left = dense.words[w] & goal[w]
         dense.words[w] ^= left
+        if dense.lanes:
+            t = take_word(goal[w], dense.values, 64 * w, flat, t)
+            continue
         while left != 0:
             v = 64 * w + lowest(left)
-            block[base + places[v], 0] = dense.values[v]
+            flat[base + places[v]] = dense.values[v]
             left &= left - np.uint64(1)
 
 
@@ -275,6 +305,34 @@ def count_senders(senders: Array, counts: Array) -> None:
         for i in range(senders.shape[1]):
             for w in range(senders.shape[2]):
                 counts[i] += count_bits(senders[r, i, w])
+
+
+@bare
+def take_in_lanes(
+    senders: Array, me: int, values: Array, offsets: Array, mine: Array, block: Array, row: Array
+) -> None:
+    """`take_in_rows` for lines of one entry, sixteen at a time.
+
+    Args:
+        senders: (rows of the block, workers, words).
+        me: this rank, whose own lines are there already.
+        values: the lines of every sender one after another.
+        offsets: where those of each sender start; moved to their ends.
+        mine: the columns of the block, as bits.
+        block: its entries, flat.
+        row: space for 64 entries.
+    """
+    q = 0
+    for r in range(len(senders)):
+        for w in range(len(mine)):
+            theirs = mine[w] & ~senders[r, me, w]
+            if theirs != 0:
+                put_word(mine[w], row, 0, block, q)
+                for i in range(senders.shape[1]):
+                    if i != me:
+                        offsets[i] = put_word(senders[r, i, w], row, 0, values, offsets[i])
+                take_word(mine[w], row, 0, block, q)
+            q += count_bits(mine[w])
 
 
 @bare
