@@ -14,16 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 
 import torch
 import torch.distributed as dist
+from net import CannotEmulateError, network
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -83,6 +85,8 @@ def data(workers: int) -> Batches:
     return Batches(inputs, targets, workers, BATCH, seed=1)
 
 
+Start: TypeAlias = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[str]"]
+"""A command and what its environment has to say -> the process."""
 Seconds = tuple[float, float]
 """Of the wall, and of this process's CPU: the second one means something on a busy machine too."""
 
@@ -250,15 +254,27 @@ def work(case: Case, rank: int, folder: Path) -> None:
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
 
 
+@contextmanager
+def starting() -> Iterator[Start]:
+    """What starts a rank: in a host of its own for all, which speaks CUBIC; else here."""
+    with ExitStack() as stack:
+        try:
+            (host,) = stack.enter_context(network(1))
+        except CannotEmulateError as error:
+            print(f"overhead: over the loopback of this machine as it is: {error}", flush=True)
+            yield lambda command, env: subprocess.Popen(command, env=env | os.environ, text=True)
+            return
+        yield lambda command, env: host.start(command, environment=env)
+
+
 def measured(case: Case) -> dict[str, float]:
     """The slowest, largest rank of a case; of the slower: rounds beside their slower compute."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, starting() as start:
         words = [case.variant, case.model, str(case.workers), str(case.rounds)]
         command = [sys.executable, __file__, "--rank"]
         pages = {PAGES: "1"}  # as the command has them for direct hand-over; here for all
         ranks = [
-            subprocess.Popen([*command, str(rank), folder, *words], env=pages | os.environ)
-            for rank in range(case.workers)
+            start([*command, str(rank), folder, *words], pages) for rank in range(case.workers)
         ]
         codes = [rank.wait() for rank in ranks]
         if any(codes):
