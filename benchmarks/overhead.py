@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 
 from subnetwork import Perm, decompose
 from subnetwork.environment import PAGES
-from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch, Submodel
+from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch
 from subnetwork.runtime.calibration import sizes
 from subnetwork.runtime.costs import Network, Pace, Setting, predict
 from subnetwork.runtime.direct import (
@@ -48,6 +48,7 @@ from subnetwork.runtime.direct import (
     together,
     with_moments,
 )
+from subnetwork.runtime.direct.memory import Spare
 from subnetwork.runtime.direct.outer import trained
 from subnetwork.runtime.measured import peak_memory
 from subnetwork.runtime.memory import spare_memory
@@ -154,15 +155,11 @@ def direct(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[s
     local = LocalSteps(case.network, watched, SGD(STEP_SIZE), J, in_place=True)
     compute, whole = [], []
 
-    def timed(k: int, worker: int, part: Submodel) -> Submodel:
-        part = local(k, worker, part)
-        compute.append(since(watched.began))
-        return part
-
     for k in range(case.rounds + 1):
         start, watched.began = now(), None
         held = box.pop()
-        held = trained(held, timed, rank)
+        held = trained(held, local, rank, None, Spare())
+        compute.append(since(watched.began))
         after = [carried(merged(draws, rank, held), links).result]
         del held
         handed = handed_over(draws, rank, after.pop(), in_place=True)

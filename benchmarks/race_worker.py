@@ -35,6 +35,7 @@ from subnetwork.runtime.direct import (
     with_moments,
 )
 from subnetwork.runtime.direct.links import Exchange, Links, Post, whole
+from subnetwork.runtime.direct.memory import Spare
 from subnetwork.runtime.direct.outer import carried_moments, trained
 from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
@@ -112,7 +113,7 @@ class DirectIst:
         if self.merged:
             exchange = handed_over(draws, run.rank, self._let_go(), wire, in_place=True)
             self.held = self._carried(exchange)
-        train = partial(trained, self._let_go(), self.local, run.rank, self.steps)
+        train = partial(trained, self._let_go(), self.local, run.rank, self.steps, Spare())
         self.held = run.clock.timed("compute", train)
         del train
         exchange = merged(draws, run.rank, self._let_go(), wire, self.steps)

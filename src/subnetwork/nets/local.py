@@ -114,6 +114,9 @@ class LocalSteps:
     """Asked after each step, by how many are taken; see `until`."""
     in_place: bool = False
     """Train in the submodel's own memory: what is returned is what was given, overwritten."""
+    let_go: Callable[[list[Tensor]], None] | None = field(default=None, compare=False)
+    """Told the last step's gradients, whose memory may be used again: nothing that the module or
+    its hooks did may still refer to it."""
     modules: Modules = field(default_factory=Modules, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -165,6 +168,8 @@ class LocalSteps:
             with _keyed_noise(self.batches, worker, k):
                 losses = self._train(module, named, stepping, scales, (worker, steps))
             stepping.write_counters()
+            if self.let_go is not None:
+                self.let_go([p.grad for p in named.values() if p.grad is not None])
         unscaled(z, scales)
         return replace(z, loss=sum(losses) / len(losses), n_steps=len(losses))
 

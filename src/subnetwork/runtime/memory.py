@@ -1,7 +1,9 @@
 """How a process of ours gets memory from the system, and gives it back."""
 
 import ctypes
+import mmap
 import os
+import sys
 from contextlib import suppress
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -39,6 +41,23 @@ def spare_memory() -> bool:
     if "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return False
     return _set_malloc(LARGE, LARGE)
+
+
+def give_back(address: int, n_bytes: int) -> bool:
+    """Give the pages that lie within this memory back to the system; it is zeros when used again.
+
+    Returns:
+        Whether it was done; elsewhere than on Linux it is not, and nothing has changed.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (address + n_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if size <= 0:
+        return False
+    libc = ctypes.CDLL(None)
+    at, length = ctypes.c_void_p(first), ctypes.c_size_t(size)
+    return bool(libc.madvise(at, length, mmap.MADV_DONTNEED) == 0)
 
 
 def _set_malloc(mmap_threshold: int, trim_threshold: int) -> bool:

@@ -1,6 +1,7 @@
 """n ranks in one process: a model with every kind of cut, and the exchange in lockstep."""
 
 import copy
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -11,7 +12,15 @@ from subnetwork.keys import key
 from subnetwork.nets import Layout, ModelState
 from subnetwork.nets.state import Submodel
 from subnetwork.nets.terms import Cat, Prod
-from subnetwork.runtime.direct import Draws, bundles, handed_over, merged, taken, together
+from subnetwork.runtime.direct import (
+    Draws,
+    bundles,
+    handed_over,
+    memory,
+    merged,
+    taken,
+    together,
+)
 from subnetwork.runtime.direct.held import planes
 from subnetwork.runtime.direct.outer import trained
 from subnetwork.runtime.direct.routing import keepers_of
@@ -112,19 +121,30 @@ def train(d, helds, wire="float32", steps=None):
 
 
 def pass_on(d, helds, wire="float32"):
-    """Every hand-over twice into memory of its own, of all tensors alone and in company, and twice
-    over a copy of what was merged."""
-    spares = [copy.deepcopy(helds) for _ in range(2)]
+    """Every hand-over twice into memory of its own, of all tensors alone and in company, and over
+    copies of what was merged: twice over the blocks, once over all that there is to be had."""
+    spares = [copy.deepcopy(helds) for _ in range(3)]
     anew = together([handed_over(d, i, held, wire) for i, held in enumerate(helds)])
     with alone():
         found = [together([handed_over(d, i, held, wire) for i, held in enumerate(helds)])]
         exchanges = [handed_over(d, i, h, wire, in_place=True) for i, h in enumerate(spares[0])]
+        found.append(together(exchanges))
+    with mock.patch.object(memory, "LARGE", 1):
+        reused = [replace(held, spare=leavings()) for held in spares.pop()]
+        exchanges = [handed_over(d, i, h, wire, in_place=True) for i, h in enumerate(reused)]
         found.append(together(exchanges))
     exchanges = [handed_over(d, i, held, wire, in_place=True) for i, held in enumerate(spares[1])]
     for over in (*found, together(exchanges)):
         for one, other in zip(over, anew, strict=True):
             same_part(one, other)
     return over
+
+
+def leavings():
+    """Memory with anything in it, in pieces that some tensors fit into."""
+    spare = memory.Spare()
+    spare.add(torch.full((n,), torch.nan) for n in (9, 40, 40, 300, 1000))
+    return spare
 
 
 def same_tensors(one, other):

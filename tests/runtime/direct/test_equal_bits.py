@@ -27,7 +27,16 @@ from subnetwork import rounds
 from subnetwork.deals import Bernoulli, Full, Lazy, Perm, RandQ
 from subnetwork.nets import Layout, ModelState, NetSketch, Outer, holders
 from subnetwork.nets.state import Submodel
-from subnetwork.runtime.direct import Draws, gathered, handed_over, merged, outer, route, together
+from subnetwork.runtime.direct import (
+    Draws,
+    gathered,
+    handed_over,
+    handover,
+    merged,
+    outer,
+    route,
+    together,
+)
 from subnetwork.runtime.direct.held import OUTER, held_rows
 from subnetwork.runtime.direct.memory import LARGE, room
 from subnetwork.runtime.direct.outer import stepped, trained
@@ -357,8 +366,11 @@ WIDE = Layout(
 WIDE_SHAPES = {"w": (70, 130), "up": (130, 3), "down": (3, 70), "conv": (70, 130, 2)}
 
 
+@pytest.mark.parametrize("lanes", [True, False], ids=["lanes", "bits"])
 @pytest.mark.parametrize("deal", [Perm(N), Lazy(N, 3), RandQ(N, q=20)], ids=repr)
-def test_rows_of_several_words_equal_the_reference_bit_for_bit(deal):
+def test_rows_of_several_words_equal_the_reference_bit_for_bit(deal, lanes, monkeypatch):
+    """Sixteen entries at a time and one by one, whatever the processor has."""
+    monkeypatch.setattr(handover, "are_quick", lambda: lanes)
     generator = torch.Generator().manual_seed(0)
     x = ModelState({n: torch.randn(s, generator=generator) for n, s in WIDE_SHAPES.items()})
     sketch = NetSketch(WIDE, deal)

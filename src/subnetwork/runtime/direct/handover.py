@@ -32,7 +32,7 @@ from subnetwork.runtime.direct.kernels import (
 )
 from subnetwork.runtime.direct.lanes import are_quick
 from subnetwork.runtime.direct.links import Exchange, Parcels
-from subnetwork.runtime.direct.memory import room
+from subnetwork.runtime.direct.memory import Spare, made, room
 from subnetwork.runtime.direct.routing import Route, route, routed, space
 from subnetwork.runtime.direct.rows import (
     Dense,
@@ -64,20 +64,24 @@ def handed_over(
         rank: whose part.
         held: what `merged` returned.
         wire: how lines travel.
-        in_place: write the next blocks over those of `held`, where they have the same shape; nobody
-            may need these any more.
+        in_place: write the next blocks over those of `held`, where they have the same shape, and
+            anything else over its `spare`; nobody may need any of these any more.
     """
     k, of_planes, loose, after = held.k, tuple(planes(held.submodel)), Loose.of(held), Loose()
+    spare, coming = held.spare, list[_Coming]()
     del held
-    parcels, coming = Parcels.of(draws.n_workers), list[_Coming]()
     for of_table in bundles(draws, of_planes, wire):
-        coming += _dealt_out(draws, rank, k, of_table, (loose, after), parcels, in_place=in_place)
+        coming += _dealt_out(draws, rank, k, of_table, (loose, after), spare, in_place=in_place)
+    parcels = Parcels.of(draws.n_workers, spare)
+    arrived = [parcels.add(each.moved.parcels, each.moved.sizes) for each in coming]
+    if spare is not None:
+        spare.clear()
     yield parcels.post()
     while coming:
         each = coming.pop(0)  # what travelled in company is let go of when it is parted
-        settle(each.way, each.block, each.arrived, each.bundle.how)
-        after.blocks.update(each.bundle.parted(each.block))
-        after.idle.update(each.bundle.parted(each.idle))
+        settle(each.way, each.moved.block, arrived.pop(0), each.bundle.how)
+        after.blocks.update(each.bundle.parted(each.moved.block))
+        after.idle.update(each.bundle.parted(each.moved.idle))
     return after.together(draws, rank, k + 1, of_planes)
 
 
@@ -87,14 +91,12 @@ class _Coming:
 
     bundle: Bundle
     way: Route
-    block: Tensor
-    idle: Tensor
-    arrived: Tensor
+    moved: "_Moved"
 
 
 def _dealt_out(
     draws: Draws, rank: int, k: int, of_table: Sequence[Bundle], parts: tuple[Loose, Loose],
-    parcels: Parcels, *, in_place: bool,
+    spare: Spare | None, *, in_place: bool,
 ) -> list[_Coming]:  # fmt: skip
     """All tensors of one table out of the part of round k, which lets go of them."""
     loose, after = parts
@@ -107,11 +109,13 @@ def _dealt_out(
         here = replace(to_keepers if bundle.by_keepers else way, grid=bundle.grid)
         have = bundle.taken(loose.blocks), bundle.taken(loose.idle)
         over = in_place or bundle.fused
-        moved = _moved(here, bundle.dtype, have, idle, bundle.how, in_place=over)
+        kind = bundle.dtype, bundle.how
+        moved = _moved(here, kind, have, idle, spare, in_place=over)
+        if over and spare is not None:
+            spare.add(t for t in have if t is not None and not _same(t, moved.block))
         del have
-        arrived = parcels.add(moved.parcels, moved.sizes)
         later = replace(here, kept=here.kept._replace(idle=no_lines(way.grid)))
-        found.append(_Coming(bundle, later, moved.block, moved.idle, arrived))
+        found.append(_Coming(bundle, later, moved))
     for each in {each for bundle in of_table for each in bundle.names}:
         loose.index.pop(each, None)
         if way.starts[-1]:
@@ -127,23 +131,28 @@ class _Moved:
     sizes: Sequence[int]  # of what each worker sends
 
 
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
 def _moved(
     way: Route,
-    dtype: torch.dtype,
+    kind: tuple[torch.dtype, Wire],
     have: tuple[Tensor | None, Tensor | None],
     idle: Idle,
-    how: Wire,
+    spare: Spare | None = None,
     *,
     in_place: bool = False,
 ) -> _Moved:
     """One tensor dealt out: the next block, the next idle values, and bytes for each worker."""
+    (dtype, how), length = kind, way.grid.length
     have_lines = [None if t is None else _aligned(as_lines(t, way.grid)) for t in have]
     if in_place and have_lines[0] is not None and way.same_shape:
         block = have_lines[0]
     else:
-        block = room((way.lines_held, way.grid.length), dtype)
-    waiting = room((int(way.starts[-1]), way.grid.length), dtype)
-    leaving = torch.empty((way.lines_sent, way.grid.length), dtype=dtype)  # where gradients were
+        block = room((way.lines_held, length), dtype)
+    waiting = made((int(way.starts[-1]), length), dtype, spare, lasts=True)
+    leaving = made((way.lines_sent, length), dtype, spare)
     rows = np.empty(way.lines_sent if how == "int8" else 0, np.int64)
     echoes = np.empty(way.n_echoes, np.int64), np.empty(way.n_echoes, np.int64)
     out = bits(leaving)
@@ -248,6 +257,8 @@ def gathered(
     Returns:
         Plane -> tensor, as they are stored: gathering rounds nothing.
     """
+    if held.spare is not None:
+        held.spare.clear()  # what is gathered may be larger than the part
     grid, share = draws.grids[name], held.shares.get(name)
     word = np.uint64(sum(1 << worker for worker in to))
     goal = Masks(np.full(grid.n_rows, word), np.full(grid.n_cols, word))
@@ -259,7 +270,7 @@ def gathered(
     whole, old = {}, planes(held.submodel)
     for plane, how in travelling(draws, old, name, "float32"):
         have = old[plane].get(name), None if share is None else share.values[plane]
-        moved = _moved(way, draws.like[name].dtype, have, idle, how)
+        moved = _moved(way, (draws.like[name].dtype, how), have, idle)
         whole[plane] = moved.block
         arrived[plane, how] = parcels.add(moved.parcels, moved.sizes)
     yield parcels.post()

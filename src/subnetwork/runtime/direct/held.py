@@ -13,7 +13,7 @@ from subnetwork.nets.state import Submodel, Tensors
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid, Table
 from subnetwork.runtime.direct.kernels import Array, Idle, Kept, Masks
-from subnetwork.runtime.direct.memory import room
+from subnetwork.runtime.direct.memory import Spare, room
 from subnetwork.runtime.direct.rows import n_words
 
 PARAMS = ""
@@ -53,6 +53,8 @@ class Held:
     holders is taken around."""
     before: Tensors = field(default_factory=dict)
     """x^k of what this rank trains, between local work and a merge that steps from it."""
+    spare: Spare | None = field(default=None, compare=False, repr=False)
+    """Memory for the hand-over to use, if there is any, between local work and it."""
 
     @property
     def n_bytes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Generic, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from subnetwork.runtime.direct.memory import room
+from subnetwork.runtime.direct.memory import Spare, made
 
 T = TypeVar("T")
 
@@ -45,18 +45,19 @@ class Parcels:
 
     leaving: list[list[Tensor]]
     into: list[list[Tensor]]
+    spare: Spare | None = None
 
     @classmethod
-    def of(cls, n_workers: int) -> "Parcels":
-        """Nothing yet."""
-        return cls([[] for _ in range(n_workers)], [[] for _ in range(n_workers)])
+    def of(cls, n_workers: int, spare: Spare | None = None) -> "Parcels":
+        """Nothing yet; what arrives is put into spare memory, where there is some."""
+        return cls([[] for _ in range(n_workers)], [[] for _ in range(n_workers)], spare)
 
     def add(self, pieces: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
         """One tensor's piece for every rank; returns the memory of what all send of it, in order.
 
         Empty pieces are sent to nobody: both sides know that they are empty.
         """
-        arrived = room((1, sum(sizes)), torch.uint8)[0]
+        arrived = made((1, sum(sizes)), torch.uint8, self.spare)[0]
         for j, part in enumerate(torch.split(arrived, list(sizes))):
             if len(pieces[j]):
                 self.leaving[j].append(pieces[j])

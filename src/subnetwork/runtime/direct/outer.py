@@ -7,6 +7,7 @@ What a rank does to lines that another one keeps is dropped by the hand-over, as
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from subnetwork.nets.merges import Steps
 from subnetwork.nets.state import Tensors
 from subnetwork.runtime.direct.counted import is_counter, packed, unpacked
 from subnetwork.runtime.direct.held import OUTER, Held
+from subnetwork.runtime.direct.memory import Spare
 
 AT_ONCE = 1 << 18  # entries that are stepped together
 
@@ -26,12 +28,14 @@ def carried_moments(moments: Sequence[str], steps: Steps | None) -> tuple[str, .
     return (*moments, OUTER) if steps is not None and steps.momentum else tuple(moments)
 
 
-def overwrites(local: Local) -> bool:
+def overwrites(local: Local) -> TypeGuard[LocalSteps]:
     """Whether local work is done in the memory of what it is given: nobody needs that any more."""
     return isinstance(local, LocalSteps) and local.in_place
 
 
-def trained(held: Held, local: Local, rank: int, steps: Steps | None = None) -> Held:
+def trained(
+    held: Held, local: Local, rank: int, steps: Steps | None = None, spare: Spare | None = None
+) -> Held:
     """Lines 4-8: the part with what local work made of it; with `steps`, its x^k beside that.
 
     Args:
@@ -39,6 +43,8 @@ def trained(held: Held, local: Local, rank: int, steps: Steps | None = None) -> 
         local: the local work.
         rank: whose part.
         steps: the step of the merge, if it has one.
+        spare: gets the memory of the last gradients, where local work is done in place, and goes
+            with the part to its hand-over.
 
     Raises:
         ValueError: a step with momentum and a part without that plane, or the other way round.
@@ -52,10 +58,12 @@ def trained(held: Held, local: Local, rank: int, steps: Steps | None = None) -> 
         before = {n: p.detach() for n, p in w.params.items() if not is_counter(n)}
         if not _keeps(local):
             before = {n: p.clone() for n, p in before.items()}
+    if spare is not None and overwrites(local):
+        local = replace(local, let_go=spare.add)
     z = packed(local(held.k, rank, unpacked(w)))
     if OUTER in moments:
         z = replace(z, moments={**z.moments, OUTER: moments[OUTER]})
-    return replace(held, submodel=z, before=before)
+    return replace(held, submodel=z, before=before, spare=spare)
 
 
 def stepped(held: Held, steps: Steps) -> Held:

@@ -16,6 +16,7 @@ from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.handover import gathered, handed_over
 from subnetwork.runtime.direct.held import PARAMS, Held
 from subnetwork.runtime.direct.links import Links, carried
+from subnetwork.runtime.direct.memory import Spare
 from subnetwork.runtime.direct.merging import merged
 from subnetwork.runtime.direct.outer import overwrites, trained
 from subnetwork.runtime.direct.timing import Took
@@ -51,7 +52,7 @@ def direct_rounds(  # noqa: PLR0913 (each has a name)
     took = Took()
     for k in range(held.k, n_rounds):
         began = time.perf_counter()
-        held = trained(held, local, rank, steps)  # lines 4-8
+        held = trained(held, local, rank, steps, Spare())  # lines 4-8
         computed, loss = time.perf_counter() - began, held.submodel.loss
         after = carried(merged(draws, rank, held, wire, steps), links)  # line 9
         held, since = after.result, time.perf_counter() - began
@@ -89,7 +90,7 @@ def passing_parameters(
 
     Every rank has to run through all of them.
     """
-    alone = Held(held.k, Submodel(held.submodel.params), held.shares)
+    alone = Held(held.k, Submodel(held.submodel.params), held.shares, spare=held.spare)
     for name in draws.like:
         if not is_counter(name):
             found = carried(gathered(draws, rank, alone, name), links).result

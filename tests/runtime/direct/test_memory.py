@@ -1,0 +1,117 @@
+"""Memory that is used again: what a hand-over may write over, and what it may not."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from subnetwork import Perm
+from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch
+from subnetwork.runtime.direct import Draws, gathered, initial_parameters, taken, with_moments
+from subnetwork.runtime.direct.memory import ALIGNED, CLOSE, LARGE, Spare, made
+from subnetwork.runtime.direct.outer import trained
+
+BYTES = torch.uint8
+
+
+def piece(n_bytes=LARGE):
+    return torch.ones(n_bytes, dtype=BYTES)
+
+
+def spare_of(*tensors):
+    spare = Spare()
+    spare.add(tensors)
+    return spare
+
+
+def span(tensor):
+    return range(tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size())
+
+
+def overlap(one, other):
+    return max(one.start, other.start) < min(one.stop, other.stop)
+
+
+def test_pieces_are_cut_from_memory_and_never_overlap():
+    whole = piece(4 * LARGE)
+    spare = spare_of(whole)
+    parts = [spare.room((1, LARGE + 1), BYTES) for _ in range(3)]
+    assert all(part.data_ptr() % ALIGNED == 0 and len(part[0]) == LARGE + 1 for part in parts)
+    assert all(span(part).start in span(whole) for part in parts)
+    assert not any(overlap(span(a), span(b)) for a in parts for b in parts if a is not b)
+    other = spare.room((LARGE // 8 + 1, 2), torch.float32)  # the rest is too small by now
+    assert other.shape == (LARGE // 8 + 1, 2)
+    assert not overlap(span(other), span(whole))
+
+
+def test_what_lasts_does_not_hold_much_more_than_itself():
+    large, close = piece(4 * LARGE), piece(int(CLOSE * LARGE) - 1)
+    spare = spare_of(large, close)
+    passing = spare.room((1, LARGE), BYTES)
+    assert span(passing).start in span(large), "whole pieces are kept for what lasts"
+    assert span(spare.room((1, LARGE), BYTES, lasts=True)).start in span(close)
+    lasting = spare.room((1, LARGE), BYTES, lasts=True)
+    assert not overlap(span(lasting), span(large))
+
+
+def test_only_memory_that_is_the_tensors_alone_is_used_again():
+    whole = piece(2 * LARGE)
+    views = whole[:LARGE], whole[LARGE:], whole.view(2, -1).t()
+    spare = spare_of(*views, piece(LARGE - 1), torch.ones(LARGE, device="meta"))
+    assert not overlap(span(spare.room((1, LARGE), BYTES)), span(whole))
+    twice = spare_of(whole, whole.view(2, -1))
+    parts = [twice.room((1, 2 * LARGE), BYTES) for _ in range(2)]
+    assert not overlap(span(parts[0]), span(parts[1]))
+
+
+def test_small_tensors_and_those_without_spare_memory_get_their_own():
+    whole = piece()
+    spare = spare_of(whole)
+    assert not overlap(span(spare.room((1, 8), BYTES)), span(whole))
+    assert made((2, 3), torch.float64, None).shape == (2, 3)
+    spare.clear()
+    assert not overlap(span(spare.room((1, LARGE), BYTES)), span(whole))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux says what is in memory")
+def test_for_new_memory_as_much_goes_back_to_the_system():
+    def resident():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    large = 16 * LARGE
+    spare = spare_of(piece(large), piece(large))
+    before = resident()
+    assert spare.room((1, large + 1), BYTES).shape == (1, large + 1)
+    assert before - resident() > 0.9 * large
+    assert resident() > before - 1.1 * large, "and not more"
+    spare.clear()
+    assert before - resident() > 1.9 * large
+
+
+NETWORK = MLP(1024, (2048,), 4, norm=False)
+
+
+def part():
+    x = dict(initial_parameters(NETWORK, seed=0))
+    draws = Draws(
+        NetSketch(NETWORK.layout, Perm(1)), {name: p.to("meta") for name, p in x.items()}, 0
+    )
+    return draws, taken(draws, 0, 0, with_moments(x.items()))
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_gradients_are_for_the_hand_over_where_work_is_done_in_place(in_place):
+    batches = Batches(torch.randn(8, 1024), torch.randint(4, (8,)), 1, 4, seed=0)
+    draws, held = part()
+    local = LocalSteps(NETWORK, batches, SGD(0.1), 2, in_place=in_place)
+    held = trained(held, local, 0, None, Spare())
+    n_bytes = 4 * 1024 * 2048
+    assert bool(held.spare._free) == in_place
+    if in_place:
+        (gradient,) = held.spare._free
+        assert len(gradient) == n_bytes
+        assert all(not overlap(span(gradient), span(tensor)) for tensor in held.submodel.tensors())
+    next(gathered(draws, 0, held, "0.weight"))
+    assert not held.spare._free, "what is gathered may need the memory"
