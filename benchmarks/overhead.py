@@ -144,7 +144,7 @@ def direct(case: Case, rank: int, store: dist.Store, batches: Batches) -> dict[s
     links = over(meet(store, rank, n, host="127.0.0.1"), rank)
     agree(links, rank, digest(draws, "float32"))
     x = with_moments(initial_parameters(case.network, seed=2))
-    box = [taken(draws, rank, 0, x)]
+    box = [taken(draws, rank, 0, x, emptied=True)]
     watched = Watched(batches)
     local = LocalSteps(case.network, watched, SGD(STEP_SIZE), J, in_place=True)
     compute, whole = [], []

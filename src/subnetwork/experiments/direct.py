@@ -225,12 +225,12 @@ def _begun(side: Side) -> Held:
         whole = read_by_parts(checkpoint.opened(side.source), side.draws, side.moments)
         return taken(side.draws, side.rank, k, whole)
     parameters: Iterator[tuple[str, Tensor]]
-    if isinstance(architecture, MLP):
+    if own := isinstance(architecture, MLP):
         parameters = initial_parameters(architecture, seed=row.init)
     else:
         parameters = iter(row.x.params.items())
     whole = with_moments(parameters, side.moments, architecture.layout)
-    return taken(side.draws, side.rank, k, whole)
+    return taken(side.draws, side.rank, k, whole, emptied=own)
 
 
 def _rounds(side: Side, held: Held) -> Iterator[DirectRound]:

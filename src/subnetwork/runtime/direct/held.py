@@ -13,8 +13,9 @@ from subnetwork.nets.state import Submodel, Tensors
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid, Table
 from subnetwork.runtime.direct.kernels import Array, Idle, Kept, Masks
-from subnetwork.runtime.direct.memory import Spare, room
+from subnetwork.runtime.direct.memory import LARGE, Spare, room
 from subnetwork.runtime.direct.rows import n_words
+from subnetwork.runtime.memory import give_back
 
 PARAMS = ""
 """The plane of the parameters; a plane of moments has the moment's name."""
@@ -172,8 +173,9 @@ def as_words(chosen: Array) -> Array:
 
 
 def taken(
-    draws: Draws, rank: int, k: int, whole: Iterable[tuple[str, Mapping[str, Tensor]]]
-) -> Held:
+    draws: Draws, rank: int, k: int, whole: Iterable[tuple[str, Mapping[str, Tensor]]],
+    *, emptied: bool = False,
+) -> Held:  # fmt: skip
     """A rank's part at the start of a run, out of parameters that come one after another.
 
     A line that nobody holds in round k starts with worker (line mod n).
@@ -183,6 +185,8 @@ def taken(
         rank: whose part.
         k: the first round.
         whole: parameter, and plane -> its whole tensor. None is kept longer than its turn.
+        emptied: whether a tensor may lose its values as they are taken, so that it and the part
+            never take up memory together.
     """
     params: dict[str, dict[str, Tensor]] = {}
     shares: dict[str, Share] = {}
@@ -194,15 +198,17 @@ def taken(
                 entries = partition.entries(name, tensor, rank)
                 of_plane[name] = room((1, prod(entries.shape)), tensor.dtype).view(entries.shape)
                 entries.gather(tensor.detach(), of_plane[name])
-        share = _share(draws.grids[name], draws.masks(name, k), rank, draws.n_workers, tensors)
-        if share is not None:
-            shares[name] = share
+        grid, now = draws.grids[name], draws.masks(name, k)
+        lines = _lines_at_home(grid, now, rank, draws.n_workers)
+        if lines.starts[-1]:
+            tables = {plane: as_lines(t.detach(), grid) for plane, t in tensors.items()}
+            values = {plane: _waiting(lines, t, emptied=emptied) for plane, t in tables.items()}
+            shares[name] = Share(lines, values)
     return with_x(draws, rank, Held(k, submodel_of(params), shares))
 
 
-def _share(
-    grid: Grid, now: Masks, rank: int, n_workers: int, tensors: Mapping[str, Tensor]
-) -> Share | None:
+def _lines_at_home(grid: Grid, now: Masks, rank: int, n_workers: int) -> Idle:
+    """Of lines that nobody holds, those that start with a rank."""
     starts = np.zeros(grid.n_rows + 1, np.int64)
     words = np.zeros((grid.n_rows, n_words(grid.n_cols)), np.uint64)
     columns = np.arange(grid.n_cols)
@@ -210,21 +216,20 @@ def _share(
         own = (now.rows[u] & now.cols == 0) & ((u * grid.n_cols + columns) % n_workers == rank)
         words[u] = as_words(own[None])[0]
         starts[u + 1] = starts[u] + np.count_nonzero(own)
-    if not starts[-1]:
-        return None
-    lines = Idle(starts, words)
-    return Share(
-        lines, {p: _waiting(lines, as_lines(t.detach(), grid)) for p, t in tensors.items()}
-    )
+    return Idle(starts, words)
 
 
-def _waiting(lines: Idle, table: Tensor) -> Tensor:
+def _waiting(lines: Idle, table: Tensor, *, emptied: bool) -> Tensor:
     """The values of idle lines, out of a whole tensor as (lines, length)."""
     n_rows = len(lines.words)
     values = room((int(lines.starts[-1]), table.shape[1]), table.dtype)
+    n_bytes = table.numel() * table.element_size() // n_rows
+    at_once = max(1, LARGE // n_bytes)
     for u, row in enumerate(table.view(n_rows, -1, table.shape[1])):
         bits = np.unpackbits(lines.words[u].view(np.uint8), bitorder="little")[: row.shape[0]]
         values[lines.starts[u] : lines.starts[u + 1]] = row[torch.as_tensor(bits.astype(bool))]
+        if emptied and (u + 1) % at_once == 0:
+            give_back(table[0].data_ptr() + (u + 1 - at_once) * n_bytes, at_once * n_bytes)
     return values
 
 
