@@ -66,9 +66,12 @@ def test_a_round_of_each_method_by_hand():
     # two waits: changes of shared entries for their keepers; all that is handed over
     assert direct.exchange == pytest.approx(0.960 + 2 * 0.25)
     assert (direct.compute, direct.handling) == (2.0, 1.0)
-    # 150 entries with a moment down and up for each of 3 others, over the coordinator's link
+    # 150 entries with a moment, down and up for each of 3 others over the coordinator's link: 6
+    # times where all are sent at once, 4 where they are sent in turn
     assert star.bytes_up == star.bytes_down == 1200
-    assert star.exchange == pytest.approx(2 * (3.6 + 0.25))
+    assert star.exchange == pytest.approx(5 * 1.2 + 2 * 0.25)
+    two = METHODS["IST, coordinator"](SIZES, PACE, LINK, Setting(2, 2))
+    assert two.exchange == pytest.approx(2 * 1.2 + 2 * 0.25)  # there is one other, and no turns
     # 2 * 3/4 of 1000 entries, in 6 steps of the ring
     assert local.bytes_up == 6000
     assert local.exchange == pytest.approx(6 + 6 * 0.25)

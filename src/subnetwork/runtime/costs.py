@@ -271,12 +271,18 @@ def _copied(sizes: Sizes, setting: Setting) -> tuple[float, float]:
 
 
 def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
-    """IST through a coordinator that is worker 0 too: every subnetwork goes down and comes back."""
+    """IST through a coordinator that is worker 0 too: every subnetwork goes down and comes back.
+
+    Who has its subnetwork early sends it back while others still get theirs. Where all get theirs
+    at once the coordinator's link carries 2 (n - 1) of them one after another, where they get them
+    in turn n; connections that share a link do something in between, and it is taken in the middle.
+    """
     n = setting.n_workers
+    one_after_another = (n + 2 * (n - 1)) / 2
     one_way = FLOAT * ((1 + sizes.moments) * sizes.held + sum(sizes.counters))
     return Round(
         compute=_part_compute(pace, setting),
-        exchange=2 * network.seconds((n - 1) * one_way, 1, setting.crowding),
+        exchange=network.seconds(one_after_another * one_way, 2, setting.crowding),
         handling=pace.handling + (n - 1) * pace.message,
         bytes_down=one_way,
         bytes_up=one_way,
