@@ -55,7 +55,7 @@ from subnetwork.runtime.memory import spare_memory
 
 INPUTS, OUTPUTS, WIDTH, J, BATCH, STEP_SIZE = 4096, 35, 4096, 20, 128, 0.01
 MODELS = {"2 layers": (WIDTH,), "3 layers": (WIDTH, WIDTH)}
-SMALL = "small"  # as many layers of 16 units: what a process has in memory whatever the model is
+SMALL = "small, "  # of as many layers of 16 units: what a process has whatever the model is
 VARIANTS = ("direct", "DDP", "Local SGD")
 
 
@@ -71,7 +71,9 @@ class Case:
     @property
     def network(self) -> MLP:
         """The whole network."""
-        widths = (16, 16) if self.model == SMALL else MODELS[self.model]
+        widths = MODELS[self.model.removeprefix(SMALL)]
+        if self.model.startswith(SMALL):
+            widths = (16,) * len(widths)
         return MLP(INPUTS, widths, OUTPUTS, norm=False)
 
     @property
@@ -312,7 +314,7 @@ def judge(model: str, workers: int, rounds: int) -> list[str]:
     cases = {variant: Case(variant, model, workers, rounds) for variant in VARIANTS}
     found = {variant: measured(case) for variant, case in cases.items()}
     for variant, of in found.items():
-        of["memory"] -= measured(Case(variant, SMALL, workers, 2))["memory"]
+        of["memory"] -= measured(Case(variant, SMALL + model, workers, 2))["memory"]
     ours, case = found["direct"], cases["direct"]
     print(f"\n{case.name}{'':14s}{'s/iteration':>14s}{'compute':>10s}{'memory, MB':>12s}")
     for variant, of in found.items():

@@ -14,6 +14,7 @@ from subnetwork.runtime import here
 from subnetwork.runtime.direct import (
     direct_rounds,
     draws_of,
+    memory,
     taken,
     whole_parameters,
     with_moments,
@@ -22,12 +23,25 @@ from subnetwork.runtime.direct import (
 RUN = Training(hidden=(7, 5), workers=3, rounds=4, local_steps=2, batch_size=4, step_size=0.01)
 
 
+@pytest.mark.parametrize("in_place", [False, True], ids=["anew", "in place"])
 @pytest.mark.parametrize(
     ("optimizer", "name", "workers"),
     [("adam", "ist", 3), ("adamw", "fedrolex", 2), ("adam", "federated_dropout", 4)],
 )
-def test_counts_of_steps_travel_to_the_bit(optimizer, name, workers):
-    """Disjoint hands, hands that differ in size, and hands that overlap and miss units."""
+def test_counts_of_steps_travel_to_the_bit(optimizer, name, workers, in_place, monkeypatch):
+    """Disjoint hands, hands that differ in size, and hands that overlap and miss units.
+
+    In place every tensor that can be is put where gradients and old idle lines were.
+    """
+    monkeypatch.setattr(memory, "LARGE", 1 if in_place else memory.LARGE)
+    reused, room = [], memory.Spare.room
+
+    def noting(spare, *args, **how):
+        tensor = room(spare, *args, **how)
+        reused.append(tensor.untyped_storage().data_ptr() in spare._seen)
+        return tensor
+
+    monkeypatch.setattr(memory.Spare, "room", noting)
     run = replace(RUN, optimizer=optimizer, method=name, workers=workers, keep=0.8)
     run = replace(run, capacities=(0.5, 0.5) if name == "fedrolex" else ())
     t = task(run)
@@ -40,8 +54,8 @@ def test_counts_of_steps_travel_to_the_bit(optimizer, name, workers):
         draws = draws_of(own.sketch, own.shapes.params, own.seed, moments=own.moments)
         whole = with_moments(row.x.params.items(), own.moments, own.sketch.layout)
         held = taken(draws, place.rank, 0, whole)
-        found = []
-        for done in direct_rounds(held, draws, place.rank, own.local, links, n_rounds=own.n_rounds):
+        found, work = [], replace(own.local, in_place=in_place)
+        for done in direct_rounds(held, draws, place.rank, work, links, n_rounds=own.n_rounds):
             found.append(dict(whole_parameters(done.held, draws, place.rank, links)))
         return found
 
@@ -59,6 +73,7 @@ def test_counts_of_steps_travel_to_the_bit(optimizer, name, workers):
                 assert torch.equal(whole[at[0]][at[1]], tensors[parameter]), (parameter, moment)
         counts = done.x.moments[COUNTER]["3.weight"]
         uneven = uneven or bool(counts.min() != counts.max())
+    assert any(reused) == in_place
     assert uneven, "units have taken different numbers of steps: the counters matter"
 
 

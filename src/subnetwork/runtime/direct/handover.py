@@ -32,7 +32,7 @@ from subnetwork.runtime.direct.kernels import (
 )
 from subnetwork.runtime.direct.lanes import are_quick
 from subnetwork.runtime.direct.links import Exchange, Parcels
-from subnetwork.runtime.direct.memory import Spare, made, room
+from subnetwork.runtime.direct.memory import Spare, made
 from subnetwork.runtime.direct.routing import Route, route, routed, space
 from subnetwork.runtime.direct.rows import (
     Dense,
@@ -65,7 +65,8 @@ def handed_over(
         held: what `merged` returned.
         wire: how lines travel.
         in_place: write the next blocks over those of `held`, where they have the same shape, and
-            anything else over its `spare`; nobody may need any of these any more.
+            later ones over its old idle lines, where it has `spare` memory; nobody may need any of
+            these any more.
     """
     k, of_planes, loose, after = held.k, tuple(planes(held.submodel)), Loose.of(held), Loose()
     spare, coming = held.spare, list[_Coming]()
@@ -109,10 +110,9 @@ def _dealt_out(
         here = replace(to_keepers if bundle.by_keepers else way, grid=bundle.grid)
         have = bundle.taken(loose.blocks), bundle.taken(loose.idle)
         over = in_place or bundle.fused
-        kind = bundle.dtype, bundle.how
-        moved = _moved(here, kind, have, idle, spare, in_place=over)
+        moved = _moved(here, bundle.dtype, bundle.how, have, idle, spare, in_place=over)
         if over and spare is not None:
-            spare.add(t for t in have if t is not None and not _same(t, moved.block))
+            spare.add(t for t in have if t is not None and not _share_memory(t, moved.block))
         del have
         later = replace(here, kept=here.kept._replace(idle=no_lines(way.grid)))
         found.append(_Coming(bundle, later, moved))
@@ -131,13 +131,14 @@ class _Moved:
     sizes: Sequence[int]  # of what each worker sends
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _share_memory(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _moved(
     way: Route,
-    kind: tuple[torch.dtype, Wire],
+    dtype: torch.dtype,
+    how: Wire,
     have: tuple[Tensor | None, Tensor | None],
     idle: Idle,
     spare: Spare | None = None,
@@ -145,12 +146,12 @@ def _moved(
     in_place: bool = False,
 ) -> _Moved:
     """One tensor dealt out: the next block, the next idle values, and bytes for each worker."""
-    (dtype, how), length = kind, way.grid.length
+    length = way.grid.length
     have_lines = [None if t is None else _aligned(as_lines(t, way.grid)) for t in have]
     if in_place and have_lines[0] is not None and way.same_shape:
         block = have_lines[0]
     else:
-        block = room((way.lines_held, length), dtype)
+        block = made((way.lines_held, length), dtype, spare, lasts=True)
     waiting = made((int(way.starts[-1]), length), dtype, spare, lasts=True)
     leaving = made((way.lines_sent, length), dtype, spare)
     rows = np.empty(way.lines_sent if how == "int8" else 0, np.int64)
@@ -165,6 +166,8 @@ def _moved(
     else:
         deal_out(way.kept, space(way.grid), source, sent, ends, target)
     groups = scale_groups(torch.as_tensor(rows), way.grid)
+    if how != "float32" and spare is not None:
+        spare.give_back(2 * leaving.nbytes)  # rounded, and as others will have it
     coded = encoded(how, leaving, groups, way.leaving.tolist())
     if way.n_echoes:
         block[torch.as_tensor(echoes[1])] = coded.values[torch.as_tensor(echoes[0] // out.shape[1])]
@@ -257,8 +260,9 @@ def gathered(
     Returns:
         Plane -> tensor, as they are stored: gathering rounds nothing.
     """
-    if held.spare is not None:
-        held.spare.clear()  # what is gathered may be larger than the part
+    if held.spare is not None and rank in to:
+        n_planes = len(travelling(draws, planes(held.submodel), name, "float32"))
+        held.spare.give_back(n_planes * draws.like[name].nbytes)
     grid, share = draws.grids[name], held.shares.get(name)
     word = np.uint64(sum(1 << worker for worker in to))
     goal = Masks(np.full(grid.n_rows, word), np.full(grid.n_cols, word))
@@ -270,7 +274,7 @@ def gathered(
     whole, old = {}, planes(held.submodel)
     for plane, how in travelling(draws, old, name, "float32"):
         have = old[plane].get(name), None if share is None else share.values[plane]
-        moved = _moved(way, (draws.like[name].dtype, how), have, idle)
+        moved = _moved(way, draws.like[name].dtype, how, have, idle)
         whole[plane] = moved.block
         arrived[plane, how] = parcels.add(moved.parcels, moved.sizes)
     yield parcels.post()

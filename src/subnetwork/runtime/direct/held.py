@@ -185,8 +185,8 @@ def taken(
         rank: whose part.
         k: the first round.
         whole: parameter, and plane -> its whole tensor. None is kept longer than its turn.
-        emptied: whether a tensor may lose its values as they are taken, so that it and the part
-            never take up memory together.
+        emptied: whether tensors may lose their values: rows of which idle lines were taken give
+            their memory back, where there is much of it. No two of them may share memory.
     """
     params: dict[str, dict[str, Tensor]] = {}
     shares: dict[str, Share] = {}
@@ -201,8 +201,9 @@ def taken(
         grid, now = draws.grids[name], draws.masks(name, k)
         lines = _lines_at_home(grid, now, rank, draws.n_workers)
         if lines.starts[-1]:
-            tables = {plane: as_lines(t.detach(), grid) for plane, t in tensors.items()}
-            values = {plane: _waiting(lines, t, emptied=emptied) for plane, t in tables.items()}
+            values = {}
+            for plane, t in tensors.items():
+                values[plane] = _waiting(lines, as_lines(t.detach(), grid), emptied=emptied)
             shares[name] = Share(lines, values)
     return with_x(draws, rank, Held(k, submodel_of(params), shares))
 
@@ -224,7 +225,7 @@ def _waiting(lines: Idle, table: Tensor, *, emptied: bool) -> Tensor:
     n_rows = len(lines.words)
     values = room((int(lines.starts[-1]), table.shape[1]), table.dtype)
     n_bytes = table.numel() * table.element_size() // n_rows
-    at_once = max(1, LARGE // n_bytes)
+    at_once = max(1, LARGE // max(1, n_bytes))
     for u, row in enumerate(table.view(n_rows, -1, table.shape[1])):
         bits = np.unpackbits(lines.words[u].view(np.uint8), bitorder="little")[: row.shape[0]]
         values[lines.starts[u] : lines.starts[u + 1]] = row[torch.as_tensor(bits.astype(bool))]

@@ -2,6 +2,7 @@
 
 LLVM has operations for it on every machine. AVX-512 has instructions; elsewhere LLVM asks for each
 bit in turn, which is right but slower than a loop over the bits that are set: see `are_quick`.
+(Numba keeps what it compiled for as long as the file that calls these is unchanged, not this one.)
 """
 
 from collections.abc import Callable
@@ -20,9 +21,13 @@ Emitted: TypeAlias = tuple[Any, Callable[..., Any]]
 
 @cache
 def are_quick() -> bool:
-    """Whether the processor that kernels are compiled for has instructions for them."""
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return "+avx512f" in features.split(",")
+    """Whether they pay on the processor that kernels are compiled for.
+
+    It has instructions for them: those of AVX-512, which are no quick ones on AMD's (in memory they
+    are microcode, of a hundred cycles and more).
+    """
+    _, processor, features = cpu_target.target_context.codegen().magic_tuple()
+    return "+avx512f" in features.split(",") and not processor.startswith("znver")
 
 
 def _compress(_typing: Any, into: Any, t: Any, source: Any, s: Any, chosen: Any) -> Emitted:  # noqa: ANN401

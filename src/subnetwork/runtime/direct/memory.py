@@ -47,15 +47,17 @@ class Spare:
     def __init__(self) -> None:
         """None yet."""
         self._free: list[Tensor] = []  # bytes
+        self._seen: set[int] = set()  # where memory starts that was taken
 
     def add(self, tensors: Iterable[Tensor]) -> None:
-        """Take the memory of tensors that the caller lets go of, where they are all that is in it.
+        """Take the memory of tensors that the caller lets go of; they must not be used any more.
 
-        Small ones, and views of what may be others', are left alone.
+        Small ones are left alone, and those that are not all that their memory holds.
         """
         for tensor in tensors:
             memory = tensor.detach()
-            if _owns_memory(memory) and all(m.data_ptr() != memory.data_ptr() for m in self._free):
+            if _owns_memory(memory) and memory.data_ptr() not in self._seen:
+                self._seen.add(memory.data_ptr())
                 self._free.append(memory.view(-1).view(torch.uint8))
 
     def room(self, shape: tuple[int, int], dtype: torch.dtype, *, lasts: bool = False) -> Tensor:
@@ -73,7 +75,7 @@ class Spare:
         if lasts:
             fits = [i for i in fits if _in_memory_of(self._free[i]) <= CLOSE * n_bytes]
         if not fits:
-            self._give_back(n_bytes)
+            self.give_back(n_bytes)
             return room(shape, dtype)
         # whole pieces are for what lasts: parts of some are used first
         memory = self._free.pop(max(fits, key=lambda i: (self._is_part(i), len(self._free[i]))))
@@ -82,18 +84,26 @@ class Spare:
             self._free.append(rest)
         return memory[:n_bytes].view(dtype).view(shape)
 
+    def give_back(self, n_bytes: int) -> None:
+        """So many bytes to the system, as far as there are any, for what is about to be made.
+
+        Less than a large piece is not worth it.
+        """
+        while n_bytes >= LARGE and self._free:
+            i = min(range(len(self._free)), key=self._is_part)
+            part, memory = self._is_part(i), self._free.pop(i)
+            kept = max(0, len(memory) - n_bytes) // ALIGNED * ALIGNED
+            kept = kept if kept >= LARGE else 0
+            n_bytes -= len(memory) - kept
+            if kept or part:  # others hold the memory; else it goes with its last tensor
+                give_back(memory.data_ptr() + kept, len(memory) - kept)
+            if kept:
+                self._free.append(memory[:kept])
+
     def clear(self) -> None:
         """Give it all back to the system."""
-        self._give_back(sum(map(len, self._free)))
+        self.give_back(sum(map(len, self._free)))
         self._free.clear()
-
-    def _give_back(self, n_bytes: int) -> None:
-        """So many bytes to the system, of whole pieces first, as far as there are any."""
-        for i in sorted(range(len(self._free)), key=self._is_part):
-            if n_bytes < LARGE:
-                return
-            give_back(self._free[i].data_ptr(), len(self._free[i]))
-            n_bytes -= len(self._free[i])
 
     def _is_part(self, i: int) -> bool:
         """Whether others have some of the memory of a piece."""
@@ -117,5 +127,6 @@ def _owns_memory(tensor: Tensor) -> bool:
         and tensor.layout == torch.strided
         and n_bytes >= LARGE
         and tensor.is_contiguous()
+        and not (tensor.is_conj() or tensor.is_neg())
         and _in_memory_of(tensor) == n_bytes
     )

@@ -167,6 +167,9 @@ def _changes(draws: Draws, rank: int, held: Held, wire: Wire) -> list[_Change] |
     for of_table in listed:
         shared = Shared.of(draws, of_table[0].name, held.k, rank)
         for bundle in of_table if len(shared.places) else ():
+            if held.spare is not None:  # x, changes, those that are sent and come; blocks anew
+                n_bytes = 4 * len(shared.places) * bundle.grid.length * bundle.dtype.itemsize
+                held.spare.give_back(n_bytes + sum(blocks[m].nbytes for m in bundle.members))
             x, lines = bundle.joined(before), {}
             for member, grid in zip(bundle.members, bundle.grids, strict=True):
                 lines[member] = as_lines(blocks[member], grid)[shared.places]

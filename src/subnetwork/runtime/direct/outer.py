@@ -5,7 +5,7 @@ nothing. They travel with their lines, from keeper to keeper; other holders of a
 What a rank does to lines that another one keeps is dropped by the hand-over, as its own z_i is.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TypeGuard
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from subnetwork.nets.local import Local, LocalSteps
 from subnetwork.nets.means import has_mean
 from subnetwork.nets.merges import Steps
-from subnetwork.nets.state import Tensors
+from subnetwork.nets.state import Submodel, Tensors
 from subnetwork.runtime.direct.counted import is_counter, packed, unpacked
 from subnetwork.runtime.direct.held import OUTER, Held
 from subnetwork.runtime.direct.memory import Spare
@@ -59,11 +59,25 @@ def trained(
         if not _keeps(local):
             before = {n: p.clone() for n, p in before.items()}
     if spare is not None and overwrites(local):
-        local = replace(local, let_go=spare.add)
+        local = replace(local, let_go=_for_later(w, spare, local.let_go))
     z = packed(local(held.k, rank, unpacked(w)))
     if OUTER in moments:
         z = replace(z, moments={**z.moments, OUTER: moments[OUTER]})
     return replace(held, submodel=z, before=before, spare=spare)
+
+
+def _for_later(
+    w: Submodel, spare: Spare, then: Callable[[list[Tensor]], None] | None
+) -> Callable[[list[Tensor]], None]:
+    """What takes the memory of gradients, but of none that is the part's own."""
+    own = {t.untyped_storage().data_ptr() for t in w.tensors()}
+
+    def take(gradients: list[Tensor]) -> None:
+        spare.add(g for g in gradients if g.untyped_storage().data_ptr() not in own)
+        if then is not None:
+            then(gradients)
+
+    return take
 
 
 def stepped(held: Held, steps: Steps) -> Held:
