@@ -21,7 +21,7 @@ from subnetwork.runtime.direct import (
     taken,
     together,
 )
-from subnetwork.runtime.direct.held import planes
+from subnetwork.runtime.direct.held import OUTER, planes
 from subnetwork.runtime.direct.outer import trained
 from subnetwork.runtime.direct.routing import keepers_of
 from subnetwork.runtime.direct.wire import raw
@@ -157,6 +157,7 @@ def same_tensors(one, other):
 
 def same_part(one, other):
     assert one.k == other.k
+    assert planes(one.submodel).keys() == planes(other.submodel).keys()
     for plane, tensors in planes(other.submodel).items():
         same_tensors(planes(one.submodel)[plane], tensors)
     assert one.x.keys() == other.x.keys()
@@ -205,6 +206,8 @@ def assembled(d, helds):
 
 
 def same(one, other):
+    assert one.params.keys() == other.params.keys()
+    assert one.moments.keys() - {OUTER} == other.moments.keys() - {OUTER}  # told elsewhere
     for name, p in other.params.items():
         assert torch.equal(one.params[name], p), name
         for moment, tensors in other.moments.items():

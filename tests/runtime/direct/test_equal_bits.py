@@ -64,6 +64,7 @@ def test_every_deal_equals_the_reference_bit_for_bit(deal, dtype):
         after = train(d, helds)
         same(assembled(d, after), done.x)
         helds = pass_on(d, after)
+    assert [held.k for held in helds] == [6] * N
 
 
 STEPS = [Outer(), Outer(1.3, 0.5), Outer(0.7, 0.0)]
@@ -313,6 +314,7 @@ def test_lines_that_waited_for_more_than_a_word_of_history_are_found():
         if done.k in (51, 52, 60, 129, 130, 131, 248, 249, 250):
             same(assembled(d, after), done.x)
         helds = pass_on(d, after)
+    assert {held.k for held in helds} == {251}
 
 
 def test_a_run_can_be_taken_up_in_any_round():
@@ -323,6 +325,7 @@ def test_a_run_can_be_taken_up_in_any_round():
     helds = parts(d, first.x, 1)
     for _ in range(1, 8):
         helds = pass_on(d, train(d, helds))
+    assert [held.k for held in helds] == [last.k] * N
     same(assembled(d, train(d, helds)), last.x)
 
 
@@ -381,6 +384,7 @@ def test_rows_of_several_words_equal_the_reference_bit_for_bit(deal, lanes, monk
         after = train(d, helds)
         same(assembled(d, after), done.x)
         helds = pass_on(d, after)
+    assert [held.k for held in helds] == [5] * N
 
 
 @pytest.mark.parametrize("deal", [Perm(N), Lazy(N, 9)], ids=repr)
