@@ -248,6 +248,23 @@ def test_a_round_that_nobody_answered_has_no_training_loss(capsys):
     assert "training loss none" in capsys.readouterr().out
 
 
+def test_a_row_without_a_test_shows_the_last_one_and_its_step(capsys):
+    from subnetwork.cli.console import Output
+    from subnetwork.cli.live import showing
+
+    row = {"loss": 0.5, "payload": 0, "samples": 8, "seconds": 1.0}
+    with showing(Output(), "ist", 3) as show:
+        for steps, accuracy in ((1, None), (2, 0.5), (3, None)):
+            show(row | {"steps": steps, "accuracy": accuracy})
+    shown = re.findall(r"accuracy +(.*?) +payload", capsys.readouterr().out)
+    assert shown == ["none", "50.0%", "50.0% (step 2)"]
+
+
+def test_test_every_zero_rows_is_refused(tmp_path):
+    line = mistake(command("train", *QUICK, "--here", "--test-every", 0, cwd=tmp_path))
+    assert "test_every is a whole number from 1 on, not 0" in line
+
+
 def test_a_run_that_diverges_is_a_failure(tmp_path):
     line = mistake(command("train", *QUICK, "--here", "--step-size", 1e10, cwd=tmp_path), status=3)
     assert "ist diverged" in line

@@ -188,6 +188,22 @@ def watched(folder):
     return out, [line.split() for line in out.splitlines() if line[:2] in ("0 ", "1 ")]
 
 
+def test_watch_says_of_which_step_an_accuracy_is(tmp_path):
+    (tmp_path / "run").mkdir()
+    config = {"workers": 2, "rounds": 9, "local_steps": 10}
+    for accuracies, shown in (
+        ((None, None), ""),
+        ((0.5, None), "  accuracy 50.0% (step 10)  "),
+        ((0.5, 0.75), "  accuracy 75.0%  "),
+    ):
+        with writing(tmp_path / "run/ist.jsonl", kind="train", name="ist", config=config) as write:
+            for k, accuracy in enumerate(accuracies):
+                write(a_row(k, accuracy=accuracy))
+        out, _ = watched(tmp_path)
+        assert shown in out
+        assert ("accuracy" in out) == bool(shown)
+
+
 def test_watch_shows_the_pace_the_memory_and_the_faults_of_each_worker(tmp_path):
     (tmp_path / "run").mkdir()
     fault = {"round": 2, "worker": 1, "kind": "lost", "reason": "gone"}

@@ -38,6 +38,8 @@ CASES = {
     "outer of counters": replace(SMALL, optimizer="adam", step_size=0.01, outer="nesterov"),
     "outer, replicas": replace(SMALL, outer="nesterov", exchange="direct", replicas=1),
     "diloco": replace(SMALL, method="diloco"),
+    "few tests": replace(SMALL, rounds=5, test_every=2),
+    "few tests, no chain": replace(SMALL, model="relu", hidden=(12,), workers=2, test_every=2),
 }
 
 

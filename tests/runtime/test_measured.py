@@ -137,6 +137,21 @@ def test_the_seconds_of_a_row_are_spent_somewhere():
         assert 0.7 * last["seconds"] < own + rest <= last["seconds"]
 
 
+@pytest.mark.parametrize("name", ["ist", "synchronous_sgd"])
+def test_a_model_that_is_tested_in_some_rows_is_trained_as_the_others(name):
+    """The last row has a test, of a shorter round too; loss and payload are those of any run."""
+    always = rows_of(method=name, steps=9)
+    seldom = rows_of(method=name, steps=9, test_every=2)
+    tests = ("accuracy", "test_loss")
+    assert [row["accuracy"] is not None for row in seldom] == [False, True, False, True, True]
+    for one, other in zip(map(repeatable, always), map(repeatable, seldom), strict=True):
+        assert {k: v for k, v in one.items() if k not in tests} == {
+            k: v for k, v in other.items() if k not in tests
+        }
+        assert other["accuracy"] is None or [one[k] for k in tests] == [other[k] for k in tests]
+    assert [row["test_loss"] is None for row in seldom] == [True, False, True, False, False]
+
+
 def test_the_page_lists_every_field_of_a_row():
     page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
     table = page.split("## The record")[1].split("## ")[0]

@@ -13,15 +13,19 @@ def showing(
     console: Console, name: str, steps: int
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield the function that shows a row: live on a terminal, else about ten lines a run."""
-    before = (0, 0.0)
+    before, tested = (0, 0.0), "  none"
 
     def text(row: Mapping[str, Any]) -> str:
-        nonlocal before
+        nonlocal before, tested
         (samples, seconds), before = before, (row["samples"], row["seconds"])
         rate = (row["samples"] - samples) / max(row["seconds"] - seconds, 1e-9)
         loss = "none" if row["loss"] is None else f"{row['loss']:6.4f}"  # no worker answered
+        shown = tested
+        if row["accuracy"] is not None:
+            shown = f"{row['accuracy']:6.1%}"
+            tested = f"{shown} (step {row['steps']})"  # of the rows until the next test
         return (
-            f"step {row['steps']:>4}  training loss {loss}  accuracy {row['accuracy']:6.1%}  "
+            f"step {row['steps']:>4}  training loss {loss}  accuracy {shown}  "
             f"payload {row['payload'] / 1e6:8.2f} MB  {rate:6.0f} samples/s"
         )
 

@@ -73,17 +73,23 @@ def _line(record: Record, status: str) -> str:
     if not record.rows:
         return f"{record.name}  no row yet  {status}"
     last = record.rows[-1]
-    accuracy, loss = last.get("accuracy"), last.get("loss")
+    loss, tested = last.get("loss"), [row for row in record.rows if row.get("accuracy") is not None]
     parts = [
         record.name,
         f"round {last.get('k', 0) + 1}{_of_rounds(record.header['config'])}",
         f"step {last.get('steps')}",
         f"training loss {loss:.4f}" if loss is not None else "",
-        f"accuracy {accuracy:.1%}" if accuracy is not None else "",
+        _accuracy(tested[-1], last) if tested else "",
         f"{last.get('seconds') or 0.0:.1f} s",
         status,
     ]
     return "  ".join(part for part in parts if part)
+
+
+def _accuracy(tested: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """Of the last row that was tested; it says which, if others came after it."""
+    at = "" if tested is last else f" (step {tested.get('steps')})"
+    return f"accuracy {tested['accuracy']:.1%}{at}"
 
 
 def _of_rounds(config: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from subnetwork.experiments.leader import Leader
 from subnetwork.experiments.resume import Edges, Keeper, Start
 from subnetwork.experiments.shards import read_by_parts, save_with_others
 from subnetwork.experiments.side import Side, steps_of, wire_of
-from subnetwork.experiments.training import check_test_loss, earlier, merged
+from subnetwork.experiments.training import check_test_loss, earlier, merged, steps_after
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task, method, task
 from subnetwork.nets import MLP, LocalSteps, ModelState, NetPartition, checkpoint, holders
@@ -98,7 +98,7 @@ def check_direct(name: str, row: Method) -> None:
     """Raise ValueError for a method that direct hand-over does not carry."""
     if not isinstance(row.local, LocalSteps):
         raise ValueError(
-            f"--exchange direct tests the model after every round, and a round of {name} is one "
+            f"--exchange direct writes a row after every round, and a round of {name} is one "
             "batch. Use --exchange star, or --method local_sgd."
         )
     if row.merge is not holders and steps_of(row) is None:
@@ -275,10 +275,8 @@ def _after_round(
             f"{side.t.run.method} diverged: the model or the loss is no number any more after "
             f"round {done.k}. Use a smaller --step-size{outer}."
         )
-    began, tested = time.perf_counter(), _tested(side, done.held)
+    began, tested = time.perf_counter(), _tested_after(side, done)
     if leader is not None:
-        assert tested.scores is not None
-        check_test_loss(side.t.run.method, done.k, tested.scores)
         leader.note(done.k, said, tested.scores, time.perf_counter() - began)
     last, stopped = done.k + 1 == side.row.n_rounds, any(each["stop"] for each in said)
     wanted = any(each["wanted"] for each in said)
@@ -313,6 +311,16 @@ def _keep(side: Side, held: Held, k: int, leader: Leader | None) -> None:
         save_with_others(side, held, k, None)
     else:
         leader.keep(k, lambda header: save_with_others(side, held, k, header))
+
+
+def _tested_after(side: Side, done: DirectRound) -> Tested:
+    """What a round's row says of the merged model, if it says anything."""
+    if not side.t.run.tested_after(steps_after(side.t, side.row, done.k)):
+        return Tested()
+    tested = _tested(side, done.held)
+    if tested.scores is not None:
+        check_test_loss(side.t.run.method, done.k, tested.scores)
+    return tested
 
 
 def _tested(side: Side, held: Held) -> Tested:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from subnetwork.experiments.resume import STALE, Edges, Keeper, Start
+from subnetwork.experiments.training import entries_of, steps_after
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets.evaluate import Scores
 from subnetwork.record import Row
@@ -69,12 +70,13 @@ class Leader:
         telling(found)(Fault(what.k, what.rank, REBUILT, what.seconds, how))
         self.faults += [fault.to_row() for fault in found]
 
-    def note(self, k: int, said: list[dict[str, Any]], scores: Scores, testing: float) -> None:
+    def note(
+        self, k: int, said: list[dict[str, Any]], scores: Scores | None, testing: float
+    ) -> None:
         """Record a round, after a test that took so many seconds; one that is repeated, once."""
         if self.row.get("k") == k:
             return
-        before = self.row.get("steps", 0)
-        steps = min((k + 1) * self._method.steps_a_round, self._t.run.total_steps)
+        before, steps = self.row.get("steps", 0), steps_after(self._t, self._method, k)
         read = sum(self._t.samples(i, range(before, steps)) for i in range(len(said)))
         self.row = {
             "k": k,
@@ -82,8 +84,7 @@ class Leader:
             "samples": self.row.get("samples", 0) + read,
             "loss": sum(words["loss"] for words in said) / len(said),
             "worker_steps": [steps - before] * len(said),
-            "accuracy": scores.accuracy,
-            "test_loss": scores.loss,
+            **entries_of(scores),
             "bytes_down": [words["received"] for words in said],
             "bytes_up": [words["sent"] for words in said],
             "payload": self.row.get("payload", 0) + sum(words["sent"] for words in said),

@@ -70,10 +70,9 @@ def train(
     for done in _chunks(run, max(1, t.run.local_steps // method.steps_a_round)):
         seconds = {"merge_seconds": max(0.0, time.perf_counter() - began - sum(meter.work))}
         last, row = done[-1], _progress(t, method, done, before)
-        tested, found = time.perf_counter(), t.scores(merged(t, last.x))
-        seconds["test_seconds"] = time.perf_counter() - tested
-        check_test_loss(t.run.method, last.k, found)
-        row |= {"accuracy": found.accuracy, "test_loss": found.loss}
+        began = time.perf_counter()
+        row |= entries_of(scores_after(t, last, row["steps"]))
+        seconds["test_seconds"] = time.perf_counter() - began
         row |= meter.read(len(last.trained)) | seconds
         if shares is not None:
             row["weights"] = list(shares.weights)
@@ -167,7 +166,7 @@ def _progress(
     samples = sum(t.samples(i, span) for of_round in spans for i, span in enumerate(of_round))
     return {
         "k": last.k,
-        "steps": min((last.k + 1) * method.steps_a_round, t.run.total_steps),
+        "steps": steps_after(t, method, last.k),
         "samples": before.get("samples", 0) + samples,
         "loss": sum(losses) / len(losses) if losses else None,
         "worker_steps": steps,
@@ -175,6 +174,11 @@ def _progress(
         "bytes_up": up,
         "payload": before.get("payload", 0) + sum(down) + sum(up),
     }
+
+
+def steps_after(t: Task, method: Method, k: int) -> int:
+    """Local steps after round k, of a worker that did all that was asked for."""
+    return min((k + 1) * method.steps_a_round, t.run.total_steps)
 
 
 def _span(method: Method, k: int, z: Submodel) -> range:
@@ -311,6 +315,22 @@ def _check_finite(name: str, last: NetRound, losses: list[float]) -> None:
             f"{name} diverged: the model or the loss is no number any more after round {last.k}. "
             "Use a smaller --step-size."
         )
+
+
+def scores_after(t: Task, last: NetRound, steps: int) -> Scores | None:
+    """The merged model's scores after a round, and so many steps; None where they are not due."""
+    if not t.run.tested_after(steps):
+        return None
+    found = t.scores(merged(t, last.x))
+    check_test_loss(t.run.method, last.k, found)
+    return found
+
+
+def entries_of(found: Scores | None) -> dict[str, float | None]:
+    """The entries of a row: None where the model was not tested."""
+    if found is None:
+        return {"accuracy": None, "test_loss": None}
+    return {"accuracy": found.accuracy, "test_loss": found.loss}
 
 
 def check_test_loss(name: str, k: int, found: Scores) -> None:

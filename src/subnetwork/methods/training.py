@@ -22,7 +22,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 COUNTS = (
     *("workers", "rounds", "local_steps", "batch_size", "width", "blocks", "heads"),
-    *("period", "share", "least_blocks", "clusters", "clusters_per_batch"),
+    *("period", "share", "least_blocks", "clusters", "clusters_per_batch", "test_every"),
 )
 
 
@@ -108,6 +108,8 @@ class Training:
     """Its Nesterov momentum."""
     measure: str = "test"
     """What accuracy is measured on: test, or validation, to choose hyperparameters."""
+    test_every: int = 1
+    """Rows of the record from one test of the merged model to the next; the last row has one."""
     shares: str = "equal"
     """ist, gist: equal, or measured: a worker's share of the units follows its speed."""
     clip_updates: float | None = None
@@ -183,6 +185,11 @@ class Training:
     def total_steps(self) -> int:
         """Local steps of every worker in the whole run."""
         return self.steps or self.rounds * self.local_steps
+
+    def tested_after(self, steps: int) -> bool:
+        """Whether the merged model is tested in the row that ends after so many local steps."""
+        rows = -(-steps // self.local_steps)
+        return steps >= self.total_steps or rows % self.test_every == 0
 
     @property
     def least_rows(self) -> int:
