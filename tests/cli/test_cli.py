@@ -291,7 +291,8 @@ def test_words_that_find_no_space_end_no_run(arguments, status, unbuffered, tmp_
     assert (tmp_path / "runs/train/model.safetensors").exists() == ("--here" in arguments)
 
 
-def test_a_closed_pipe_is_no_verdict(monkeypatch):
+@pytest.mark.parametrize("arguments", [["lab", "list"], ["--help"], ["lab", "run", "--help"]])
+def test_a_closed_pipe_is_no_verdict(arguments, monkeypatch):
     """As under `| head -1`: nobody reads what is printed, and Python must not say so at its end."""
     from subnetwork.cli import main
 
@@ -299,7 +300,7 @@ def test_a_closed_pipe_is_no_verdict(monkeypatch):
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
-        assert main(["lab", "list"]) == 141
+        assert main(arguments) == 141
         pipe.write("what was left in the buffer")
         pipe.flush()
 

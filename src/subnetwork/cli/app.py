@@ -18,6 +18,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token, c
 import subnetwork
 from subnetwork.algorithm import RunFailedError
 from subnetwork.cli.config import flags_of, winning, with_its_file
+from subnetwork.cli.console import Output
 from subnetwork.cli.streams import lose_words_rather_than_runs
 
 TRACEBACK = "SUBNETWORK_TRACEBACK"  # set it to see where an unexpected error comes from
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app.config = (_say_what_was_given,)  # not the file of an earlier call
     lose_words_rather_than_runs()
     try:
-        status = app.meta(arguments, exit_on_error=False, print_error=False)
+        status = app.meta(arguments, console=Output(), exit_on_error=False, print_error=False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
