@@ -109,6 +109,35 @@ def test_a_unit_without_states_begins_anew(tmp_path):
     assert contents(units) == contents(whole)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-40]),
+        lambda path: path.write_bytes(b"no archive"),
+        lambda path: path.write_bytes(b""),
+        lambda path: np.savez(path, other=np.zeros(3)),
+        lambda path: np.savez(path, **{"0.": np.array([{}])}),
+    ],
+    ids=["cut short", "no archive", "empty", "of something else", "pickled"],
+)
+def test_damaged_states_are_named_and_no_unit_is_lost(damage, tmp_path):
+    """Whole units, whose states nobody needs, are not read again."""
+    units = tmp_path / "units"
+    run_sweep(a_sweep(tmp_path, rounds=10), units, threads)
+    before = contents(units)
+    (victim, *_) = sorted(units.glob("*.npz"))
+    damage(victim)
+    assert run_sweep(a_sweep(tmp_path, rounds=10), units, threads) == 0
+    with pytest.raises(ValueError, match=f"{victim.name} is damaged .* Delete it: the unit"):
+        run_sweep(a_sweep(tmp_path, rounds=20), units, threads)
+    name = f"{victim.stem.split('-')[0]}.jsonl"
+    assert contents(units)[name] == before[name]
+    victim.unlink()
+    run_sweep(a_sweep(tmp_path, rounds=20), units, threads)
+    run_sweep(a_sweep(tmp_path, rounds=20), tmp_path / "whole", threads)
+    assert contents(units) == contents(tmp_path / "whole")
+
+
 class Late(Executor):
     """Runs jobs in the reverse order, and all of them only when it is closed or asked."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from subnetwork.files import UNREADABLE
 from subnetwork.record import Record, Row, read, writing
 from subnetwork.theory.methods import Cost
 
@@ -70,13 +71,29 @@ def keep(
             old.unlink()
 
 
-def states_of(store: Path, record: Record) -> dict[str, np.ndarray[Any, Any]] | None:
-    """The states after the rounds of a record; None where their file is gone."""
+def states_of(
+    store: Path,
+    record: Record,
+    n_seeds: int,
+    like: Any,  # noqa: ANN401 - a method's state
+) -> list[tuple[Any, Cost]] | None:
+    """State and cost of each seed after the rounds of a record; None where their file is gone.
+
+    Raises:
+        ValueError: the file is damaged, or not of states as `like`.
+    """
     path = store / f"{record.name}-{rounds_of(record)}.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        return [_unpacked(str(place), arrays, like) for place in range(n_seeds)]
+    except (*UNREADABLE, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Delete it: the unit is then "
+            "computed again."
+        ) from None
 
 
 def packed(prefix: str, state: object, spent: Cost) -> dict[str, np.ndarray[Any, Any]]:
@@ -89,7 +106,7 @@ def packed(prefix: str, state: object, spent: Cost) -> dict[str, np.ndarray[Any,
     return {**arrays, f"{prefix}.spent": cost}
 
 
-def unpacked(
+def _unpacked(
     prefix: str,
     arrays: Mapping[str, np.ndarray[Any, Any]],
     like: Any,  # noqa: ANN401 - a method's state

@@ -18,7 +18,6 @@ from subnetwork.experiments.store import (
     rounds_of,
     states_of,
     stored,
-    unpacked,
 )
 from subnetwork.record import Row
 from subnetwork.theory.method_table import method_named
@@ -162,10 +161,10 @@ def run_unit(unit: Unit, store: Path) -> int:
     problem = _problem(unit.problem)
     method = _method(problem, unit.method)
     record = stored(store, unit.config)
-    states = None if record is None else states_of(store, record)
-    start = rounds_of(record) if states is not None else 0
     if record is not None and rounds_of(record) >= unit.rounds:
         return 0
+    states = None if record is None else states_of(store, record, unit.count, method.state)
+    start = rounds_of(record) if states is not None else 0
     old: list[Row] = []
     if record is not None and states is not None:
         old = [row for row in record.rows if row["k"] in set(marks(unit.rounds))]
@@ -176,7 +175,7 @@ def run_unit(unit: Unit, store: Path) -> int:
     for place, seed in enumerate(seeds):
         begun, spent = method, Cost()
         if states is not None:
-            state, spent = unpacked(str(place), states, method.state)
+            state, spent = states[place]
             begun = replace(method, state=state)
         column: list[tuple[int, float, Cost]] = []
         with np.errstate(over="ignore", invalid="ignore"):  # a run may diverge: its gaps are null
