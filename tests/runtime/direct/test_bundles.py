@@ -32,13 +32,13 @@ def test_small_tensors_that_are_cut_alike_are_one_to_an_exchange():
     assert sorted(every) == sorted((p, name) for p in ("", "m") for name in SHAPES)
 
 
-def test_large_tensors_and_those_with_scales_travel_alone():
+def test_large_tensors_travel_alone_and_rounded_ones_with_their_like():
     d = draws(NetSketch(LAYOUT, Perm(N)), model())
     with alone():
         assert all(len(each) == 1 for of_table in listed(d, ("", "m")) for each in of_table)
     in_int8 = [each for of_table in listed(d, ("", "m"), "int8") for each in of_table]
-    assert all(len(each) == 1 or {plane for plane, _ in each} == {"m"} for each in in_int8)
-    assert {("m", "up"), ("m", "bias")} in in_int8
+    for plane in ("", "m"):  # entries of int8, and of bfloat16
+        assert {(plane, "up"), (plane, "bias")} in in_int8
     large = Layout({"a": 4}, {"w": ("a", None), "b": ("a",)})
     x = ModelState({"w": torch.zeros(4, SMALL // 4 + 1), "b": torch.zeros(4)}, {})
     assert listed(draws(NetSketch(large, Perm(2)), x), ("",)) == [[{("", "w")}, {("", "b")}]]
@@ -94,13 +94,15 @@ def test_lines_in_the_middle_of_memory_are_moved_all_the_same():
     same(assembled(d, helds), x)
 
 
+@pytest.mark.parametrize("wire", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("rank", range(N))
-def test_a_bundle_is_one_piece_to_each_rank(rank):
+def test_a_bundle_is_one_piece_to_each_rank(rank, wire):
     d = draws(NetSketch(LAYOUT, Perm(N)), model())
     held = parts(d, model())[rank]
-    in_company = next(handed_over(d, rank, held))
+    in_company = next(handed_over(d, rank, held, wire))
     with alone():
-        each = next(handed_over(d, rank, held))
+        each = next(handed_over(d, rank, held, wire))
     assert in_company.sizes == each.sizes, "not a byte more"
-    tables = len(bundles(d, ("", "m"), "float32"))
-    assert max(map(len, in_company.pieces)) <= tables < max(map(len, each.pieces))
+    ways = sum(map(len, bundles(d, ("", "m"), wire)))  # to a table one, and of int8 two
+    assert max(map(len, in_company.pieces)) <= ways
+    assert max(map(len, in_company.pieces)) < max(map(len, each.pieces))

@@ -10,6 +10,7 @@ from subnetwork.deals import Bernoulli, Full, Perm, RandQ
 from subnetwork.nets import ModelState, NetSketch, Outer
 from subnetwork.nets.state import Submodel
 from subnetwork.runtime.direct import Draws, handed_over, merged, together
+from subnetwork.runtime.direct.bundles import bundles
 from subnetwork.runtime.direct.counted import (
     COUNTER,
     counters_like,
@@ -132,6 +133,22 @@ def test_all_ranks_agree_on_rounded_values_bit_for_bit(deal, wire):
             simulated.same(held.submodel, d.partition(k).select(x, i))
         helds = simulated.pass_on(d, simulated.train(d, helds, wire), wire)
         x = one_round(wire, d, x, k)
+        simulated.same(simulated.assembled(d, helds), x)
+
+
+@pytest.mark.parametrize("deal", [Perm(N), Full(N), RandQ(N, q=2)], ids=repr)
+def test_in_company_every_tensor_has_scales_of_its_own(deal):
+    """For one row, for as many as have 256 entries, or for all of them."""
+    shapes = {"w": (50, 300), "v": (50, 8), "b": (50,)}
+    layout = type(LAYOUT)({"a": 50}, {"w": ("a", None), "v": ("a", None), "b": ("a",)})
+    sizes = {"w": 1.0, "v": 1e-4, "b": 1e4}
+    x = ModelState({name: sizes[name] * torch.randn(shape) for name, shape in shapes.items()})
+    d = draws(NetSketch(layout, deal), x)
+    assert [len(of_table) for of_table in bundles(d, ("",), "int8")] == [1]
+    helds = parts(d, x)
+    for k in range(3):
+        helds = simulated.pass_on(d, simulated.train(d, helds, "int8"), "int8")
+        x = one_round("int8", d, x, k)
         simulated.same(simulated.assembled(d, helds), x)
 
 

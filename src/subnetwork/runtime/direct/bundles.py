@@ -54,7 +54,7 @@ class Bundle:
     @property
     def grid(self) -> Grid:
         """The table, with lines as long as those of all members together."""
-        return self.grids[0].with_length(sum(grid.length for grid in self.grids))
+        return self.grids[0].with_lengths([grid.length for grid in self.grids])
 
     def joined(self, tensors: Mapping[Member, Tensor]) -> Tensor:
         """The members' tensors, of as many lines each, as (lines, length): a copy, if several."""
@@ -88,8 +88,7 @@ def travelling(
 def bundles(draws: Draws, of_planes: Collection[str], wire: Wire) -> list[list[Bundle]]:
     """All tensors of a run, by table: what is small in company, up to a bound, all else alone.
 
-    Every rank comes to the same, whatever it holds. In int8 a tensor has scales of its own, and
-    travels alone.
+    Every rank comes to the same, whatever it holds.
 
     Args:
         draws: the cuts of the run.
@@ -103,8 +102,7 @@ def bundles(draws: Draws, of_planes: Collection[str], wire: Wire) -> list[list[B
         of_table, before = found.setdefault(grid.table, {}), so_far.get(grid.table, 0)
         so_far[grid.table] = before + n_entries * len(of_planes) * (n_entries <= SMALL)
         for plane, how in travelling(draws, of_planes, name, wire):
-            alone = how == "int8" or n_entries > SMALL
-            company = (plane, name) if alone else before // MOST
+            company = (plane, name) if n_entries > SMALL else before // MOST
             which = (like.dtype, how, plane == OUTER, company)
             of_table.setdefault(which, []).append(Member(plane, name))
     return [[_bundle(draws, each, wire) for each in of.values()] for of in found.values()]

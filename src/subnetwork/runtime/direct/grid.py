@@ -32,6 +32,7 @@ class Grid:
     rows: tuple[Dim, ...]
     cols: tuple[Dim, ...]
     unit: tuple[str, int] | None  # depth: the block that the parameter belongs to
+    several: tuple[int, ...] = ()  # of the lines of several tensors, side by side: their lengths
 
     @classmethod
     def of(cls, layout: Layout, name: str, shape: Sequence[int]) -> "Grid":
@@ -49,9 +50,14 @@ class Grid:
         """Rows and columns, whatever the length of a line."""
         return self.rows, self.cols, self.shape[: len(self.rows) + len(self.cols)], self.unit
 
-    def with_length(self, length: int) -> "Grid":
-        """The same table of lines of another length."""
-        return replace(self, shape=(*self.table[2], length))
+    def with_lengths(self, lengths: Sequence[int]) -> "Grid":
+        """The same table of lines that are those of several tensors, side by side."""
+        return replace(self, shape=(*self.table[2], sum(lengths)), several=tuple(lengths))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Entries of a line, tensor by tensor."""
+        return self.several or (self.length,)
 
     @property
     def n_rows(self) -> int:

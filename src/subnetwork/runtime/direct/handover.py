@@ -43,11 +43,11 @@ from subnetwork.runtime.direct.rows import (
     take_in_rows,
 )
 from subnetwork.runtime.direct.wire import (
+    Groups,
     Wire,
     decoded,
     encoded,
     n_bytes,
-    scale_groups,
 )
 
 
@@ -165,7 +165,7 @@ def _moved(
         deal_out_rows(way.kept, _dense(way, out), source, sent, ends, target)
     else:
         deal_out(way.kept, space(way.grid), source, sent, ends, target)
-    groups = scale_groups(torch.as_tensor(rows), way.grid)
+    groups = Groups.of(torch.as_tensor(rows), way.grid)
     if how != "float32" and spare is not None:
         spare.give_back(2 * leaving.nbytes)  # rounded, and as others will have it
     coded = encoded(how, leaving, groups, way.leaving.tolist())
@@ -181,9 +181,8 @@ def _aligned(lines: Tensor) -> Tensor:
 
 def arriving_sizes(way: Route, block: Tensor, how: Wire) -> list[int]:
     """Bytes that each worker sends of one tensor."""
-    none = torch.empty(0, dtype=torch.int64)
     return [
-        n_bytes(how, int(n), way.groups_from(i) if how == "int8" and n else none, block)
+        n_bytes(how, int(n), way.scales_from(i) if how == "int8" and n else 0, block)
         for i, n in enumerate(way.arriving)
     ]
 
@@ -195,7 +194,7 @@ def settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
         sizes = arriving_sizes(way, block, how)
         values = torch.cat(
             [
-                decoded(how, parcel, way.groups_from(i)[: int(way.arriving[i])], block)
+                decoded(how, parcel, way.groups_from(i), block)
                 for i, parcel in enumerate(torch.split(arrived, sizes))
             ]
         ).view(-1)

@@ -29,11 +29,11 @@ from subnetwork.runtime.direct.kernels import Array, last_keepers
 from subnetwork.runtime.direct.links import Exchange, Parcels, Post
 from subnetwork.runtime.direct.outer import stepped
 from subnetwork.runtime.direct.wire import (
+    Groups,
     Wire,
     decoded,
     encoded,
     n_bytes,
-    scale_groups,
 )
 
 
@@ -82,9 +82,9 @@ class Shared:
         bit = np.uint64(1 << worker)
         return torch.as_tensor(np.flatnonzero(self.holders[self.mine.numpy()] & bit))
 
-    def groups(self, which: Tensor) -> Tensor:
-        """Which of these lines share a scale."""
-        return scale_groups(self.rows[which], self.grid)
+    def groups(self, which: Tensor) -> Groups:
+        """Which entries of these lines share a scale."""
+        return Groups.of(self.rows[which], self.grid)
 
 
 def merged(
@@ -195,4 +195,5 @@ def _size(of: Shared, worker: int, own: Tensor, how: Wire) -> int:
     which = of.held_by(worker)
     if worker == of.rank or not len(which):
         return 0
-    return n_bytes(how, len(which), of.groups(of.mine[which]), own)
+    n_scales = len(of.groups(of.mine[which]).present()) if how == "int8" else 0
+    return n_bytes(how, len(which), n_scales, own)

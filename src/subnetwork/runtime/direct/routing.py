@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from subnetwork.runtime.direct.draws import Draws
 from subnetwork.runtime.direct.grid import Grid
@@ -28,7 +27,7 @@ from subnetwork.runtime.direct.rows import (
     sets_of,
     tally_rows,
 )
-from subnetwork.runtime.direct.wire import scale_groups
+from subnetwork.runtime.direct.wire import Groups
 
 CHUNK = 1 << 16  # lines
 
@@ -67,15 +66,20 @@ class Route:
         now, goal = (held_rows(masks, self.kept.me) for masks in (self.kept.now, self.kept.goal))
         return [len(lines) for lines in now] == [len(lines) for lines in goal]
 
-    def groups_from(self, worker: int) -> Tensor:
-        """Which of the lines that a worker sends share a scale."""
+    def groups_from(self, worker: int) -> Groups:
+        """Which entries of the lines that a worker sends share a scale."""
         rows, cols = held_rows(self.kept.goal, self.kept.me)
         if self.senders is not None:
             counts = np.bitwise_count(self.senders[:, worker]).sum(axis=1, dtype=np.int64)
-            return scale_groups(torch.as_tensor(np.repeat(rows, counts)), self.grid)
-        assert self.keepers is not None
-        every = np.repeat(rows, len(cols))
-        return scale_groups(torch.as_tensor(every[self.keepers == worker]), self.grid)
+            every = np.repeat(rows, counts)
+        else:
+            assert self.keepers is not None
+            every = np.repeat(rows, len(cols))[self.keepers == worker]
+        return Groups.of(torch.as_tensor(every[: self.arriving[worker]]), self.grid)
+
+    def scales_from(self, worker: int) -> int:
+        """How many scales a worker sends with its lines."""
+        return len(self.groups_from(worker).present())
 
 
 def route(

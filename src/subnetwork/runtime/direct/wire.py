@@ -8,7 +8,7 @@ of the merge's own step is rounded where it goes to another keeper.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -49,16 +49,59 @@ def of_tensor(wire: Wire, plane: str, name: str, tensor: Tensor) -> Wire:
     return "bfloat16" if wire == "int8" and plane else wire
 
 
-def n_bytes(wire: Wire, n_lines: int, groups: Tensor, like: Tensor) -> int:
+@dataclass(frozen=True)
+class Groups:
+    """Which entries of some lines share a scale, for int8.
+
+    Those that a tensor has in one row of its table, or in as many rows as make up a block.
+    """
+
+    of_line: Tensor  # (lines, tensors): the number of the group
+    lengths: tuple[int, ...]  # entries of a line, tensor by tensor
+    n: int  # groups of the whole table
+
+    @classmethod
+    def of(cls, rows: Tensor, grid: Grid) -> "Groups":
+        """Those of the lines of these rows of a table."""
+        each = [max(1, BLOCK // (grid.n_cols * length)) for length in grid.lengths]  # rows
+        ends = torch.tensor([-(-grid.n_rows // n) for n in each]).cumsum(0)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
+        return cls(rows[:, None] // torch.tensor(each) + starts, grid.lengths, int(ends[-1]))
+
+    def split(self, n_lines: Sequence[int]) -> "list[Groups]":
+        """Those of so many lines, and of so many more, .."""
+        return [replace(self, of_line=part) for part in torch.split(self.of_line, list(n_lines))]
+
+    def present(self) -> Tensor:
+        """Which groups these lines have: their numbers, ascending."""
+        found = torch.zeros(self.n, dtype=torch.bool)
+        found[self.of_line.flatten()] = True
+        return found.nonzero()[:, 0]
+
+    def largest(self, lines: Tensor) -> Tensor:
+        """The largest entry of each group, by magnitude."""
+        parts = torch.split(lines.abs(), list(self.lengths), dim=1)
+        tops = torch.stack([part.amax(dim=1) for part in parts], dim=1).to(torch.float32)
+        found = torch.zeros(self.n)
+        return found.scatter_reduce_(0, self.of_line.flatten(), tops.flatten(), "amax")
+
+    def spread(self, scales: Tensor) -> Tensor:
+        """The scale of each entry, as (lines, length or 1), from those of all groups."""
+        each = scales[self.of_line]
+        if len(self.lengths) == 1:
+            return each
+        return each.repeat_interleave(torch.tensor(self.lengths), dim=1)
+
+
+def n_bytes(wire: Wire, n_lines: int, n_scales: int, like: Tensor) -> int:
     """Bytes of so many lines.
 
     Args:
         wire: how they travel.
         n_lines: how many.
-        groups: for int8, which of them share a scale; ascending.
+        n_scales: for int8, how many groups of entries have a scale.
         like: (lines, length), of their length and dtype.
     """
-    n_scales = len(torch.unique_consecutive(groups)) if wire == "int8" and n_lines else 0
     n_entries, itemsize = n_lines * like.shape[1], like.element_size()
     return {
         "float32": n_entries * itemsize,
@@ -67,18 +110,13 @@ def n_bytes(wire: Wire, n_lines: int, groups: Tensor, like: Tensor) -> int:
     }[wire]
 
 
-def scale_groups(rows: Tensor, grid: Grid) -> Tensor:
-    """Which lines share a scale: those of one row, or of as many rows as make up a block."""
-    return rows // max(1, BLOCK // (grid.n_cols * grid.length))
-
-
-def encoded(wire: Wire, lines: Tensor, groups: Tensor, splits: Sequence[int]) -> Coded:
+def encoded(wire: Wire, lines: Tensor, groups: Groups, splits: Sequence[int]) -> Coded:
     """The bytes of these lines for every destination.
 
     Args:
         wire: how they travel.
         lines: (lines, length), ordered by destination.
-        groups: for int8, which lines share a scale; ascending for each destination.
+        groups: for int8, which of their entries share a scale.
         splits: lines for each destination.
     """
     if wire == "float32":
@@ -88,25 +126,23 @@ def encoded(wire: Wire, lines: Tensor, groups: Tensor, splits: Sequence[int]) ->
         return Coded(
             [raw(part) for part in torch.split(short, list(splits))], short.to(lines.dtype)
         )
-    scales = _scales(lines, groups)
-    each = scales[groups][:, None]
+    scales = groups.largest(lines) / 127  # to whomever they are sent
+    each = groups.spread(scales)
     codes = (lines / each).nan_to_num(0.0).round().to(torch.int8)
     parcels = [
-        torch.cat([raw(scales[torch.unique_consecutive(of)].to(torch.float32)), raw(part)])
-        for of, part in zip(
-            torch.split(groups, list(splits)), torch.split(codes, list(splits)), strict=True
-        )
+        torch.cat([raw(scales[of.present()]), raw(part)])
+        for of, part in zip(groups.split(splits), torch.split(codes, list(splits)), strict=True)
     ]
     return Coded(parcels, (codes.to(torch.float32) * each).to(lines.dtype))
 
 
-def decoded(wire: Wire, parcel: Tensor, groups: Tensor, like: Tensor) -> Tensor:
+def decoded(wire: Wire, parcel: Tensor, groups: Groups, like: Tensor) -> Tensor:
     """The lines of a parcel, as (lines, length) in the dtype of `like`.
 
     Args:
         wire: how they travelled.
         parcel: their bytes.
-        groups: for int8, which of them share a scale; ascending.
+        groups: for int8, which of their entries share a scale.
         like: a tensor of the same length and dtype.
     """
     length = like.shape[1]
@@ -114,18 +150,10 @@ def decoded(wire: Wire, parcel: Tensor, groups: Tensor, like: Tensor) -> Tensor:
         return read(parcel, like.dtype).view(-1, length)
     if wire == "bfloat16":
         return read(parcel, torch.bfloat16).to(like.dtype).view(-1, length)
-    unique, which = torch.unique_consecutive(groups, return_inverse=True)
-    scales = read(parcel[: 4 * len(unique)], torch.float32)
-    codes = read(parcel[4 * len(unique) :], torch.int8).view(-1, length)
-    return (codes.to(torch.float32) * scales[which][:, None]).to(like.dtype)
-
-
-def _scales(lines: Tensor, groups: Tensor) -> Tensor:
-    """The largest entry of each group, to whomever it is sent, over 127."""
-    largest = torch.zeros(int(groups.max()) + 1 if len(groups) else 0)
-    if len(groups):
-        largest.scatter_reduce_(0, groups, lines.abs().amax(dim=1).to(torch.float32), "amax")
-    return largest / 127
+    present, scales = groups.present(), torch.zeros(groups.n)
+    scales[present] = read(parcel[: 4 * len(present)], torch.float32)
+    codes = read(parcel[4 * len(present) :], torch.int8).view(-1, length)
+    return (codes.to(torch.float32) * groups.spread(scales)).to(like.dtype)
 
 
 def raw(tensor: Tensor) -> Tensor:
