@@ -70,6 +70,15 @@ def rank_under_torchrun() -> int:
     return rank
 
 
+def under_several_hosts() -> bool:
+    """Whether torchrun started processes on other hosts too.
+
+    Raises:
+        ValueError: what the environment says of it is no number.
+    """
+    return required("LOCAL_WORLD_SIZE", 1) != required("WORLD_SIZE", 1)
+
+
 def restarts_under_torchrun() -> int:
     """How often torchrun started its processes again after a failure."""
     return said("TORCHELASTIC_RESTART_COUNT") or 0

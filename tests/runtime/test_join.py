@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ranks_in_threads import together
 from subnetwork import Full, Perm, decompose, join, rounds
-from subnetwork.algorithm import RunFailedError
+from subnetwork.algorithm import DivergedError, RunFailedError
 from subnetwork.nets import NetSketch, holders
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.layout import Layout
@@ -357,6 +357,42 @@ def test_a_worker_that_took_no_step_yet_makes_room_for_the_others_state(monkeypa
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert kinds == kinds_too == {"exp_avg", "exp_avg_sq"}
     assert set(steps["0.bias"]) == {4.0, 6.0}
+
+
+@pytest.mark.parametrize("of", ["parameter", "state"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_not_merged_and_all_ranks_say_whose_it_is(monkeypatch, of, value):
+    """Of one rank, in its second round: the model is that of the round's start, to the bit."""
+    inputs = torch.ones(5, 4)
+
+    def side(rank, session):
+        found = None
+        with pytest.raises(DivergedError, match=r"In round 1 a parameter.* on rank 1\. Nothing"):
+            for sub in session.rounds(3):
+                found = session.model(everywhere=True).state_dict()
+                optimizer = torch.optim.SGD(sub.parameters(), 0.01, momentum=0.9)
+                session.carry(optimizer)
+                sub(inputs).square().sum().backward()
+                optimizer.step()
+                if (rank, session.k) == (1, 1):
+                    p = next(sub.parameters())
+                    spoilt = p.data if of == "parameter" else optimizer.state[p]["momentum_buffer"]
+                    spoilt.view(-1)[0] = value
+        return session.k, found, session.model(everywhere=True).state_dict()
+
+    for k, before, after in in_threads(monkeypatch, 2, side):
+        assert k == 1
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_several_hosts_are_told_what_to_set_up(monkeypatch):
+    for name, value in (("WORLD_SIZE", 4), ("LOCAL_WORLD_SIZE", 2), ("RANK", 1)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    plan = decompose(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), torch.randn(3, 4))
+    with pytest.raises(ValueError, match="several hosts.*init_process_group"):
+        with join(plan, deal=Perm(4)):
+            pass
 
 
 class Mixed(nn.Module):

@@ -2,9 +2,10 @@
 
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,8 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from subnetwork.algorithm import DivergedError
 from subnetwork.deals import Deal
-from subnetwork.environment import rank_under_torchrun, workers_under_torchrun
+from subnetwork.environment import (
+    rank_under_torchrun,
+    under_several_hosts,
+    workers_under_torchrun,
+)
 from subnetwork.nets.architecture import load_params
 from subnetwork.nets.calibrate import gathers, recalibrate
 from subnetwork.nets.copying import copied
@@ -41,6 +47,7 @@ from subnetwork.runtime.direct.counted import COUNTER, is_counter, packed, unpac
 from subnetwork.runtime.direct.held import PARAMS
 from subnetwork.runtime.direct.links import Exchange, Links
 from subnetwork.runtime.direct.start import with_new_counters, with_new_moments
+from subnetwork.runtime.handshake import LOOPBACK
 from subnetwork.runtime.torchrun import place_under_torchrun
 
 
@@ -108,6 +115,11 @@ class Session:
         Train it in the body of the loop as you like. When the body ends, its parameters are taken
         back, merged and handed over; a body that is left by `break` leaves its round undone. It can
         be called again to go on.
+
+        Raises:
+            DivergedError: on every rank, where a parameter or a state that is carried is no finite
+                number any more on one of them. The round is undone: `model` is that of its start.
+            WorkerLostError: where another rank is lost.
         """
         for _ in range(n_rounds):
             self._begin()
@@ -191,7 +203,9 @@ class Session:
     def _end(self, module: nn.Module) -> None:
         named = dict(module.named_parameters())
         _check_whole(named)
-        self._make_room(kinds(self._carried))
+        told = self._told(named)
+        self._check_finite(told)
+        self._make_room({kind for words in told for kind in words["kinds"]})
         own = unpacked(self._held.submodel)
         params = {name: named[name].detach().to(p) for name, p in own.params.items()}
         moments = own.moments
@@ -202,14 +216,30 @@ class Session:
         self._held = self._over(merged(self._draws, self.rank, held, self.wire))
         self._merged = True
 
-    def _make_room(self, found: set[str]) -> None:
-        """For state that was not there before on any rank: on all at once, and zero at first.
+    def _told(self, named: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+        """What every rank found at the end of the round: one that took no step, nothing new."""
+        states = [of for stepped in self._carried for of in stepped.state().values()]
+        tensors = [t for state in states for t in state.values() if isinstance(t, Tensor)]
+        words = {
+            "kinds": sorted(kinds(self._carried)),
+            "finite": all(bool(t.isfinite().all()) for t in (*named.values(), *tensors)),
+        }
+        return tell(self._links, self.rank, self.n_workers, words)
 
-        Every rank says what it found, each round: one that took no step has found nothing new.
-        """
-        told = tell(self._links, self.rank, self.n_workers, {"kinds": sorted(found)})
+    def _check_finite(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """Before anything is merged, and on all ranks alike."""
+        bad = [rank for rank, words in enumerate(told) if not words["finite"]]
+        if bad:
+            raise DivergedError(
+                f"In round {self.k} a parameter, or a state of its optimizer, is no finite number "
+                f"any more on rank {', '.join(map(str, bad))}. Nothing was merged: session.model() "
+                "is the model at the round's start. Use a smaller step size."
+            )
+
+    def _make_room(self, found: set[str]) -> None:
+        """For state that was not there before on any rank: on all at once, and zero at first."""
         known = unpacked(self._held.submodel).moments
-        new = sorted({kind for words in told for kind in words["kinds"]} - set(known))
+        new = sorted(found - set(known))
         moments = [name for name in new if name != COUNTER]
         if moments:
             self._held = with_new_moments(self._draws, self.rank, self._held, moments)
@@ -261,8 +291,13 @@ def _links(rank: int, n_workers: int) -> Links:
         return lambda _: None
     if dist.is_initialized():
         return over(dist.new_group(backend="gloo"), rank)
+    if under_several_hosts():
+        raise ValueError(
+            "torchrun started ranks on several hosts, where join uses a group of yours. Call "
+            'torch.distributed.init_process_group("gloo") before it.'
+        )
     store = dist.PrefixStore("direct", place_under_torchrun().store)
-    return over(meet(store, rank, n_workers), rank)
+    return over(meet(store, rank, n_workers, host=LOOPBACK), rank)
 
 
 def _same_kind(module: nn.Module, own: Submodel, plan: Plan) -> bool:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from subnetwork.algorithm import WorkerLostError
-from subnetwork.environment import required, restarts_under_torchrun
+from subnetwork.environment import required, restarts_under_torchrun, under_several_hosts
 from subnetwork.runtime.handshake import (
     LOOPBACK,
     SECRET,
@@ -112,7 +112,7 @@ def place_under_torchrun(host: str | None = None) -> Place:
         ValueError: on several hosts, without a host or without a secret; or the environment is not
             as torchrun makes it.
     """
-    if required("LOCAL_WORLD_SIZE", 1) != required("WORLD_SIZE", 1):
+    if under_several_hosts():
         if host is None:
             raise ValueError(
                 "torchrun started ranks on several hosts, but rank 0 listens on its loopback "
