@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import in_process
 import pytest
@@ -12,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from subnetwork.cli.console import Output
+from subnetwork.cli.folder import resumable
 from subnetwork.methods import Training
 from subnetwork.methods.rows import task
 from subnetwork.record import writing
@@ -186,6 +190,39 @@ def watched(folder):
     status, out, err = command("watch", "run", cwd=folder)
     assert status == 0, err
     return out, [line.split() for line in out.splitlines() if line[:2] in ("0 ", "1 ")]
+
+
+def test_watch_on_a_terminal_follows_the_run_and_ends_with_it(tmp_path, monkeypatch):
+    """A row comes while it sleeps, the run ends while it sleeps again, and moves to its place."""
+    module, run = sys.modules["subnetwork.cli.watch"], ExitStack()
+    config = {"workers": 2, "rounds": 2, "local_steps": 10}
+    seen = []
+
+    def sleep(seconds):
+        assert seconds >= module.EVERY
+        seen.append(seconds)
+        if len(seen) == 1:
+            write(a_row(1, accuracy=0.75))
+        else:
+            run.close()
+
+    clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "Output", lambda: Output(force_terminal=True, width=120))
+    with run:
+        folder = run.enter_context(resumable(tmp_path / "run", resume=False, restart=False))
+        path = folder / "ist.jsonl"
+        write = run.enter_context(writing(path, kind="train", name="ist", config=config))
+        write(a_row(0))
+        status, out, err = command("watch", "run", cwd=tmp_path)
+    assert (status, err, len(seen)) == (0, "", 2)
+    first, second, third = (f"round {k} of 2  step {10 * k}" for k in (1, 2, 2))
+    at = [out.index(first), out.index(second), out.rindex(third)]
+    assert at == sorted(set(at)), "shown once after the first row, twice after the second"
+    assert "running" in out[: at[1]]
+    assert "running" in out[at[1] : at[2]]
+    assert "complete" in out[at[2] :]
+    assert not folder.exists()
 
 
 def test_watch_says_of_which_step_an_accuracy_is(tmp_path):

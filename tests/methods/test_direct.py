@@ -4,6 +4,7 @@ import errno
 import json
 import threading
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def direct(run, folder, old=None):
     def side(place):
         torch.set_num_threads(1)
         if place.rank:
-            return follow(place)
+            return follow(place, place.job())
         return lead(place, t, row, job, start, keeper, Edges(silent))
 
     together(run.workers, side)
@@ -188,7 +189,7 @@ def test_what_a_rank_alone_knows_it_says(monkeypatch):
     from subnetwork.experiments import rank
 
     monkeypatch.setattr(rank, "bound_to_parent", lambda: None)
-    monkeypatch.setattr(rank, "rank_here", lambda *_: None)
+    monkeypatch.setattr(rank, "rank_here", lambda *_: Mock())
     for raised, told in (
         (RunFailedError("rank 1 does not see it"), "rank 1 does not see it"),
         (WorkerLostError("rank 2 died"), rank.LOST),
@@ -196,7 +197,7 @@ def test_what_a_rank_alone_knows_it_says(monkeypatch):
         (KeyboardInterrupt(), rank.LOST),
     ):
 
-        def fails(_, raised=raised):
+        def fails(*_, raised=raised):
             raise raised
 
         monkeypatch.setattr(rank, "follow", fails)
@@ -311,5 +312,27 @@ def test_rounding_without_direct_exchange_is_refused():
 def test_divergence_is_said_by_every_rank(tmp_path):
     from subnetwork.algorithm import DivergedError
 
-    with pytest.raises(DivergedError, match="ist diverged: .* Use a smaller --step-size"):
+    with pytest.raises(DivergedError, match="ist diverged: .* on rank 0, 1, 2. Use a smaller --st"):
         direct(replace(SMALL, step_size=1e30, exchange="direct"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_ends_the_run_before_it_is_kept_and_names_the_rank(
+    value, tmp_path, monkeypatch
+):
+    from subnetwork.algorithm import DivergedError
+    from subnetwork.nets.local import LocalSteps
+
+    work = LocalSteps.__call__
+
+    def spoilt(self, k, worker, submodel):
+        trained = work(self, k, worker, submodel)
+        if (k, worker) == (1, 2):
+            next(iter(trained.params.values())).view(-1)[0] = value
+        return trained
+
+    monkeypatch.setattr(LocalSteps, "__call__", spoilt)
+    with pytest.raises(DivergedError, match="after round 1, on rank 2"):
+        direct(replace(SMALL, exchange="direct"), tmp_path / "run")
+    assert not (tmp_path / "run/model.safetensors").exists()
+    assert not list((tmp_path / "run/checkpoints").glob("round-*"))

@@ -1,7 +1,7 @@
 """The ranks of `subnetwork train --exchange direct`: this command is one of them."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -71,9 +71,9 @@ def handing_over(run: Training, place: "Place | None", births: Nursery | None) -
     from subnetwork.runtime.direct import launched_ranks, stopping
 
     if place is not None:
-        with stopping() as stop:
+        with place.secret_shared() as secret, stopping() as stop:
             say_exchange(place, "direct")
-            yield replace(_rank_of(place), stop=stop)
+            yield replace(_rank_of(place, lambda: secret), stop=stop)
         return
     started = launched_ranks(run.workers, MODULE, births, replaces=run.replicas > 0)
     with started as rank, stopping() as stop:
@@ -86,11 +86,15 @@ def followed(place: "Place") -> int:
     from subnetwork.experiments.direct import follow
     from subnetwork.runtime.direct import LOST, stopping
 
-    rank = _rank_of(place)
-    rank.job()  # until it is there, a signal ends the process
+    rank = _rank_of(place, place.secret)
+    try:
+        job = rank.job()  # until it is there, a signal ends the process
+    except (ValueError, OSError) as reason:
+        print(f"subnetwork: rank {place.rank}: {reason}", file=sys.stderr)  # noqa: T201
+        return LOST
     with stopping() as stop:
         try:
-            follow(replace(rank, stop=stop))
+            follow(replace(rank, stop=stop), job)
         except (WorkerLostError, DivergedError, KeyboardInterrupt):
             return LOST  # rank 0 says why
         except RunFailedError as reason:
@@ -99,12 +103,12 @@ def followed(place: "Place") -> int:
     return 0
 
 
-def _rank_of(place: "Place") -> "Rank":
+def _rank_of(place: "Place", secret: Callable[[], bytes]) -> "Rank":
     import torch.distributed as dist
 
     from subnetwork.runtime.direct import Rank
-    from subnetwork.runtime.handshake import LOOPBACK
+    from subnetwork.runtime.handshake import LOOPBACK, address_towards
 
     store = dist.PrefixStore("direct", place.store)
-    host = None if place.host is not None else LOOPBACK
-    return Rank(place.rank, place.n_workers, store, host)
+    host = LOOPBACK if place.host is None else address_towards(place.host)
+    return Rank(place.rank, place.n_workers, store, host, secret=secret)

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
@@ -165,9 +165,9 @@ def lead(
             raise WorkerLostError(fate or str(error)) from None
 
 
-def follow(place: Rank) -> None:
-    """The other ranks: take part in what rank 0 says."""
-    job = Job.from_json(place.job())
+def follow(place: Rank, told: str) -> None:
+    """The other ranks: take part in what rank 0 told them (`Rank.job`)."""
+    job = Job.from_json(told)
     t = task(job.run)
     _take_part(place, t, method(t), job, None)
 
@@ -269,12 +269,7 @@ def _after_round(
         "peak": peak_memory(),
     }
     said = tell(side.links, side.rank, side.n_workers, words)
-    if not all(each["finite"] for each in said):
-        outer = " or --outer-step-size" if side.steps else ""
-        raise DivergedError(
-            f"{side.t.run.method} diverged: the model or the loss is no number any more after "
-            f"round {done.k}. Use a smaller --step-size{outer}."
-        )
+    _check_finite(side, done.k, [rank for rank, each in enumerate(said) if not each["finite"]])
     began, tested = time.perf_counter(), _tested_after(side, done)
     if leader is not None:
         leader.note(done.k, said, tested.scores, time.perf_counter() - began)
@@ -289,6 +284,17 @@ def _after_round(
         raise KeyboardInterrupt(f"interrupted after {done.k + 1} rounds")
     elif wanted and _leaves(side, leader, done.k + 1):
         raise _LeftError
+
+
+def _check_finite(side: Side, k: int, bad: Sequence[int]) -> None:
+    """Raise DivergedError, before anything is kept, where ranks hold what is no number."""
+    if bad:
+        outer = " or --outer-step-size" if side.steps else ""
+        where = ", ".join(map(str, bad))
+        raise DivergedError(
+            f"{side.t.run.method} diverged: the model or the loss is no number any more after "
+            f"round {k}, on rank {where}. Use a smaller --step-size{outer}."
+        )
 
 
 def _leaves(side: Side, leader: Leader | None, k: int) -> bool:

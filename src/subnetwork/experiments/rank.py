@@ -29,7 +29,8 @@ def main(arguments: Sequence[str]) -> int | str:
     torch.set_num_threads(1)
     import_module(FIRST_STEP)  # where no nursery has: not later, when others wait
     try:
-        follow(rank_here(Path(folder), int(rank), int(n_workers), int(number)))
+        place = rank_here(Path(folder), int(rank), int(n_workers), int(number))
+        follow(place, place.job())
     except (WorkerLostError, DivergedError, KeyboardInterrupt):
         return LOST  # rank 0 says why
     except RunFailedError as reason:

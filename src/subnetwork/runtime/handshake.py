@@ -185,6 +185,39 @@ def reconnecting(
     return link
 
 
+def address_towards(host: str) -> str:
+    """The address of this host from which it reaches another one; nothing is sent.
+
+    Raises:
+        OSError: there is no way to it.
+    """
+    (family, kind, *_, address), *_ = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+    with socket.socket(family, kind) as end:
+        end.connect(address)
+        return str(end.getsockname()[0])
+
+
+def sealed(secret: bytes, nonce: str, text: str) -> str:
+    """A text for the one who drew the nonce, behind a proof that its author knows the secret."""
+    asked = hashlib.sha256(nonce.encode()).digest()  # of one length, whatever a stranger asks with
+    return _proof(secret, b"word", asked, text.encode()).hex() + text
+
+
+def unsealed(secret: bytes, nonce: str, word: str) -> str:
+    """The text of such a word.
+
+    Raises:
+        ValueError: where its author does not know the secret, or answers another nonce.
+    """
+    text = word[2 * NONCE :]
+    if not hmac.compare_digest(word.encode(), sealed(secret, nonce, text).encode()):
+        raise ValueError(
+            "what is said in the name of rank 0 does not prove that it knows the run's secret: "
+            f"nothing of it is done. Give all hosts the same {SECRET}, and start again."
+        )
+    return text
+
+
 def write_secret(folder: Path) -> bytes:
     """A new secret, also in `folder`/secret, which only this user can read."""
     secret = secrets.token_bytes(NONCE)

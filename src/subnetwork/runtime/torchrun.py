@@ -47,20 +47,42 @@ class Place:
         Raises:
             WorkerLostError: where a rank does not join within a minute.
         """
+        with self.secret_shared() as secret:
+            listener = Listener(self.n_workers, secret, host=self.host or LOOPBACK)
+            self.store.set(ADDRESS, listener.address)
+            remote = [Remote(rank, Rank(rank, listener)) for rank in range(1, self.n_workers)]
+            try:
+                _await_all(remote)
+                yield (InProcess(0), *remote)
+            finally:
+                for seat in remote:
+                    seat.leave()
+                listener.close()
+
+    @contextmanager
+    def secret_shared(self) -> Iterator[bytes]:
+        """On rank 0: the run's secret, which the others find until the block is left."""
+        if self.host is not None:
+            yield _shared_secret()
+            return
         folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
-        secret = write_secret(folder) if self.host is None else _shared_secret()
-        listener = Listener(self.n_workers, secret, host=self.host or LOOPBACK)
-        self.store.set(FOLDER, str(folder))
-        self.store.set(ADDRESS, listener.address)
-        remote = [Remote(rank, Rank(rank, listener)) for rank in range(1, self.n_workers)]
         try:
-            _await_all(remote)
-            yield (InProcess(0), *remote)
+            secret = write_secret(folder)
+            self.store.set(FOLDER, str(folder))
+            yield secret
         finally:
-            for seat in remote:
-                seat.leave()
-            listener.close()
             shutil.rmtree(folder, ignore_errors=True)
+
+    def secret(self) -> bytes:
+        """On the other ranks; waits for rank 0.
+
+        Raises:
+            ValueError: on several hosts, where it is not set.
+            PermissionError: what rank 0 is said to have written is not this user's alone.
+        """
+        if self.host is not None:
+            return _shared_secret()
+        return read_secret(Path(self.store.get(FOLDER).decode()))
 
     def serve(self, build: Build) -> int:
         """On the other ranks: work off rounds until rank 0 says stop or is gone; the exit status.
@@ -75,10 +97,7 @@ class Place:
         return GONE
 
     def _find(self) -> tuple[str, bytes]:
-        address = self.store.get(ADDRESS).decode()
-        if self.host is not None:
-            return address, _shared_secret()
-        return address, read_secret(Path(self.store.get(FOLDER).decode()))
+        return self.store.get(ADDRESS).decode(), self.secret()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """A rank that dies before all have met is named at once, whether the dead are replaced or not."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,6 +11,7 @@ import torch.distributed as dist
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nursery import nursery
 from subnetwork.runtime.direct import launched_ranks, ranks
+from subnetwork.runtime.handshake import sealed
 
 DIES = """
 from pathlib import Path
@@ -94,6 +97,41 @@ def test_ranks_that_announce_themselves_and_do_not_come_are_named(monkeypatch):
         place = ranks.Rank(0, 2, store, "127.0.0.1", lambda fate=fate: fate, owns=True)
         with pytest.raises(WorkerLostError, match=named):
             place.links()
+
+
+def test_in_an_open_store_the_word_of_rank_0_is_proved_to_each_rank():
+    store, secret = dist.HashStore(), bytes(range(32))
+    first, *others = (ranks.Rank(i, 3, store, None, secret=lambda: secret) for i in range(3))
+    with ThreadPoolExecutor(3) as pool:
+        heard = [pool.submit(other.job) for other in others]
+        first.give("train this")
+        assert [each.result(60) for each in heard] == ["train this"] * 2
+
+
+@pytest.mark.parametrize("word", ["noise", "of another nonce", "of another secret", ""])
+def test_what_a_stranger_writes_in_the_name_of_rank_0_is_not_done(word):
+    """Also what rank 0 itself said in an earlier run."""
+    store, secret = dist.HashStore(), bytes(range(32))
+    store.set(
+        "job/1",
+        {
+            "noise": "x" * 100,
+            "of another nonce": sealed(secret, "0" * 64, "write there"),
+            "of another secret": sealed(bytes(32), "0" * 64, "write there"),
+            "": "",
+        }[word],
+    )
+    with pytest.raises(ValueError, match="does not prove that it knows the run's secret"):
+        ranks.Rank(1, 2, store, None, secret=lambda: secret).job()
+
+
+def test_a_rank_that_does_not_ask_is_named_and_an_interrupt_is_heard(monkeypatch):
+    monkeypatch.setattr(ranks, "MEETING", timedelta(seconds=0.1))
+    first = ranks.Rank(0, 2, dist.HashStore(), None, secret=lambda: bytes(32))
+    with pytest.raises(WorkerLostError, match="rank 1 did not ask for the run"):
+        first.give("train this")
+    with pytest.raises(KeyboardInterrupt):
+        replace(first, stop=lambda: True).give("train this")
 
 
 def test_a_death_that_could_be_mended_is_still_told_where_it_cannot(tmp_path, monkeypatch):

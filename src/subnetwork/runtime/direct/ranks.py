@@ -1,6 +1,7 @@
 """Processes that hand over directly: those that the command starts itself, or torchrun's."""
 
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -20,7 +21,7 @@ from subnetwork.algorithm import WorkerLostError
 from subnetwork.nursery import FIRST_STEP, Child, Nursery, nursery
 from subnetwork.runtime.direct.gloo import CONNECTING, MEETING, meet, over
 from subnetwork.runtime.direct.links import Links, Post
-from subnetwork.runtime.handshake import LOOPBACK
+from subnetwork.runtime.handshake import LOOPBACK, NONCE, sealed, unsealed
 
 LOST = 3  # exit status of a rank whose run cannot go on
 START_UP = 300.0  # seconds for a process to import what it needs; one that ends is seen at once
@@ -29,7 +30,7 @@ GRACE = 8.0  # for the round under way after Ctrl-C
 POLL = 0.05
 BEAT = 0.5  # seconds between two signs of life of a rank
 FROZEN = 30.0  # without one, it is ended; those in which nothing here ran do not count
-JOB = "job"
+JOB, NONCE_OF = "job", "nonce"  # keys of the store
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,50 @@ class Rank:
     """Told when all have met: from now on a seat may be filled again."""
     died: list[str] = field(default_factory=list)
     """On rank 0: who died and was replaced."""
+    secret: Callable[[], bytes] | None = None
+    """Of the run, where the store takes keys from anybody: torchrun's. It may wait for rank 0."""
 
     def give(self, job: str) -> None:
-        """Rank 0 says what is to be done."""
-        self.store.set(JOB, job)
+        """Rank 0 says what is to be done; where the store is open, to each who asks, and proves it.
+
+        Raises:
+            WorkerLostError: where one does not ask.
+            KeyboardInterrupt: the run is to end meanwhile.
+        """
+        if self.secret is None:
+            self.store.set(JOB, job)
+            return
+        secret = self.secret()
+        for rank in range(1, self.n_workers):
+            nonce = self._heard(f"{NONCE_OF}/{rank}", rank)
+            self.store.set(f"{JOB}/{rank}", sealed(secret, nonce, job))
 
     def job(self) -> str:
-        """What rank 0 said; waits for it."""
-        return self.store.get(JOB).decode()
+        """What rank 0 said; waits for it. To be asked for once.
+
+        Raises:
+            ValueError: it was not rank 0 that said it.
+            PermissionError: the secret is not this user's alone.
+        """
+        if self.secret is None:
+            return self.store.get(JOB).decode()
+        nonce = secrets.token_hex(NONCE)
+        self.store.set(f"{NONCE_OF}/{self.rank}", nonce)
+        word = self.store.get(f"{JOB}/{self.rank}").decode(errors="replace")
+        return unsealed(self.secret(), nonce, word)
+
+    def _heard(self, key: str, rank: int) -> str:
+        until = time.monotonic() + MEETING.total_seconds()
+        while not self.store.check([key]):
+            if self.stop():
+                raise KeyboardInterrupt
+            if time.monotonic() > until:
+                raise WorkerLostError(
+                    f"rank {rank} did not ask for the run in {MEETING.total_seconds():g} s. Look "
+                    "above for why."
+                )
+            time.sleep(0.01)
+        return self.store.get(key).decode(errors="replace")
 
     def group(self, number: int) -> Links:
         """The links of a generation; waits until all are there, on rank 0 with a new process.
