@@ -149,7 +149,9 @@ class Run:
             self.wrong("unseen", f"it was not scaled to {n} workers: {asked.stderr[-300:]}")
             return False
         self.n, self.strikes = n, [*self.strikes, *[0] * n][:n]
-        return self.await_(lambda: len(self.rows[-1]["worker_steps"]) == n, LIMIT)
+        done = len(self.rows)
+        shown = self.await_(lambda: len(self.rows[-1]["worker_steps"]) == n, LIMIT)
+        return shown and self.await_(lambda: len(self.rows) > done + 1, LIMIT)  # a row is timed
 
     def stop_in_a_checkpoint(self) -> bool:
         """Stop the coordinator while it writes one; False where it was not caught at it."""
