@@ -19,12 +19,16 @@ from subnetwork.experiments.training import merged, record
 from subnetwork.methods import Training
 from subnetwork.methods.rows import method, task
 from subnetwork.nets import holders_in_place
+from subnetwork.nets.data import DATA, DataSet, text_set
 from subnetwork.nets.tensorfile import write_tensors
 from subnetwork.record import repeatable
 from subnetwork.runtime import here
 from subnetwork.runtime.direct import tell
 
 SMALL = Training(hidden=(12, 9), workers=3, rounds=3, local_steps=2, batch_size=8)
+OF_TEXT = replace(
+    SMALL, data="tinyshakespeare", model="gpt", width=8, blocks=1, batch_size=2, test_every=9
+)
 CASES = {
     "ist": replace(SMALL, momentum=0.5),
     "adam": replace(SMALL, optimizer="adam", step_size=0.01),
@@ -39,6 +43,9 @@ CASES = {
     "outer of counters": replace(SMALL, optimizer="adam", step_size=0.01, outer="nesterov"),
     "outer, replicas": replace(SMALL, outer="nesterov", exchange="direct", replicas=1),
     "diloco": replace(SMALL, method="diloco"),
+    "resnet": replace(SMALL, model="resnet", data="cifar10", width=4, blocks=1),
+    "gpt": replace(OF_TEXT, optimizer="adamw", step_size=0.01),
+    "resist": replace(OF_TEXT, method="resist", blocks=4),
     "few tests": replace(SMALL, rounds=5, test_every=2),
     "few tests, no chain": replace(SMALL, model="relu", hidden=(12,), workers=2, test_every=2),
 }
@@ -56,6 +63,16 @@ def one_generator(monkeypatch):
         return held
 
     monkeypatch.setattr(module, "_begun", alone)
+
+
+@pytest.fixture(autouse=True)
+def small_sets(monkeypatch):
+    """In the place of those that are read from files."""
+    pictures, labels = torch.rand(60, 3, 8, 8), torch.arange(60) % 10
+    few = DataSet("cifar10", pictures[:40], labels[:40], pictures[40:], labels[40:], 10)
+    text = text_set("tinyshakespeare", "to be or not to be, " * 60, length=8)
+    for data in (few, text):
+        monkeypatch.setitem(DATA, data.name, lambda _, data=data: data)
 
 
 def silent(_row):

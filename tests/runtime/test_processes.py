@@ -15,6 +15,7 @@ from subnetwork.algorithm import WorkerLostError, rounds
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.methods.worker import MODULE, build
+from subnetwork.nets.data import DATA, DataSet, text_set
 from subnetwork.runtime import crew, dropped, dropping, here, launched, seated, serve
 from subnetwork.runtime.handshake import connect
 from subnetwork.runtime.seats import Remote
@@ -46,16 +47,47 @@ def test_four_processes_equal_one_process_bit_for_bit(seats, name):
     torch.set_num_threads(1)
     run = of_method(name)
     row = method(task(run))
+    same_rounds(run, row, seats)
+
+
+def same_rounds(run, row, seats):
+    """Every round at these seats is that of one process: the model, and what workers said of it."""
     for ready in [seat.assign(run.to_json(), row.local) for seat in seats]:
         ready()
     apart, together = run_all(row, seated(seats)), run_all(row, here(row.local))
     for one, other in zip(apart, together, strict=True):
         for parameter, value in other.x.params.items():
-            assert torch.equal(one.x.params[parameter], value), (name, other.k, parameter)
+            assert torch.equal(one.x.params[parameter], value), (other.k, parameter)
         for moment, tensors in other.x.moments.items():
             for parameter, value in tensors.items():
                 assert torch.equal(one.x.moments[moment][parameter], value)
         assert [z.loss for z in one.trained] == [z.loss for z in other.trained]
+
+
+OTHER_NETWORKS = {
+    "masked_relu": {"method": "masked_relu", "model": "relu", "hidden": (12,)},
+    "narrow": {"method": "narrow", "share": 3},
+    "resnet": {"model": "resnet", "data": "cifar10", "width": 4, "blocks": 1},
+    "gpt": {"model": "gpt", "data": "tinyshakespeare", "width": 8, "blocks": 1},
+    "resist": {"method": "resist", "model": "gpt", "data": "tinyshakespeare", "blocks": 4},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NETWORKS)
+def test_workers_behind_sockets_equal_one_process_with_other_networks(name, monkeypatch):
+    pictures, labels = torch.rand(60, 3, 8, 8), torch.arange(60) % 10
+    few = DataSet("cifar10", pictures[:40], labels[:40], pictures[40:], labels[40:], 10)
+    text = text_set("tinyshakespeare", "to be or not to be, " * 60, length=8)
+    for data in (few, text):
+        monkeypatch.setitem(DATA, data.name, lambda _, data=data: data)
+    torch.set_num_threads(1)
+    n = 1 if name == "narrow" else 2
+    changes = {"method": "ist", "workers": n, "width": 8, "batch_size": 4, **OTHER_NETWORKS[name]}
+    run = replace(RUN, **changes)
+    seats = [Remote(i, Threads(lambda link, i=i: serve(link, i, build))) for i in range(n)]
+    same_rounds(run, method(task(run)), seats)
+    for seat in seats:
+        seat.leave()
 
 
 def test_an_exception_in_a_worker_names_the_worker_and_the_reason():
