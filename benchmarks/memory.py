@@ -116,7 +116,7 @@ def main() -> int:
 
 def limited(folder: Path, direct: list[str], network: list[str], limit: int) -> list[bool]:
     """Train, evaluate, write checkpoints and go on where no process may hold the model as well."""
-    print(f"limit of a process: {limit / 1e6:.1f} MB = a network of no size + the model's bytes")
+    print(f"limit of a process: {limit / 1e6:.1f} MB = a network of no size + 0.9 of the model")
     flags = [*direct, *DIRECT, *network, "--out", "limited"]
     first = train(folder, flags, limit).error
     print(f"direct, trains, evaluates, writes checkpoints: {first or 'yes'}")

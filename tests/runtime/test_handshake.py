@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from subnetwork.runtime import handshake
 from subnetwork.runtime.handshake import (
     AT_ONCE,
     NONCE,
@@ -157,6 +158,20 @@ def test_silent_and_noisy_strangers_keep_nobody_out(listener):
     assert ours is not None
     for end in (link, ours, *strangers):
         end.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"a few bytes"])
+def test_who_does_not_prove_itself_in_five_seconds_is_turned_away(listener, said, monkeypatch):
+    assert handshake.HANDSHAKE == 5.0
+    monkeypatch.setattr(handshake, "HANDSHAKE", 0.2)
+    with socket.create_connection(("127.0.0.1", port_of(listener)), timeout=4.0) as stranger:
+        stranger.sendall(said)
+        began = time.monotonic()
+        heard = b""
+        while more := stranger.recv(100):
+            heard += more
+        assert 0.1 < time.monotonic() - began < 4.0
+    assert len(heard) == NONCE, "it learns a nonce, and nothing else"
 
 
 def test_the_secret_lies_in_a_file_of_this_user_alone(tmp_path):

@@ -2,10 +2,12 @@
 
 import os
 import re
+import stat
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +90,22 @@ def test_workers_behind_sockets_equal_one_process_with_other_networks(name, monk
     same_rounds(run, method(task(run)), seats)
     for seat in seats:
         seat.leave()
+
+
+def test_no_command_line_holds_the_secret_and_its_folder_is_this_users_alone(seats):
+    pids = children()
+    assert len(pids) == len(seats)
+    folder = Path(f"/proc/{pids[0]}/fd/1").readlink().parent
+    secret = (folder / "secret").read_bytes()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for pid in (os.getpid(), *descendants_of_this()):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert secret not in words
+        assert secret.hex().encode() not in words
+
+
+def descendants_of_this():
+    return [pid for pids in descendants().values() for pid in pids]
 
 
 def test_an_exception_in_a_worker_names_the_worker_and_the_reason():
