@@ -89,10 +89,10 @@ def _all_killed(run: Run, _: random.Random) -> bool:
 def _disk_full(run: Run, _: random.Random) -> bool:
     """No file of the coordinator can grow, until it has missed a checkpoint."""
     since, until = len(run.rows), time.monotonic() + LIMIT
-    while time.monotonic() < until:
-        _limit(run.process.pid, 512)
+    while time.monotonic() < until and run.process.poll() is None:
+        before = _limit(run.process.pid, 512)
         time.sleep(0.3)
-        _limit(run.process.pid, resource.RLIM_INFINITY)
+        _limit(run.process.pid, before)
         if run.await_(lambda: run.shown(since, {"stale checkpoint"}, None), 2.0):
             return True
     return False
@@ -215,9 +215,13 @@ def _send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _limit(pid: int, n_bytes: int) -> None:
-    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (n_bytes, most))
+def _limit(pid: int, n_bytes: int) -> int:
+    """Set how large a file may be; what it was before."""
+    with suppress(ProcessLookupError):
+        before, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (n_bytes, most))
+        return before
+    return resource.RLIM_INFINITY
 
 
 def tortured(method: str, n_faults: int, seed: int, until: float, counts: Counts) -> None:

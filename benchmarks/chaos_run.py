@@ -142,16 +142,17 @@ class Run:
     def scale(self, n: int) -> bool:
         """Have the run go on with n workers; whether it does."""
         command = [sys.executable, "-m", "subnetwork", "scale", "run", "--workers", str(n)]
-        asked = subprocess.run(
-            command, check=False, cwd=self.folder, capture_output=True, text=True
-        )
-        if asked.returncode:
-            self.wrong("unseen", f"it was not scaled to {n} workers: {asked.stderr[-300:]}")
+        path = self.folder / "scaled"
+        with path.open("w") as said:
+            asked = subprocess.Popen(command, cwd=self.folder, stdout=said, stderr=said)
+        self.await_(lambda: asked.poll() is not None, LIMIT)
+        if asked.wait(timeout=LIMIT):
+            self.wrong("unseen", f"it was not scaled to {n} workers: {path.read_text()[-300:]}")
             return False
         self.n, self.strikes = n, [*self.strikes, *[0] * n][:n]
-        done = len(self.rows)
+        timed = len(self.times)
         shown = self.await_(lambda: len(self.rows[-1]["worker_steps"]) == n, LIMIT)
-        return shown and self.await_(lambda: len(self.rows) > done + 1, LIMIT)  # a row is timed
+        return shown and self.await_(lambda: len(self.times) > timed, LIMIT)
 
     def stop_in_a_checkpoint(self) -> bool:
         """Stop the coordinator while it writes one; False where it was not caught at it."""

@@ -12,7 +12,7 @@ from attacked import UNFINISHED, errors, kept_rounds, rounds_done, seconds_until
 from subnetwork.runtime import Patience
 from worker_processes import all_gone, children
 
-WAIT = 2.0
+WAIT = 5.0
 PROGRAM = f"""
 import sys
 from functools import partial
@@ -53,7 +53,7 @@ def test_workers_that_leave_for_good_are_waited_for_and_named_and_the_status_is_
         seconds_until(lambda: len(set(children(process.pid)) - set(before)) == 2, process)
         left, began = children(process.pid), time.monotonic()
         assert process.wait(timeout=120) == 3
-        assert time.monotonic() - began < 5 * WAIT
+        assert time.monotonic() - began < 12 * WAIT
     *_, line = errors(tmp_path).splitlines()
     (waited,) = re.findall(
         r"needs 1 of 2 workers and waited ([\d.]+) s in vain\. Missing are", line

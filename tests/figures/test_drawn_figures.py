@@ -9,6 +9,8 @@ import made_up_records as made_up
 from subnetwork.figures import deal, lab, network, style, training
 from subnetwork.figures.courses import courses
 from subnetwork.record import read, read_folder, writing
+from subnetwork.report.lines import lead
+from subnetwork.report.numbers import results
 
 
 @pytest.fixture
@@ -44,7 +46,12 @@ def test_rounds_that_were_not_evaluated_leave_no_point_and_the_last_value_counts
         for k, value in enumerate((None, 0.5, float("nan"), 0.75, None)):
             write({"k": k, "steps": k + 1, "accuracy": value, "bytes_down": [1], "bytes_up": [1]})
     (ist,) = courses([read(tmp_path / "ist.jsonl")])
-    assert ist.final_accuracy == 0.75
+    assert (ist.final_accuracy, ist.tested_steps) == (0.75, 4)
+    (result,) = results([ist])
+    (line, *_) = lead([result], [])
+    assert line.text == "Test accuracy at the end: IST 75.0\u00a0% (after 4 steps)."
+    (line, *_) = lead([replace(result, tested=result.steps)], [])
+    assert line.text == "Test accuracy at the end: IST 75.0\u00a0%."
     points = curves(training.accuracy_by_steps([ist]))[ist.color]
     np.testing.assert_array_equal(points, [(2, 50), (4, 75)])
 

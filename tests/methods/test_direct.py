@@ -79,14 +79,14 @@ def silent(_row):
     """Rows are read from the record."""
 
 
-def direct(run, folder, old=None):
+def direct(run, folder, old=None, every=10**6):
     """Train with a thread for every rank."""
     t = task(run)
     row = method(t)
     folder.mkdir(exist_ok=True)
     start = Start(lambda: pytest.fail("rank 0 made the whole model"))
     start = start if old is None else going_on(t, old)
-    keeper = Keeper(folder / "checkpoints", t, start, every=10**6)
+    keeper = Keeper(folder / "checkpoints", t, start, every=every)
     job = Job(run, folder, None if old is None else old.path)
 
     def side(place):
@@ -350,6 +350,7 @@ def test_what_is_no_number_ends_the_run_before_it_is_kept_and_names_the_rank(
 
     monkeypatch.setattr(LocalSteps, "__call__", spoilt)
     with pytest.raises(DivergedError, match="after round 1, on rank 2"):
-        direct(replace(SMALL, exchange="direct"), tmp_path / "run")
+        direct(replace(SMALL, exchange="direct"), tmp_path / "run", every=1)
     assert not (tmp_path / "run/model.safetensors").exists()
-    assert not list((tmp_path / "run/checkpoints").glob("round-*"))
+    kept = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
+    assert kept == ["round-00000001"], "what was before the round in which it happened"

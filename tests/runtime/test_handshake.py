@@ -188,6 +188,24 @@ def test_the_secret_lies_in_a_file_of_this_user_alone(tmp_path):
         place.chmod(before)
 
 
+def test_a_link_in_the_place_of_the_secret_is_not_followed(tmp_path):
+    """Whoever may change a link would have the folder that was looked at be another one."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir(mode=0o700)
+        write_secret(folder)
+    (tmp_path / "link").symlink_to(own)
+    with pytest.raises(OSError, match="link"):
+        read_secret(tmp_path / "link")
+    (own / "secret").unlink()
+    (own / "secret").symlink_to(other / "secret")
+    with pytest.raises(OSError, match="secret"):
+        read_secret(own)
+    (other / "secret").write_bytes(b"short")
+    with pytest.raises(PermissionError, match="holds no secret"):
+        read_secret(other)
+
+
 def test_a_secret_of_the_environment_has_64_digits(monkeypatch):
     monkeypatch.delenv("SUBNETWORK_SECRET", raising=False)
     assert secret_of_environment() is None

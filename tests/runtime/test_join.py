@@ -385,6 +385,36 @@ def test_what_is_no_number_is_not_merged_and_all_ranks_say_whose_it_is(monkeypat
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.mask = nn.Parameter(torch.tensor([0.0, -torch.inf]), requires_grad=False)
+
+    def forward(self, x):
+        return torch.exp(self.second(torch.tanh(self.first(x))) + self.mask)
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.inf, torch.nan])
+def test_what_was_infinite_before_may_stay_so(monkeypatch, value):
+    """A mask; but not become another one, or none."""
+
+    def side(rank, session):
+        for sub in session.rounds(2):
+            sub(torch.ones(5, 4)).square().sum().backward()
+            torch.optim.SGD([p for p in sub.parameters() if p.requires_grad], 0.01).step()
+            if rank:
+                sub.mask.data[1] = value
+        return session.model(everywhere=True).mask
+
+    if value == -torch.inf:
+        for mask in in_threads(monkeypatch, 2, side, Masked()):
+            assert mask.tolist() == [0.0, -torch.inf]
+        return
+    with pytest.raises(DivergedError, match="In round 0 .* on rank 1"):
+        in_threads(monkeypatch, 2, side, Masked())
+
+
 def test_several_hosts_are_told_what_to_set_up(monkeypatch):
     for name, value in (("WORLD_SIZE", 4), ("LOCAL_WORLD_SIZE", 2), ("RANK", 1)):
         monkeypatch.setenv(name, str(value))

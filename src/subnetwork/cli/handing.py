@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from subnetwork.environment import required, restarts_under_torchrun, under_several_hosts
 from subnetwork.methods import Training
 from subnetwork.nursery import Nursery
 
@@ -86,8 +87,8 @@ def followed(place: "Place") -> int:
     from subnetwork.experiments.direct import follow
     from subnetwork.runtime.direct import LOST, stopping
 
-    rank = _rank_of(place, place.secret)
     try:
+        rank = _rank_of(place, place.secret)
         job = rank.job()  # until it is there, a signal ends the process
     except (ValueError, OSError) as reason:
         print(f"subnetwork: rank {place.rank}: {reason}", file=sys.stderr)  # noqa: T201
@@ -111,4 +112,10 @@ def _rank_of(place: "Place", secret: Callable[[], bytes]) -> "Rank":
 
     store = dist.PrefixStore("direct", place.store)
     host = LOOPBACK if place.host is None else address_towards(place.host)
-    return Rank(place.rank, place.n_workers, store, host, secret=secret)
+    if under_several_hosts() and host.startswith("127."):
+        raise ValueError(
+            f"--host {place.host} is this host's loopback interface, where the other hosts do not "
+            "reach it. Give rank 0's address in the network between them, on every rank."
+        )
+    own = f"{required('MASTER_PORT')}/{restarts_under_torchrun()}/{place.n_workers}"
+    return Rank(place.rank, place.n_workers, store, host, secret=secret, name=own)

@@ -90,6 +90,8 @@ def states_of(
             arrays = dict(archive)
         return [_unpacked(str(place), arrays, like) for place in range(n_seeds)]
     except (*UNREADABLE, LookupError, TypeError) as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise  # of this machine, not of the file
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}). Delete it: the unit is then "
             "computed again."

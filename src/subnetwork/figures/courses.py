@@ -41,6 +41,12 @@ class Course:
         """The last accuracy that was measured, in [0, 1]; None where there is none."""
         return next((value for value in reversed(self.accuracy) if value is not None), None)
 
+    @property
+    def tested_steps(self) -> float:
+        """Local steps of a worker at the last accuracy; 0 where there is none."""
+        pairs = zip(self.steps, self.accuracy, strict=True)
+        return max((steps for steps, value in pairs if value is not None), default=0.0)
+
 
 def courses(records: Iterable[Record]) -> list[Course]:
     """The courses of all training records that have rows, IST first, others last and by name."""

@@ -109,7 +109,7 @@ class Training:
     measure: str = "test"
     """What accuracy is measured on: test, or validation, to choose hyperparameters."""
     test_every: int = 1
-    """Rows of the record from one test of the merged model to the next; the last row has one."""
+    """Rows of the record from one test of the merged model to the next; the last round has one."""
     shares: str = "equal"
     """ist, gist: equal, or measured: a worker's share of the units follows its speed."""
     clip_updates: float | None = None

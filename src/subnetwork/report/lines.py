@@ -35,12 +35,17 @@ def title(
     return f"Records of {folder.name}"
 
 
+def _at(result: Result) -> str:
+    """Where the last row has no test: after how many steps there was one."""
+    return "" if result.tested == result.steps else f" (after {result.tested:g} steps)"
+
+
 def lead(totals: Sequence[Result], claims: Sequence[Claim]) -> list[Line]:
     """The result in a few sentences: accuracies, payload of the first method, verdicts."""
     found = []
     tested = [result for result in totals if result.accuracy is not None]
     if tested:
-        ends = words.joined([f"{r.label} {words.percent(r.accuracy)}" for r in tested])
+        ends = words.joined([f"{r.label} {words.percent(r.accuracy)}{_at(r)}" for r in tested])
         text = f"Test accuracy at the end: {ends}."
         found.append(Line(text, tuple(r.name for r in tested)))
     if totals:

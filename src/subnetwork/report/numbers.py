@@ -21,7 +21,8 @@ class Result:
     label: str
     color: str
     complete: bool
-    accuracy: float | None
+    accuracy: float | None  # of the last row that was tested
+    tested: float  # its steps
     steps: float
     samples: float
     down: float
@@ -74,6 +75,7 @@ def results(courses: Sequence[Course]) -> list[Result]:
             color=course.color,
             complete=course.complete,
             accuracy=course.final_accuracy,
+            tested=course.tested_steps,
             steps=course.steps[-1],
             samples=course.samples[-1],
             down=course.down[-1],

@@ -45,7 +45,7 @@ def accuracy(courses: Sequence[Course]) -> list[Picture]:
     by_steps = "Test accuracy of the merged model at equal work: each worker's local steps so far."
     by_payload = (
         "The same accuracies at equal communication. A dotted line drops from the end of each curve"
-        " to its name, at the whole run's payload."
+        " to its name, at the payload until then."
     )
     return [
         _picture(

@@ -191,26 +191,37 @@ def address_towards(host: str) -> str:
     Raises:
         OSError: there is no way to it.
     """
-    (family, kind, *_, address), *_ = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
-    with socket.socket(family, kind) as end:
-        end.connect(address)
-        return str(end.getsockname()[0])
+    why: OSError | None = None
+    for family, kind, _, _, address in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
+        try:
+            with socket.socket(family, kind) as end:
+                end.connect(address)
+                return str(end.getsockname()[0])
+        except OSError as error:  # of this address; the name may have others
+            why = error
+    raise why or OSError(f"{host} has no address")
 
 
-def sealed(secret: bytes, nonce: str, text: str) -> str:
-    """A text for the one who drew the nonce, behind a proof that its author knows the secret."""
-    asked = hashlib.sha256(nonce.encode()).digest()  # of one length, whatever a stranger asks with
-    return _proof(secret, b"word", asked, text.encode()).hex() + text
+def sealed(secret: bytes, asked: tuple[str, str], text: str) -> str:
+    """A text for one who asked for it, behind a proof that its author knows the secret.
+
+    Args:
+        secret: of the run.
+        asked: who it is for, and a nonce that it drew.
+        text: what it is to hear.
+    """
+    each = [hashlib.sha256(part.encode()).digest() for part in asked]  # of one length
+    return _proof(secret, b"word", *each, text.encode()).hex() + text
 
 
-def unsealed(secret: bytes, nonce: str, word: str) -> str:
+def unsealed(secret: bytes, asked: tuple[str, str], word: str) -> str:
     """The text of such a word.
 
     Raises:
-        ValueError: where its author does not know the secret, or answers another nonce.
+        ValueError: where its author does not know the secret, or answers somebody else.
     """
     text = word[2 * NONCE :]
-    if not hmac.compare_digest(word.encode(), sealed(secret, nonce, text).encode()):
+    if not hmac.compare_digest(word.encode(), sealed(secret, asked, text).encode()):
         raise ValueError(
             "what is said in the name of rank 0 does not prove that it knows the run's secret: "
             f"nothing of it is done. Give all hosts the same {SECRET}, and start again."
@@ -232,13 +243,26 @@ def read_secret(folder: Path) -> bytes:
 
     Raises:
         PermissionError: where the folder or the file belongs to, or is open to, somebody else.
+        OSError: where one of them is a link, or not there.
     """
-    path = folder / "secret"
-    for place in (folder, path):
-        found = place.stat()
-        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise PermissionError(f"{place} is not this user's alone")
-    return path.read_bytes()
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:  # what was looked at is what is read: neither may be another one in between
+        _check_own(top, folder)
+        inside = os.open("secret", os.O_RDONLY | os.O_NOFOLLOW, dir_fd=top)
+        with os.fdopen(inside, "rb") as file:
+            _check_own(inside, folder / "secret")
+            secret = file.read(NONCE + 1)
+    finally:
+        os.close(top)
+    if len(secret) != NONCE:
+        raise PermissionError(f"{folder / 'secret'} holds no secret")
+    return secret
+
+
+def _check_own(descriptor: int, place: Path) -> None:
+    found = os.fstat(descriptor)
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(f"{place} is not this user's alone")
 
 
 def secret_of_environment() -> bytes | None:

@@ -203,7 +203,7 @@ class Session:
     def _end(self, module: nn.Module) -> None:
         named = dict(module.named_parameters())
         _check_whole(named)
-        told = self._told(named)
+        told = self._told(named, unpacked(self._held.submodel).params)
         self._check_finite(told)
         self._make_room({kind for words in told for kind in words["kinds"]})
         own = unpacked(self._held.submodel)
@@ -216,13 +216,16 @@ class Session:
         self._held = self._over(merged(self._draws, self.rank, held, self.wire))
         self._merged = True
 
-    def _told(self, named: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+    def _told(
+        self, named: Mapping[str, nn.Parameter], before: Mapping[str, Tensor]
+    ) -> list[dict[str, Any]]:
         """What every rank found at the end of the round: one that took no step, nothing new."""
         states = [of for stepped in self._carried for of in stepped.state().values()]
         tensors = [t for state in states for t in state.values() if isinstance(t, Tensor)]
         words = {
             "kinds": sorted(kinds(self._carried)),
-            "finite": all(bool(t.isfinite().all()) for t in (*named.values(), *tensors)),
+            "finite": all(_sound(named[name], p) for name, p in before.items())
+            and all(bool(t.isfinite().all()) for t in tensors),
         }
         return tell(self._links, self.rank, self.n_workers, words)
 
@@ -298,6 +301,12 @@ def _links(rank: int, n_workers: int) -> Links:
         )
     store = dist.PrefixStore("direct", place_under_torchrun().store)
     return over(meet(store, rank, n_workers, host=LOOPBACK), rank)
+
+
+def _sound(p: Tensor, before: Tensor) -> bool:
+    """Whether all entries are finite, but for infinite ones that have been so before: a mask's."""
+    finite = p.isfinite()
+    return bool(finite.all()) or bool((finite | (p == before.to(p))).all())
 
 
 def _same_kind(module: nn.Module, own: Submodel, plan: Plan) -> bool:

@@ -116,8 +116,8 @@ def test_what_a_stranger_writes_in_the_name_of_rank_0_is_not_done(word):
         "job/1",
         {
             "noise": "x" * 100,
-            "of another nonce": sealed(secret, "0" * 64, "write there"),
-            "of another secret": sealed(bytes(32), "0" * 64, "write there"),
+            "of another nonce": sealed(secret, ("/1", "0" * 64), "write there"),
+            "of another secret": sealed(bytes(32), ("/1", "0" * 64), "write there"),
             "": "",
         }[word],
     )
@@ -128,7 +128,7 @@ def test_what_a_stranger_writes_in_the_name_of_rank_0_is_not_done(word):
 def test_a_rank_that_does_not_ask_is_named_and_an_interrupt_is_heard(monkeypatch):
     monkeypatch.setattr(ranks, "MEETING", timedelta(seconds=0.1))
     first = ranks.Rank(0, 2, dist.HashStore(), None, secret=lambda: bytes(32))
-    with pytest.raises(WorkerLostError, match="rank 1 did not ask for the run"):
+    with pytest.raises(WorkerLostError, match="rank 1 did not ask rank 0 for the run"):
         first.give("train this")
     with pytest.raises(KeyboardInterrupt):
         replace(first, stop=lambda: True).give("train this")

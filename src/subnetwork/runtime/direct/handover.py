@@ -165,7 +165,7 @@ def _moved(
         deal_out_rows(way.kept, _dense(way, out), source, sent, ends, target)
     else:
         deal_out(way.kept, space(way.grid), source, sent, ends, target)
-    groups = Groups.of(torch.as_tensor(rows), way.grid)
+    groups = Groups.of(torch.as_tensor(rows), way.grid) if how == "int8" else None
     if how != "float32" and spare is not None:
         spare.give_back(2 * leaving.nbytes)  # rounded, and as others will have it
     coded = encoded(how, leaving, groups, way.leaving.tolist())
@@ -194,7 +194,7 @@ def settle(way: Route, block: Tensor, arrived: Tensor, how: Wire) -> None:
         sizes = arriving_sizes(way, block, how)
         values = torch.cat(
             [
-                decoded(how, parcel, way.groups_from(i), block)
+                decoded(how, parcel, way.groups_from(i) if how == "int8" else None, block)
                 for i, parcel in enumerate(torch.split(arrived, sizes))
             ]
         ).view(-1)

@@ -82,9 +82,9 @@ class Shared:
         bit = np.uint64(1 << worker)
         return torch.as_tensor(np.flatnonzero(self.holders[self.mine.numpy()] & bit))
 
-    def groups(self, which: Tensor) -> Groups:
-        """Which entries of these lines share a scale."""
-        return Groups.of(self.rows[which], self.grid)
+    def groups(self, which: Tensor, how: Wire) -> Groups | None:
+        """Which entries of these lines share a scale, where they have one."""
+        return Groups.of(self.rows[which], self.grid) if how == "int8" else None
 
 
 def merged(
@@ -123,8 +123,8 @@ def _mean(draws: Draws, rank: int, held: Held, wire: Wire) -> Exchange[Held]:
             if i == rank:
                 total[which] = added(total[which], own[of.mine])
             elif len(which):
-                groups = of.groups(of.mine[which])
-                theirs = decoded(each.bundle.how, next(arrived[i]), groups, own)
+                how = each.bundle.how
+                theirs = decoded(how, next(arrived[i]), of.groups(of.mine[which], how), own)
                 total[which] = added(total[which], theirs)
         for member, lines in each.bundle.parted(each.mean(total)).items():
             block = merged[member].clone(memory_format=torch.contiguous_format)
@@ -185,7 +185,7 @@ def _post(n_workers: int, changes: Sequence[_Change]) -> Post:
         of, own, how = each.of, each.own, each.bundle.how
         leaving = [of.for_keeper(j) for j in range(n_workers)]
         order = torch.cat(leaving)
-        coded = encoded(how, own[order], of.groups(order), [len(part) for part in leaving])
+        coded = encoded(how, own[order], of.groups(order, how), [len(part) for part in leaving])
         parcels.add(coded.parcels, [_size(of, j, own, how) for j in range(n_workers)])
     return parcels.post()
 
@@ -195,5 +195,5 @@ def _size(of: Shared, worker: int, own: Tensor, how: Wire) -> int:
     which = of.held_by(worker)
     if worker == of.rank or not len(which):
         return 0
-    n_scales = len(of.groups(of.mine[which]).present()) if how == "int8" else 0
-    return n_bytes(how, len(which), n_scales, own)
+    groups = of.groups(of.mine[which], how)
+    return n_bytes(how, len(which), 0 if groups is None else len(groups.present()), own)

@@ -21,7 +21,7 @@ from subnetwork.algorithm import WorkerLostError
 from subnetwork.nursery import FIRST_STEP, Child, Nursery, nursery
 from subnetwork.runtime.direct.gloo import CONNECTING, MEETING, meet, over
 from subnetwork.runtime.direct.links import Links, Post
-from subnetwork.runtime.handshake import LOOPBACK, NONCE, sealed, unsealed
+from subnetwork.runtime.handshake import LOOPBACK, NONCE, SECRET, sealed, unsealed
 
 LOST = 3  # exit status of a rank whose run cannot go on
 START_UP = 300.0  # seconds for a process to import what it needs; one that ends is seen at once
@@ -30,7 +30,7 @@ GRACE = 8.0  # for the round under way after Ctrl-C
 POLL = 0.05
 BEAT = 0.5  # seconds between two signs of life of a rank
 FROZEN = 30.0  # without one, it is ended; those in which nothing here ran do not count
-JOB, NONCE_OF = "job", "nonce"  # keys of the store
+JOB, NONCE_OF, BELIEVED = "job", "nonce", "believed"  # keys of the store
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,29 @@ class Rank:
     """On rank 0: who died and was replaced."""
     secret: Callable[[], bytes] | None = None
     """Of the run, where the store takes keys from anybody: torchrun's. It may wait for rank 0."""
+    name: str = ""
+    """What tells the run from others that may have the same secret."""
 
     def give(self, job: str) -> None:
         """Rank 0 says what is to be done; where the store is open, to each who asks, and proves it.
 
         Raises:
-            WorkerLostError: where one does not ask.
+            WorkerLostError: where one does not ask, or does not believe what it hears.
             KeyboardInterrupt: the run is to end meanwhile.
         """
         if self.secret is None:
             self.store.set(JOB, job)
             return
-        secret = self.secret()
-        for rank in range(1, self.n_workers):
-            nonce = self._heard(f"{NONCE_OF}/{rank}", rank)
-            self.store.set(f"{JOB}/{rank}", sealed(secret, nonce, job))
+        secret, others = self.secret(), range(1, self.n_workers)
+        for rank in others:
+            asked = f"{self.name}/{rank}", self._heard(f"{NONCE_OF}/{rank}", rank)
+            self.store.set(f"{JOB}/{rank}", sealed(secret, asked, job))
+        for rank in others:  # before a meeting, which nothing can interrupt
+            if self._heard(f"{BELIEVED}/{rank}", rank) != BELIEVED:
+                raise WorkerLostError(
+                    f"rank {rank} has another secret than rank 0, and does not do what it is told. "
+                    f"Give all hosts the same {SECRET}, and start again."
+                )
 
     def job(self) -> str:
         """What rank 0 said; waits for it. To be asked for once.
@@ -85,10 +93,16 @@ class Rank:
         """
         if self.secret is None:
             return self.store.get(JOB).decode()
-        nonce = secrets.token_hex(NONCE)
-        self.store.set(f"{NONCE_OF}/{self.rank}", nonce)
+        asked = f"{self.name}/{self.rank}", secrets.token_hex(NONCE)
+        self.store.set(f"{NONCE_OF}/{self.rank}", asked[1])
         word = self.store.get(f"{JOB}/{self.rank}").decode(errors="replace")
-        return unsealed(self.secret(), nonce, word)
+        try:
+            job = unsealed(self.secret(), asked, word)
+        except (ValueError, OSError):
+            self.store.set(f"{BELIEVED}/{self.rank}", "no")
+            raise
+        self.store.set(f"{BELIEVED}/{self.rank}", BELIEVED)
+        return job
 
     def _heard(self, key: str, rank: int) -> str:
         until = time.monotonic() + MEETING.total_seconds()
@@ -97,8 +111,8 @@ class Rank:
                 raise KeyboardInterrupt
             if time.monotonic() > until:
                 raise WorkerLostError(
-                    f"rank {rank} did not ask for the run in {MEETING.total_seconds():g} s. Look "
-                    "above for why."
+                    f"rank {rank} did not ask rank 0 for the run, or did not answer, in "
+                    f"{MEETING.total_seconds():g} s. Look above for why."
                 )
             time.sleep(0.01)
         return self.store.get(key).decode(errors="replace")

@@ -65,8 +65,10 @@ class Groups:
         """Those of the lines of these rows of a table."""
         each = [max(1, BLOCK // (grid.n_cols * length)) for length in grid.lengths]  # rows
         ends = torch.tensor([-(-grid.n_rows // n) for n in each]).cumsum(0)
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
-        return cls(rows[:, None] // torch.tensor(each) + starts, grid.lengths, int(ends[-1]))
+        of_line = rows[:, None] // torch.tensor(each)
+        if len(each) > 1:  # one after the other
+            of_line[:, 1:] += ends[:-1]
+        return cls(of_line, grid.lengths, int(ends[-1]))
 
     def split(self, n_lines: Sequence[int]) -> "list[Groups]":
         """Those of so many lines, and of so many more, .."""
@@ -110,7 +112,7 @@ def n_bytes(wire: Wire, n_lines: int, n_scales: int, like: Tensor) -> int:
     }[wire]
 
 
-def encoded(wire: Wire, lines: Tensor, groups: Groups, splits: Sequence[int]) -> Coded:
+def encoded(wire: Wire, lines: Tensor, groups: Groups | None, splits: Sequence[int]) -> Coded:
     """The bytes of these lines for every destination.
 
     Args:
@@ -126,6 +128,7 @@ def encoded(wire: Wire, lines: Tensor, groups: Groups, splits: Sequence[int]) ->
         return Coded(
             [raw(part) for part in torch.split(short, list(splits))], short.to(lines.dtype)
         )
+    assert groups is not None
     scales = groups.largest(lines) / 127  # to whomever they are sent
     each = groups.spread(scales)
     codes = (lines / each).nan_to_num(0.0).round().to(torch.int8)
@@ -136,7 +139,7 @@ def encoded(wire: Wire, lines: Tensor, groups: Groups, splits: Sequence[int]) ->
     return Coded(parcels, (codes.to(torch.float32) * each).to(lines.dtype))
 
 
-def decoded(wire: Wire, parcel: Tensor, groups: Groups, like: Tensor) -> Tensor:
+def decoded(wire: Wire, parcel: Tensor, groups: Groups | None, like: Tensor) -> Tensor:
     """The lines of a parcel, as (lines, length) in the dtype of `like`.
 
     Args:
@@ -150,6 +153,7 @@ def decoded(wire: Wire, parcel: Tensor, groups: Groups, like: Tensor) -> Tensor:
         return read(parcel, like.dtype).view(-1, length)
     if wire == "bfloat16":
         return read(parcel, torch.bfloat16).to(like.dtype).view(-1, length)
+    assert groups is not None
     present, scales = groups.present(), torch.zeros(groups.n)
     scales[present] = read(parcel[: 4 * len(present)], torch.float32)
     codes = read(parcel[4 * len(present) :], torch.int8).view(-1, length)
