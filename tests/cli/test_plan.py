@@ -91,6 +91,18 @@ def test_with_a_bandwidth_it_predicts_rounds_and_says_whether_ist_pays(command, 
     assert "times the steps of Local SGD for the same accuracy" in out
 
 
+@pytest.mark.parametrize(("workers", "warned"), [(24, False), (25, True)])
+def test_parts_of_a_single_unit_are_said_to_take_more_steps(workers, warned, command, monkeypatch):
+    """Of 48 units, 24 workers have two each."""
+    pace = Pace(step_whole=2e-3, step_part=5e-4)
+    monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", lambda *_, **__: pace)
+    flags = ["--workers", workers, "--bandwidth", "1mbit"]
+    status, out, error = command("plan", "mine.py:build", *flags)
+    assert status == 0, error
+    words = "A worker has a single unit, or none, of 0.hidden (48 units). Parts so narrow"
+    assert (words in out) == warned
+
+
 @pytest.mark.parametrize(
     ("flags", "given", "moments"),
     [

@@ -1,6 +1,7 @@
 """`subnetwork plan`: what of a model can be cut, and whether that pays on a network."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, cast
@@ -109,7 +110,8 @@ def plan(
     if not pace.ddp:
         say(console, "DDP was not run: its steps are taken to be those of one worker, and copying")
     costs = predict(entries, pace, network, setting)
-    for line in ("", _heading(setting, network, pace), *_rows(costs), "", *_verdict(costs)):
+    rows, verdict = _rows(costs), _verdict(costs, _narrow(cut.layout.sizes, workers))
+    for line in ("", _heading(setting, network, pace), *rows, "", *verdict):
         say(console, line)
     return 0
 
@@ -202,7 +204,21 @@ def _rows(costs: "dict[str, Round]") -> list[str]:
     ]
 
 
-def _verdict(costs: "dict[str, Round]") -> list[str]:
+def _narrow(sizes: Mapping[str, int], n_workers: int) -> list[str]:
+    """A line where an axis leaves a worker one unit: rounds are quick then, and many."""
+    thin = [axis for axis, size in sizes.items() if size < 2 * n_workers]
+    if not thin:
+        return []
+    first = f"{thin[0]} ({sizes[thin[0]]} units)"
+    more = f" and {len(thin) - 1} more" if len(thin) > 1 else ""
+    return [
+        f"A worker has a single unit, or none, of {first}{more}. Parts so narrow can take several "
+        "times the steps (a char-GPT with one head a worker did, and lost: benchmarks/README.md)"
+        ": expect that, or use fewer workers."
+    ]
+
+
+def _verdict(costs: "dict[str, Round]", narrow: Sequence[str] = ()) -> list[str]:
     """Whether IST pays, in a sentence, and what that does not say."""
     from subnetwork.runtime.costs import break_even
 
@@ -220,7 +236,7 @@ def _verdict(costs: "dict[str, Round]") -> list[str]:
         )
         if times < MARGIN:
             line = line.removesuffix(".") + ", which is little: expect it not to pay."
-    return [line, NOTE]
+    return [line, *narrow, NOTE]
 
 
 def _why_not(ist: "Round", other: "Round") -> str:
