@@ -97,7 +97,7 @@ def test_five_changes_and_five_signals_cost_no_round_that_was_kept(
 DIES = """
 import os, signal, sys
 from subnetwork.experiments import direct, rank
-from subnetwork.runtime.direct import ranks
+from subnetwork.runtime.direct import place
 
 tell = direct.tell
 
@@ -120,7 +120,7 @@ def main(arguments):
         if at == "here":
             direct.task = dies
         if at == "meeting":
-            ranks.meet = dies
+            place.meet = dies
     if n == "3" and number == "0" and at in ("leaving", "leaving last"):
         if own == "1":
             direct.tell = leaving(dies)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nursery import nursery
-from subnetwork.runtime.direct import launched_ranks, ranks
+from subnetwork.runtime.direct import Rank, launched_ranks, place, ranks
 from subnetwork.runtime.handshake import sealed
 
 DIES = """
@@ -92,16 +92,16 @@ def test_ranks_that_announce_themselves_and_do_not_come_are_named(monkeypatch):
     """Also where gloo waits for one that died after it had announced itself."""
     store = dist.HashStore()
     store.set("here/0/1", "")
-    monkeypatch.setattr(ranks, "CONNECTING", timedelta(seconds=0.5))
+    monkeypatch.setattr(place, "CONNECTING", timedelta(seconds=0.5))
     for fate, named in (("rank 1 died.", "rank 1 died."), (None, "rank 0 did not meet the others")):
-        place = ranks.Rank(0, 2, store, "127.0.0.1", lambda fate=fate: fate, owns=True)
+        first = Rank(0, 2, store, "127.0.0.1", lambda fate=fate: fate, owns=True)
         with pytest.raises(WorkerLostError, match=named):
-            place.links()
+            first.links()
 
 
 def test_in_an_open_store_the_word_of_rank_0_is_proved_to_each_rank():
     store, secret = dist.HashStore(), bytes(range(32))
-    first, *others = (ranks.Rank(i, 3, store, None, secret=lambda: secret) for i in range(3))
+    first, *others = (Rank(i, 3, store, None, secret=lambda: secret) for i in range(3))
     with ThreadPoolExecutor(3) as pool:
         heard = [pool.submit(other.job) for other in others]
         first.give("train this")
@@ -122,12 +122,12 @@ def test_what_a_stranger_writes_in_the_name_of_rank_0_is_not_done(word):
         }[word],
     )
     with pytest.raises(ValueError, match="does not prove that it knows the run's secret"):
-        ranks.Rank(1, 2, store, None, secret=lambda: secret).job()
+        Rank(1, 2, store, None, secret=lambda: secret).job()
 
 
 def test_a_rank_that_does_not_ask_is_named_and_an_interrupt_is_heard(monkeypatch):
-    monkeypatch.setattr(ranks, "MEETING", timedelta(seconds=0.1))
-    first = ranks.Rank(0, 2, dist.HashStore(), None, secret=lambda: bytes(32))
+    monkeypatch.setattr(place, "MEETING", timedelta(seconds=0.1))
+    first = Rank(0, 2, dist.HashStore(), None, secret=lambda: bytes(32))
     with pytest.raises(WorkerLostError, match="rank 1 did not ask rank 0 for the run"):
         first.give("train this")
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,8 @@ from subnetwork.runtime.direct.held import Held, taken
 from subnetwork.runtime.direct.links import carried, together
 from subnetwork.runtime.direct.merging import merged
 from subnetwork.runtime.direct.outer import carried_moments
-from subnetwork.runtime.direct.ranks import LOST, Rank, launched_ranks, rank_here, stopping
+from subnetwork.runtime.direct.place import Rank
+from subnetwork.runtime.direct.ranks import LOST, launched_ranks, rank_here, stopping
 from subnetwork.runtime.direct.routing import route
 from subnetwork.runtime.direct.running import (
     DirectRound,
