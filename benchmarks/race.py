@@ -95,11 +95,19 @@ class Parts:
 
 
 def parts(
-    found: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], *, limited: bool = True
+    runs: Sequence[Sequence[Mapping[str, Any]]], spec: Mapping[str, Any], *, limited: bool = True
 ) -> Parts:
-    """Of one run, from what its workers wrote down; the first round is left out where it can be."""
-    rows = [run["rows"][1:] or run["rows"] for run in found]
-    of_round = list(zip(*rows, strict=True))
+    """From what workers wrote down of one run or several; first rounds are left out if they can.
+
+    Args:
+        runs: of each run, each worker's words.
+        spec: of the row.
+        limited: whether the link has a rate.
+    """
+    of_round: list[tuple[Mapping[str, Any], ...]] = []
+    for run in runs:
+        of_round += zip(*(of["rows"][1:] or of["rows"] for of in run), strict=True)
+    found = runs[0]
 
     def middle(name: str, of: Any) -> float:  # noqa: ANN401 - max, or a mean
         return median(of([row[name] for row in workers]) for workers in of_round)
@@ -137,18 +145,27 @@ def _outside(workers: Sequence[Mapping[str, float]]) -> float:
 def timings(
     rows: Mapping[str, Mapping[str, Any]], link: Link, asked: argparse.Namespace
 ) -> dict[str, Parts]:
-    """A round of each row over one link. DDP, which is slow, is timed over fewer steps."""
-    specs = []
+    """A round of each row over one link. DDP, which is slow, is timed over fewer steps.
+
+    All rows take half of their rounds, then all the other half, in the other order: what disturbs
+    a machine for seconds is not one row's alone.
+    """
+    specs, halves = [], (asked.timed_rounds - asked.timed_rounds // 2, asked.timed_rounds // 2)
     for row in rows.values():
-        spec = {**row, "n_workers": asked.workers, "n_rounds": asked.timed_rounds}
+        spec = {**row, "n_workers": asked.workers}
         if spec["method"].startswith("ddp"):
             spec["n_steps"] = asked.ddp_steps
         specs.append(spec)
-    found = run_all(asked.workers, link, specs)
+    found: list[list[Any]] = [[] for _ in specs]
+    for n_rounds, order in zip(halves, (1, -1), strict=True):
+        if n_rounds:
+            these = [{**spec, "n_rounds": n_rounds} for spec in specs[::order]]
+            for runs, run in zip(found, run_all(asked.workers, link, these)[::order], strict=True):
+                runs.append(run)
     measured = {}
-    for name, spec, run in zip(rows, specs, found, strict=True):
+    for name, spec, runs in zip(rows, specs, found, strict=True):
         scale = rows[name]["n_steps"] / spec["n_steps"]
-        taken = asdict(parts(run, spec, limited=link.rate is not None))
+        taken = asdict(parts(runs, spec, limited=link.rate is not None))
         kept = {key: taken.pop(key) for key in ("limited", "alone")}
         scaled = {key: value * scale for key, value in taken.items()}
         measured[name] = Parts(**scaled, **kept)
@@ -195,6 +212,20 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
             costs = predict(entries, pace, wires, setting)
             into[name] = costs[PREDICTED[row["method"]]]
     return here, alone
+
+
+def between(before: Predictions, after: Predictions) -> Predictions:
+    """The mean of what was predicted from calibrations before and after the rounds were timed."""
+    return tuple(  # type: ignore[return-value]
+        {name: _mean_of(of[name], then[name]) for name in of}
+        for of, then in zip(before, after, strict=True)
+    )
+
+
+def _mean_of(one: Any, other: Any) -> Any:  # noqa: ANN401 - rounds of the cost model
+    spans = ("compute", "exchange", "handling")
+    middle = {span: (getattr(one, span) + getattr(other, span)) / 2 for span in spans}
+    return replace(one, **middle)
 
 
 def show(link: str, timed: Mapping[str, Parts], predicted: Predictions) -> None:
@@ -406,8 +437,9 @@ def main() -> int:
     results: list[Result] = []
     targets = learning.targets(course)
     for name, link in links.items():
-        predicted = predictions(link, asked)
+        before = predictions(link, asked)
         timed = timings(specs, link, asked)
+        predicted = between(before, predictions(link, asked))
         show(name, timed, predicted)
         for target in targets:
             show_target(name, target, course, timed)

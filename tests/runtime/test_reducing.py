@@ -243,6 +243,8 @@ def test_steps_are_measured_beside_others(monkeypatch):
     before = open_here()
     pace = calibrate(plan, 2, budget=0.2, beside=2)
     assert {(2, f"{what} {k}") for what in ("whole", "part") for k in (1, 5)} <= set(told)
+    assert (2, None) in told, "of the coordinator's handling"
+    assert (2, "handling") not in told
     assert pace.ddp
     assert min(pace.step_whole, pace.step_part, pace.reducing, pace.message) > 0
     assert open_here() == before

@@ -55,6 +55,7 @@ LOOPBACK = "127.0.0.1"
 CHUNK = bytes(1 << 20)
 STILL = 1e-6  # a step size that hardly moves the model
 STEPS = 5  # of the longer of two rounds, whose difference is steps alone
+ALONE = ("handling",)  # what is done while no other worker does anything
 LARGEST = 1 << 30  # bytes of a model that DDP is tried with: a rank has gradients and buckets too
 POOL, ROWS = 1 << 26, 1 << 17  # bytes of the pool that batches are read from; rows at most
 
@@ -137,6 +138,7 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
         outer: whether IST's merge steps with momentum (`nets.Outer`).
         beside: how many other workers of this machine do the same meanwhile, each in a process
             forked from this one: a step takes longer beside others, who use caches and memory too.
+            The coordinator's handling is measured while they rest.
 
     Returns:
         The pace; its `reducing` and `waiting` are 0 where this machine lets no two sockets meet, or
@@ -399,13 +401,13 @@ def _in_turns(
 ) -> dict[str, list[float]]:
     """Processor seconds of each, turn by turn; at least three turns, whatever the budget.
 
-    Neighbours are told before, and are at it.
+    Neighbours are told before, and are at it; while a coordinator handles, its workers wait.
     """
     spans: dict[str, list[float]] = {name: [] for name in work}
     ends = time.perf_counter() + budget
     while time.perf_counter() < ends or min(map(len, spans.values())) < 3:
         for name, do in work.items():
-            tell(name)
+            tell(None if name in ALONE else name)
             started = time.thread_time()
             do()
             spans[name].append(time.thread_time() - started)
