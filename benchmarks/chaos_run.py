@@ -145,8 +145,9 @@ class Run:
         path = self.folder / "scaled"
         with path.open("w") as said:
             asked = subprocess.Popen(command, cwd=self.folder, stdout=said, stderr=said)
-        self.await_(lambda: asked.poll() is not None, LIMIT)
-        if asked.wait(timeout=LIMIT):
+        if not self.await_(lambda: asked.poll() is not None, LIMIT):
+            asked.kill()
+        if asked.wait():
             self.wrong("unseen", f"it was not scaled to {n} workers: {path.read_text()[-300:]}")
             return False
         self.n, self.strikes = n, [*self.strikes, *[0] * n][:n]

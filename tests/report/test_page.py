@@ -190,6 +190,15 @@ def test_a_record_that_was_cut_off_is_said_to_be_and_not_compared(folder):
     assert row(tables, "IST")[7] != "–"
 
 
+def test_an_accuracy_of_an_earlier_row_has_its_steps_beside_it(folder):
+    path = folder / "ist.jsonl"
+    header, *rows, end = map(json.loads, path.read_text().splitlines())
+    rows[-1]["accuracy"] = rows[-1]["test_loss"] = None
+    path.write_text("\n".join(map(json.dumps, [header, *rows, end])) + "\n")
+    last = max(each["steps"] for each in rows if each["accuracy"] is not None)
+    assert row(parsed(folder), "IST")[1].endswith(f" (after {last:g})")
+
+
 def test_unequal_work_is_not_compared(folder):
     made_up.training(folder, "local_sgd", n_rounds=40)
     assert row(parsed(folder), "IST")[6] == "–"

@@ -415,6 +415,13 @@ def test_what_was_infinite_before_may_stay_so(monkeypatch, value):
         in_threads(monkeypatch, 2, side, Masked())
 
 
+def test_int8_does_not_scale_by_infinity(monkeypatch):
+    plan = decompose(Masked(), torch.randn(3, 4))
+    monkeypatch.setattr(sys.modules["subnetwork.runtime.join"], "_links", lambda *_: None)
+    with pytest.raises(ValueError, match="mask has infinite entries, and int8 .*bfloat16"):
+        Session(plan, NetSketch(plan.layout, Perm(2)), 0, "int8", 0)
+
+
 def test_several_hosts_are_told_what_to_set_up(monkeypatch):
     for name, value in (("WORLD_SIZE", 4), ("LOCAL_WORLD_SIZE", 2), ("RANK", 1)):
         monkeypatch.setenv(name, str(value))

@@ -1,8 +1,9 @@
 """The ranks of `subnetwork train --exchange direct`: this command is one of them."""
 
+import ipaddress
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -112,10 +113,17 @@ def _rank_of(place: "Place", secret: Callable[[], bytes]) -> "Rank":
 
     store = dist.PrefixStore("direct", place.store)
     host = LOOPBACK if place.host is None else address_towards(place.host)
-    if under_several_hosts() and host.startswith("127."):
+    if under_several_hosts() and _is_loopback(host) and not _is_loopback(place.host or ""):
         raise ValueError(
-            f"--host {place.host} is this host's loopback interface, where the other hosts do not "
-            "reach it. Give rank 0's address in the network between them, on every rank."
+            f"--host {place.host} is this host's loopback interface ({host}), where other hosts do "
+            "not reach it. Give rank 0's address in the network between them, on every rank."
         )
     own = f"{required('MASTER_PORT')}/{restarts_under_torchrun()}/{place.n_workers}"
     return Rank(place.rank, place.n_workers, store, host, secret=secret, name=own)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether an address, or localhost, is said to be this host itself."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host.split("%", maxsplit=1)[0]).is_loopback
+    return host == "localhost"

@@ -5,6 +5,7 @@ a mark, HASH-K.npz the states after its K rounds, from which more rounds continu
 place by one move each, the states first, so that an interrupted sweep leaves whole units only.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ import numpy as np
 from subnetwork.files import UNREADABLE
 from subnetwork.record import Record, Row, read, writing
 from subnetwork.theory.methods import Cost
+
+OF_FILES = (None, errno.EINVAL)  # of errors that a damaged archive raises: a place before its start
 
 
 def unit_name(config: Mapping[str, Any]) -> str:
@@ -90,7 +93,7 @@ def states_of(
             arrays = dict(archive)
         return [_unpacked(str(place), arrays, like) for place in range(n_seeds)]
     except (*UNREADABLE, LookupError, TypeError) as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) not in OF_FILES:
             raise  # of this machine, not of the file
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}). Delete it: the unit is then "

@@ -99,6 +99,7 @@ class Session:
         self._links = _links(rank, sketch.n_workers)
         whole = {name: p.detach().cpu() for name, p in plan.model.named_parameters()}
         plan.layout.check(whole)
+        _check_scales(whole, wire)
         like = {name: p.to("meta") for name, p in whole.items()}
         self._draws = Draws(sketch, like, seed)
         agree(self._links, rank, [*digest(self._draws, wire), _sum(whole.values())])
@@ -118,7 +119,8 @@ class Session:
 
         Raises:
             DivergedError: on every rank, where a parameter or a state that is carried is no finite
-                number any more on one of them. The round is undone: `model` is that of its start.
+                number any more on one of them (an entry that was infinite before may stay so). The
+                round is undone: `model` is that of its start.
             WorkerLostError: where another rank is lost.
         """
         for _ in range(n_rounds):
@@ -306,7 +308,20 @@ def _links(rank: int, n_workers: int) -> Links:
 def _sound(p: Tensor, before: Tensor) -> bool:
     """Whether all entries are finite, but for infinite ones that have been so before: a mask's."""
     finite = p.isfinite()
-    return bool(finite.all()) or bool((finite | (p == before.to(p))).all())
+    if finite.all():
+        return True
+    before = before.to(p.device)
+    return bool((finite | (before.isinf() & (p == before))).all())
+
+
+def _check_scales(whole: Mapping[str, Tensor], wire: Wire) -> None:
+    """Raise ValueError where int8 would have to scale by infinity."""
+    endless = [name for name, p in whole.items() if not p.isfinite().all()]
+    if wire == "int8" and endless:
+        raise ValueError(
+            f"{endless[0]} has infinite entries, and int8 sends entries by their share of the "
+            "largest one. Use wire='bfloat16', which keeps infinity, or make a mask a buffer."
+        )
 
 
 def _same_kind(module: nn.Module, own: Submodel, plan: Plan) -> bool:

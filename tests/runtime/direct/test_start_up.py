@@ -108,6 +108,27 @@ def test_in_an_open_store_the_word_of_rank_0_is_proved_to_each_rank():
         assert [each.result(60) for each in heard] == ["train this"] * 2
 
 
+def test_a_rank_that_does_not_believe_is_named_to_rank_0_before_anyone_meets():
+    store = dist.HashStore()
+    first, other = (Rank(i, 2, store, None, secret=lambda i=i: bytes([i] * 32)) for i in range(2))
+    with ThreadPoolExecutor(1) as pool:
+        heard = pool.submit(other.job)
+        with pytest.raises(WorkerLostError, match="rank 1 does not believe rank 0"):
+            first.give("train this")
+        with pytest.raises(ValueError, match="does not prove that it knows the run's secret"):
+            heard.result(60)
+
+
+def test_an_interrupt_is_heard_while_a_rank_has_not_said_that_it_believes():
+    store = dist.HashStore()
+    store.set("nonce/1", "0" * 64)
+    stop = iter([True])
+    first = Rank(0, 2, store, None, secret=lambda: bytes(32), stop=lambda: next(stop))
+    with pytest.raises(KeyboardInterrupt):
+        first.give("train this")
+    assert store.check(["job/1"])
+
+
 @pytest.mark.parametrize("word", ["noise", "of another nonce", "of another secret", ""])
 def test_what_a_stranger_writes_in_the_name_of_rank_0_is_not_done(word):
     """Also what rank 0 itself said in an earlier run."""

@@ -62,8 +62,9 @@ class Rank:
         for rank in others:  # before a meeting, which nothing can interrupt
             if self._heard(f"{BELIEVED}/{rank}", rank) != BELIEVED:
                 raise WorkerLostError(
-                    f"rank {rank} has another secret than rank 0, and does not do what it is told. "
-                    f"Give all hosts the same {SECRET}, and start again."
+                    f"rank {rank} does not believe rank 0, or cannot read the run's secret, and "
+                    f"does nothing. Look above for why; on several hosts {SECRET} is to be the "
+                    "same everywhere."
                 )
 
     def job(self) -> str:
