@@ -109,16 +109,24 @@ def test_a_unit_without_states_begins_anew(tmp_path):
     assert contents(units) == contents(whole)
 
 
+def misplaced(path):
+    """The archive's end says that its list of contents lies further on: places before its start."""
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\5\6") + 18] += 1  # 65,536 bytes
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         lambda path: path.write_bytes(path.read_bytes()[:-40]),
         lambda path: path.write_bytes(b"no archive"),
         lambda path: path.write_bytes(b""),
+        misplaced,
         lambda path: np.savez(path, other=np.zeros(3)),
         lambda path: np.savez(path, **{"0.": np.array([{}])}),
     ],
-    ids=["cut short", "no archive", "empty", "of something else", "pickled"],
+    ids=["cut short", "no archive", "empty", "misplaced", "of something else", "pickled"],
 )
 def test_damaged_states_are_named_and_no_unit_is_lost(damage, tmp_path):
     """Whole units, whose states nobody needs, are not read again."""
