@@ -39,6 +39,7 @@ from subnetwork.methods import Training
 from subnetwork.methods.rows import task
 from subnetwork.nets import SGD, AdamW
 from subnetwork.nets.architecture import runnable
+from subnetwork.nets.data.batches import Feed
 from subnetwork.nets.plan import Plan
 from subnetwork.runtime.calibration import STILL, calibrate, loopback, sizes
 from subnetwork.runtime.costs import Network, Setting, predict
@@ -172,12 +173,12 @@ def timings(
     return measured
 
 
-def planned(training: Training, n_workers: int) -> Plan:
-    """The cut of what is trained, with one of its batches as the example."""
+def planned(training: Training, n_workers: int) -> tuple[Plan, Feed]:
+    """The cut of what is trained, with one of its batches as the example; and all of them."""
     t = task(replace(training, workers=n_workers))
     model = runnable(t.architecture, t.start())
     inputs, _ = t.batches.batch(0, 0)
-    return decompose(model, inputs, width=training.axes or None)
+    return decompose(model, inputs, width=training.axes or None), t.batches
 
 
 def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
@@ -186,7 +187,7 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
     Steps are measured once for all deals and wires, which differ in their hand-over alone.
     """
     training = NETWORKS[asked.network]
-    plan, n = planned(training, asked.workers), asked.workers
+    (plan, feed), n = planned(training, asked.workers), asked.workers
     wires = Network(link.rate, link.delay) if link.rate else loopback()
     here, alone, paces = {}, {}, {}
     for name, row in ((name, ROWS[name]) for name in asked.rows):
@@ -196,7 +197,7 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
         outer = row.get("outer", False)
         adam = training.optimizer == "adamw" and row.get("state") != "reset"
         steps = AdamW(STILL) if adam else SGD(STILL)
-        measure = partial(calibrate, plan, n, optimizer=steps, beside=n - 1)
+        measure = partial(calibrate, plan, n, optimizer=steps, beside=n - 1, batches=feed)
         if adam not in paces:
             paces[adam] = measure(budget=5)
         pace = paces[adam]

@@ -228,6 +228,29 @@ def test_who_ignores_the_end_of_processes_has_them_all_ended():
     until(lambda: not any(alive(pid) for pid in found.stdout.split()))
 
 
+def test_batches_of_ones_own_are_what_steps_read():
+    """Their time is told apart from that of steps, and they may be several arguments."""
+    plan = decompose(
+        nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 2)), torch.ones(8, 64)
+    )
+    asked = []
+
+    class Slow:
+        seed = 0
+
+        def batch(self, worker, step):
+            asked.append((worker, step >= 0))
+            until = time.thread_time() + 0.004
+            while time.thread_time() < until:
+                pass
+            return (torch.ones(8, 64),), torch.zeros(8)
+
+    quick, slow = calibrate(plan, 2, budget=0.2), calibrate(plan, 2, budget=0.2, batches=Slow())
+    assert quick.batch < 0.004 <= slow.batch < 0.02
+    assert set(asked) == {(0, True)}
+    assert slow.step_whole < 0.004
+
+
 def test_steps_are_measured_beside_others(monkeypatch):
     plan = decompose(
         nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 2)), torch.ones(8, 64)

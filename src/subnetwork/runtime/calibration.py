@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from subnetwork.algorithm import Merge, WorkerLostError
 from subnetwork.deals import Deal, Perm
 from subnetwork.nets.counters import COUNTER
-from subnetwork.nets.data.batches import Batches
+from subnetwork.nets.data.batches import Batches, Feed
 from subnetwork.nets.local import LocalSteps
 from subnetwork.nets.merges import Outer, Steps, holders, sgd_step
 from subnetwork.nets.optimizers import SGD, Optimizer
@@ -118,15 +118,17 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
     optimizer: Optimizer | None = None,
     outer: bool = False,
     beside: int = 0,
+    batches: Feed | None = None,
 ) -> Pace:
     """What a round costs a processor, of the whole model and of a subnetwork, part by part.
 
     Measured by the code that trains (`LocalSteps`, the coordinator's cut and merge, one rank of the
     direct hand-over), on one thread, one after the other in turns, for about `budget` seconds; the
     median of each, in processor time, so that a busy machine does not matter much. The loss is the
-    mean square of the outputs, and batches are rows of a pool of copies of the example batch: both
-    stand for the user's own. All-reduces over this machine's sockets, and steps of DDP, are taken
-    by processes that are forked for them (`reducing`), in about a third of the budget more.
+    mean square of the outputs, and batches are rows of a pool of copies of the example batch, where
+    none are given: both stand for the user's own. All-reduces over this machine's sockets, and
+    steps of DDP, are taken by processes that are forked for them (`reducing`), in about a third of
+    the budget more.
 
     Args:
         plan: of the model.
@@ -139,6 +141,7 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
         beside: how many other workers of this machine do the same meanwhile, each in a process
             forked from this one: a step takes longer beside others, who use caches and memory too.
             The coordinator's handling is measured while they rest.
+        batches: that the steps read, worker 0's; None: rows of a pool of copies of the example.
 
     Returns:
         The pace; its `reducing` and `waiting` are 0 where this machine lets no two sockets meet, or
@@ -152,7 +155,7 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
     x = plan.state(moments=steps.moments)
     whole = Submodel(x.params, x.moments)
     part = sketch.sample(0, 0).select(x, 0)
-    feed, merge = _Rows.of(plan.inputs, n_workers), Outer() if outer else None
+    feed, merge = _Rows.of(plan.inputs, n_workers, batches), Outer() if outer else None
     with _one_thread(), torch.random.fork_rng(devices=[]):
         work: dict[str, Callable[[], object]] = {
             "batch": feed.next,
@@ -277,13 +280,15 @@ class _Rows:
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    batches: Batches | None  # None: the inputs have no rows that can be told apart
+    batches: Feed | None  # None: the inputs have no rows that can be told apart
     step: int = 0
     seed: int = 0
 
     @classmethod
-    def of(cls, inputs: Inputs, n_workers: int) -> "_Rows":
-        """Of a pool of copies of the example batch, more than caches hold."""
+    def of(cls, inputs: Inputs, n_workers: int, own: Feed | None) -> "_Rows":
+        """Those that are given, or of a pool of copies of the example: more than caches hold."""
+        if own is not None:
+            return cls((), inputs.kwargs, own)
         first = inputs.args[0] if inputs.args else None
         if not isinstance(first, Tensor) or first.dim() == 0 or len(inputs.args) != 1:
             return cls(inputs.args, inputs.kwargs, None)
@@ -298,7 +303,10 @@ class _Rows:
 
     def batch(self, worker: int, step: int) -> tuple[Any, ...]:
         """The arguments of the model."""
-        return self.args if self.batches is None else (self.batches.batch(worker, step)[0],)
+        if self.batches is None:
+            return self.args
+        inputs, _ = self.batches.batch(worker, step)
+        return inputs if isinstance(inputs, tuple) else (inputs,)
 
     def next(self) -> tuple[Any, ...]:
         """Another batch each time."""
