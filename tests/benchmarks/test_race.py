@@ -9,6 +9,7 @@ from test_net import needs_rights
 net = pytest.importorskip("net")
 race = pytest.importorskip("race")
 field = pytest.importorskip("race_field")
+race_parts = pytest.importorskip("race_parts")
 
 
 def row(wall, compute, handling, sent):
@@ -30,17 +31,18 @@ def test_a_round_is_taken_apart_by_the_slowest_worker(monkeypatch):
         {"rows": [row(99, 99, 99, 99), row(10, 4, 1, 500)]},
         {"rows": [row(99, 99, 99, 99), row(9, 6, 0, 300)]},
     ]
-    monkeypatch.setattr(race, "cores", lambda: 1)
-    parts = race.parts([found], {"method": "ist"})
+    monkeypatch.setattr(race_parts, "cores", lambda: 1)
+    parts = race_parts.parts([found], {"method": "ist"})
     assert (parts.wall, parts.compute, parts.handling) == (10, 6, 1)
     assert parts.exchange == 10 - 6 - 1
     assert parts.waiting == 6 - 5
     assert parts.wire == 500
     assert parts.replay == 3 + 1 + 3  # processor time of the slowest, handling, exchange
-    free = race.parts([found], {"method": "ist"}, limited=False)
+    free = race_parts.parts([found], {"method": "ist"}, limited=False)
     assert free.replay == 6  # all that the busiest worker's threads did
-    monkeypatch.setattr(race, "cores", lambda: 2)
-    assert race.parts([found], {"method": "ist"}).replay == 10  # a core each: the round itself
+    monkeypatch.setattr(race_parts, "cores", lambda: 2)
+    each = race_parts.parts([found], {"method": "ist"})
+    assert each.replay == 10  # a core each: the round itself
 
 
 def test_the_first_round_at_a_target_counts_and_none_is_none():
@@ -107,7 +109,7 @@ def test_real_workers_learn_and_send_the_bytes_that_are_predicted():
     part = 4 * (784 * 32 + 32 * 32 + 32 * 10 + 6 * 32 + 10)
     payload = {"ist": part, "ist_direct": part / 2, "local_sgd": whole, "ddp": 4 * whole}
     for spec, run in zip(specs, found, strict=True):
-        measured = race.parts([run], spec)
+        measured = race_parts.parts([run], spec)
         assert run[0]["accuracies"][-1][1] > 0.9
         assert run[0]["accuracies"] == run[1]["accuracies"]
         sent = payload[spec["method"]]
