@@ -130,11 +130,30 @@ def test_batches_rounds_and_hand_over_are_part_of_a_round():
     costs = predict(SIZES, replace(pace, outer=2.0), LINK, Setting(4, 2, cores=2))
     assert costs["IST, direct"].compute == 2 * (2 * (1.0 + 0.25) + 1.5)
     assert costs["IST, direct"].handling == 2 * 0.5
-    assert costs["IST, coordinator"].compute == costs["IST, direct"].compute
+    # 4 s each; the others of the coordinator begin after 2.5 parts of 1.2 s and a wait
+    assert costs["IST, coordinator"].compute == pytest.approx((4 * 4.0 - 3.25) / 2)
+    assert costs["IST, direct"].compute == 4 * 4.0 / 2
     assert costs["Local SGD"].compute == 2 * (2 * (8.0 + 0.25) + 3.0)
     assert costs["Local SGD"].handling == 2 * 0.5
     assert costs["DiLoCo"].handling == 2 * (0.5 + 2.0)
     assert costs["DDP"].compute == 2 * 2 * (8.0 + 0.25)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "cores", "seconds"),
+    [
+        (math.inf, 2, 8.0),  # all begin at once: 4 workers of 4 s on 2 cores
+        (1.0, 2, 6.0),  # worker 0 is done when the others begin: 3 on 2 cores
+        (1.0, 3, 4.0),
+        (1.0, None, 4.0),
+        (1.0, 8, 4.0),  # nobody is faster than alone
+    ],
+)
+def test_a_coordinator_trains_while_the_others_get_their_parts(bandwidth, cores, seconds):
+    pace = Pace(8.0, 1.0, 4.0, 0.5, batch=0.25, around_part=1.5)
+    link = Network(bandwidth, 0.0)
+    costs = predict(SIZES, pace, link, Setting(4, 2, cores=cores))
+    assert costs["IST, coordinator"].compute == pytest.approx(seconds)
 
 
 def test_a_message_takes_a_processor_whatever_is_in_it():
@@ -264,8 +283,10 @@ def test_wire_and_cores_scale_what_they_should():
     for name in ("IST, direct", "Local SGD"):
         assert half[name].bytes_up == full[name].bytes_up / 2
     assert half["IST, coordinator"].bytes_up == full["IST, coordinator"].bytes_up  # has no wires
-    for name in ("IST, coordinator", "Local SGD"):
+    for name in ("IST, direct", "Local SGD"):
         assert half[name].compute == 2 * full[name].compute
+    # worker 0 is done when the others begin: three share two cores
+    assert half["IST, coordinator"].compute == 1.5 * full["IST, coordinator"].compute
     assert half["DDP"].bytes_up == full["DDP"].bytes_up
     assert predict(SIZES, PACE, LINK, Setting(4, 2, cores=8)) == full
 

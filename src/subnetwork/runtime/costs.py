@@ -6,7 +6,7 @@ assumption. Entries are numbers of a tensor; bytes are payload unless said to be
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WIRES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
 """Bytes of one entry on the wire."""
@@ -276,12 +276,14 @@ def star(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Round:
     Who has its subnetwork early sends it back while others still get theirs. Where all get theirs
     at once the coordinator's link carries 2 (n - 1) of them one after another, where they get them
     in turn n; connections that share a link do something in between, and it is taken in the middle.
+    Worker 0 has its own at once: where workers share cores it trains while the others get theirs.
     """
     n = setting.n_workers
     one_after_another = (n + 2 * (n - 1)) / 2
     one_way = FLOAT * ((1 + sizes.moments) * sizes.held + sum(sizes.counters))
+    down = network.seconds(one_after_another / 2 * one_way, 1, setting.crowding)
     return Round(
-        compute=_part_compute(pace, setting),
+        compute=_behind(down, _part_compute(pace, replace(setting, cores=None)), setting),
         exchange=network.seconds(one_after_another * one_way, 2, setting.crowding),
         handling=pace.handling + (n - 1) * pace.message,
         bytes_down=one_way,
@@ -381,6 +383,19 @@ def _part_compute(pace: Pace, setting: Setting) -> float:
     """Seconds of a round of local steps of a subnetwork."""
     steps = setting.n_steps * (pace.step_part + pace.batch)
     return (steps + pace.around_part) * setting.crowding
+
+
+def _behind(down: float, alone: float, setting: Setting) -> float:
+    """Seconds of all workers' local steps, of which one has a head start of `down` seconds.
+
+    Args:
+        down: until the others begin.
+        alone: seconds of each worker on a core of its own.
+        setting: how many share how many cores.
+    """
+    if setting.cores is None:
+        return alone
+    return max(alone, (setting.n_workers * alone - min(down, alone)) / setting.cores)
 
 
 def _training(entries: int, sizes: Sizes) -> float:
