@@ -109,7 +109,7 @@ def test_a_host_that_is_cut_off_for_ten_seconds_comes_back_five_times(hosts, tmp
 def test_ranks_on_two_hosts_hand_over_directly_and_a_cut_costs_time_alone(hosts, tmp_path):
     """No round is dropped and the model is that of one process, to the bit."""
     record = tmp_path / "run.unfinished" / "ist.jsonl"
-    flags = [*SMALL, "--rounds", "300"]
+    flags = [*SMALL, "--rounds", "120", "--test-every", "40"]
     with two_hosts(hosts, tmp_path, ["--exchange", "direct", *flags]) as (agents, said):
         seconds_until(lambda: rounds_done(record) > 5)
         hosts[1].down()
@@ -120,7 +120,7 @@ def test_ranks_on_two_hosts_hand_over_directly_and_a_cut_costs_time_alone(hosts,
         hosts[1].up()
         assert [agent.wait(timeout=120) for agent in agents] == [0, 0], said[0].read_text()
     assert [path.read_text().count("has to be trusted") for path in said] == [1, 0]
-    assert len(rows(tmp_path / "run/ist.jsonl")) == 300
+    assert len(rows(tmp_path / "run/ist.jsonl")) == 120
     assert here("train", *flags, "--workers", 2, "--here", "--out", "here", cwd=tmp_path) == 0
     assert same_model(tmp_path / "run", tmp_path / "here")
 
