@@ -110,8 +110,9 @@ def test_the_counters_count_each_byte_once_on_both_sides(via):
         after = at_rest(server, sender)
     received, sent = (now - then for now, then in zip(after, before, strict=True))
     assert 1_000_000 < sent.sent < 1_070_000
-    assert received.received == sent.sent
-    assert received.sent == sent.received
+    few = 1000  # bytes: packets without content that one side had counted already, or not yet
+    assert abs(received.received - sent.sent) < few
+    assert abs(received.sent - sent.received) < few
 
 
 @needs_rights
@@ -189,7 +190,7 @@ def test_nothing_remains_however_it_ends(rate, sent, status, tmp_path):
     pids = children(run.pid) + [int(p.read_text()) for p in tmp_path.glob("child*")]
     assert len(set(pids)) > 6
     run.send_signal(sent)
-    assert run.wait(20) == status
+    assert run.wait(60) == status
     assert gone(pids, within=5)
     assert subprocess.check_output(["ip", "-o", "link"], text=True) == links
     if status == 130:

@@ -253,7 +253,7 @@ def test_batches_of_ones_own_are_what_steps_read():
 
 def test_steps_are_measured_beside_others(monkeypatch):
     plan = decompose(
-        nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 2)), torch.ones(8, 64)
+        nn.Sequential(nn.Linear(64, 4096), nn.ReLU(), nn.Linear(4096, 8)), torch.ones(64, 64)
     )
     told = []
 
