@@ -358,7 +358,7 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND {host} {address}")
     asked = parser.parse_args()
     command = asked.command[1:] if asked.command[:1] == ["--"] else asked.command
-    for ends in (signal.SIGTERM, signal.SIGHUP):
+    for ends in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell ignores SIGINT behind &
         signal.signal(ends, signal.default_int_handler)
     try:
         if not command:
