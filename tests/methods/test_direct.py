@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import small_sets
 from ranks_in_threads import together
 from subnetwork.algorithm import rounds
 from subnetwork.experiments import direct as module
@@ -19,7 +20,6 @@ from subnetwork.experiments.training import merged, record
 from subnetwork.methods import Training
 from subnetwork.methods.rows import method, task
 from subnetwork.nets import holders_in_place
-from subnetwork.nets.data import DATA, DataSet, text_set
 from subnetwork.nets.tensorfile import write_tensors
 from subnetwork.record import repeatable
 from subnetwork.runtime import here
@@ -66,13 +66,9 @@ def one_generator(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def small_sets(monkeypatch):
-    """In the place of those that are read from files."""
-    pictures, labels = torch.rand(60, 3, 8, 8), torch.arange(60) % 10
-    few = DataSet("cifar10", pictures[:40], labels[:40], pictures[40:], labels[40:], 10)
-    text = text_set("tinyshakespeare", "to be or not to be, " * 60, length=8)
-    for data in (few, text):
-        monkeypatch.setitem(DATA, data.name, lambda _, data=data: data)
+def few_data(monkeypatch):
+    """In the place of sets that are read from files."""
+    small_sets.given(monkeypatch)
 
 
 def silent(_row):

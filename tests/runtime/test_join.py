@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ranks_in_threads import together
+from sessions_in_threads import in_threads
 from subnetwork import Full, Perm, decompose, join, rounds
-from subnetwork.algorithm import DivergedError, RunFailedError
+from subnetwork.algorithm import RunFailedError
 from subnetwork.nets import NetSketch, holders
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.layout import Layout
@@ -24,7 +23,6 @@ from subnetwork.nets.terms import Prod
 from subnetwork.runtime import here
 from subnetwork.runtime.carrying import State, put, read
 from subnetwork.runtime.direct import agree
-from subnetwork.runtime.join import Session
 
 ROOT = Path(__file__).parents[2]
 MODEL = """
@@ -320,22 +318,6 @@ def test_a_count_of_a_unit_is_that_of_all_its_entries():
     torch.testing.assert_close(w[:3, [0, 2]], torch.full((3, 2), -0.001))
 
 
-def in_threads(monkeypatch, n, side, model=None):
-    """side(rank, session) of n sessions whose links are those of threads."""
-    own = threading.local()
-    monkeypatch.setattr(sys.modules["subnetwork.runtime.join"], "_links", lambda *_: own.links)
-    torch.manual_seed(0)
-    hidden = nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh()
-    plan = decompose(model or nn.Sequential(*hidden, nn.Linear(8, 2)), torch.randn(3, 4))
-    sketch = NetSketch(plan.layout, Perm(n))
-
-    def run(place):
-        own.links = place.links()
-        return side(place.rank, Session(plan, sketch, 0, "float32", place.rank))
-
-    return together(n, run)
-
-
 @pytest.mark.parametrize("idle", [0, 1])
 def test_a_worker_that_took_no_step_yet_makes_room_for_the_others_state(monkeypatch, idle):
     """In the first round one optimizer has no state: what the other has travels all the same."""
@@ -357,69 +339,6 @@ def test_a_worker_that_took_no_step_yet_makes_room_for_the_others_state(monkeypa
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert kinds == kinds_too == {"exp_avg", "exp_avg_sq"}
     assert set(steps["0.bias"]) == {4.0, 6.0}
-
-
-@pytest.mark.parametrize("of", ["parameter", "state"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_is_not_merged_and_all_ranks_say_whose_it_is(monkeypatch, of, value):
-    """Of one rank, in its second round: the model is that of the round's start, to the bit."""
-    inputs = torch.ones(5, 4)
-
-    def side(rank, session):
-        found = None
-        with pytest.raises(DivergedError, match=r"In round 1 a parameter.* on rank 1\. Nothing"):
-            for sub in session.rounds(3):
-                found = session.model(everywhere=True).state_dict()
-                optimizer = torch.optim.SGD(sub.parameters(), 0.01, momentum=0.9)
-                session.carry(optimizer)
-                sub(inputs).square().sum().backward()
-                optimizer.step()
-                if (rank, session.k) == (1, 1):
-                    p = next(sub.parameters())
-                    spoilt = p.data if of == "parameter" else optimizer.state[p]["momentum_buffer"]
-                    spoilt.view(-1)[0] = value
-        return session.k, found, session.model(everywhere=True).state_dict()
-
-    for k, before, after in in_threads(monkeypatch, 2, side):
-        assert k == 1
-        assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-class Masked(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
-        self.mask = nn.Parameter(torch.tensor([0.0, -torch.inf]), requires_grad=False)
-
-    def forward(self, x):
-        return torch.exp(self.second(torch.tanh(self.first(x))) + self.mask)
-
-
-@pytest.mark.parametrize("value", [-torch.inf, torch.inf, torch.nan])
-def test_what_was_infinite_before_may_stay_so(monkeypatch, value):
-    """A mask; but not become another one, or none."""
-
-    def side(rank, session):
-        for sub in session.rounds(2):
-            sub(torch.ones(5, 4)).square().sum().backward()
-            torch.optim.SGD([p for p in sub.parameters() if p.requires_grad], 0.01).step()
-            if rank:
-                sub.mask.data[1] = value
-        return session.model(everywhere=True).mask
-
-    if value == -torch.inf:
-        for mask in in_threads(monkeypatch, 2, side, Masked()):
-            assert mask.tolist() == [0.0, -torch.inf]
-        return
-    with pytest.raises(DivergedError, match="In round 0 .* on rank 1"):
-        in_threads(monkeypatch, 2, side, Masked())
-
-
-def test_int8_does_not_scale_by_infinity(monkeypatch):
-    plan = decompose(Masked(), torch.randn(3, 4))
-    monkeypatch.setattr(sys.modules["subnetwork.runtime.join"], "_links", lambda *_: None)
-    with pytest.raises(ValueError, match="mask has infinite entries, and int8 .*bfloat16"):
-        Session(plan, NetSketch(plan.layout, Perm(2)), 0, "int8", 0)
 
 
 def test_several_hosts_are_told_what_to_set_up(monkeypatch):

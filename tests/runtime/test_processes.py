@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import small_sets
 from seats_in_threads import Threads
 from subnetwork.algorithm import WorkerLostError, rounds
 from subnetwork.methods import Training
 from subnetwork.methods.rows import METHODS, method, task
 from subnetwork.methods.worker import MODULE, build
-from subnetwork.nets.data import DATA, DataSet, text_set
 from subnetwork.runtime import crew, dropped, dropping, here, launched, seated, serve
 from subnetwork.runtime.handshake import connect
 from subnetwork.runtime.seats import Remote
@@ -77,11 +77,7 @@ OTHER_NETWORKS = {
 
 @pytest.mark.parametrize("name", OTHER_NETWORKS)
 def test_workers_behind_sockets_equal_one_process_with_other_networks(name, monkeypatch):
-    pictures, labels = torch.rand(60, 3, 8, 8), torch.arange(60) % 10
-    few = DataSet("cifar10", pictures[:40], labels[:40], pictures[40:], labels[40:], 10)
-    text = text_set("tinyshakespeare", "to be or not to be, " * 60, length=8)
-    for data in (few, text):
-        monkeypatch.setitem(DATA, data.name, lambda _, data=data: data)
+    small_sets.given(monkeypatch)
     torch.set_num_threads(1)
     n = 1 if name == "narrow" else 2
     changes = {"method": "ist", "workers": n, "width": 8, "batch_size": 4, **OTHER_NETWORKS[name]}
