@@ -1,4 +1,4 @@
-"""`join` where a parameter or a state is no number any more: nothing is merged, all ranks say so."""
+"""`join` where a parameter or a state is no number any more: nothing is merged, all say so."""
 
 import sys
 
