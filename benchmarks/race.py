@@ -30,7 +30,7 @@ from race_field import (
     mean_rounds,
     run_all,
 )
-from race_parts import Parts, parts
+from race_parts import Parts, parts, sleeps
 from race_run import NETWORKS
 
 from subnetwork import decompose
@@ -70,7 +70,8 @@ def timings(
     """A round of each row over one link. DDP, which is slow, is timed over fewer steps.
 
     All rows take half of their rounds, then all the other half, in the other order: what disturbs
-    a machine for seconds is not one row's alone.
+    a machine for seconds is not one row's alone. Then, where workers share cores, those that do not
+    communicate in their steps once more, asleep in place of computing.
     """
     specs, halves = [], (asked.timed_rounds - asked.timed_rounds // 2, asked.timed_rounds // 2)
     for row in rows.values():
@@ -84,14 +85,30 @@ def timings(
             these = [{**spec, "n_rounds": n_rounds} for spec in specs[::order]]
             for runs, run in zip(found, run_all(asked.workers, link, these)[::order], strict=True):
                 runs.append(run)
+    again = replayed(specs, found, link, asked) if link.rate and asked.workers > cores() else {}
     measured = {}
-    for name, spec, runs in zip(rows, specs, found, strict=True):
+    for i, (name, spec, runs) in enumerate(zip(rows, specs, found, strict=True)):
         scale = rows[name]["n_steps"] / spec["n_steps"]
-        taken = asdict(parts(runs, spec, limited=link.rate is not None))
-        kept = {key: taken.pop(key) for key in ("limited", "alone")}
+        taken = asdict(parts(runs, spec, asleep=again.get(i), limited=link.rate is not None))
+        kept = {key: taken.pop(key) for key in ("limited", "alone", "slept")}
         scaled = {key: value * scale for key, value in taken.items()}
         measured[name] = Parts(**scaled, **kept)
     return measured
+
+
+def replayed(
+    specs: Sequence[Mapping[str, Any]],
+    found: Sequence[Sequence[Any]],
+    link: Link,
+    asked: argparse.Namespace,
+) -> dict[int, Any]:
+    """Of the rows that can be: what workers wrote that slept as long as computing took."""
+    able = {
+        i: {**spec, "n_rounds": asked.timed_rounds // 2 + 1, "asleep": sleeps(runs)}
+        for i, (spec, runs) in enumerate(zip(specs, found, strict=True))
+        if not spec["method"].startswith("ddp")
+    }
+    return dict(zip(able, run_all(asked.workers, link, list(able.values())), strict=True))
 
 
 def planned(training: Training, n_workers: int) -> tuple[Plan, Feed]:

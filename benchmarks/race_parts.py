@@ -7,6 +7,9 @@ from typing import Any
 
 from subnetwork.runtime.measured import cores
 
+Run = Sequence[Mapping[str, Any]]
+"""Of each worker, what it wrote down."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -19,40 +22,47 @@ class Parts:
     waiting: float  # of the mean worker, for the slowest one
     compute_cpu: float  # processor time: what computing takes on a core of its own
     handling_cpu: float
-    exchange_least: float  # in the round that was disturbed least: what the link takes
     process_cpu: float  # processor time of the busiest worker, all its threads, sockets included
     wire: float  # bytes through the busiest interface, in its busier direction
+    slept: float | None = None  # the round again, in which workers slept in place of computing
     limited: bool = True  # whether the link has a rate
     alone: bool = False  # whether every worker has a core here too
 
     @property
     def replay(self) -> float:
-        """The round with one core for each worker, put together from its parts.
+        """The round with one core for each worker.
 
-        Over a link without a limit nothing but processors takes time, and workers that share cores
-        have none to spare to measure an exchange by: all that a worker's threads did counts. Where
-        they share none, it is the round.
+        Where they share none here, it is the round. Over a link without a limit nothing but
+        processors takes time, and workers that share cores have none to spare to measure an
+        exchange by: all that a worker's threads did counts. Else it is the round again, played with
+        workers that sleep as long as computing took a processor; of DDP, which communicates in its
+        steps, it is put together from its parts.
         """
         if self.alone:
             return self.wall
         if not self.limited:
             return self.process_cpu
-        return self.compute_cpu + self.handling_cpu + self.exchange_least
+        if self.slept is not None:
+            return self.slept
+        return self.compute_cpu + self.handling_cpu + self.exchange
 
 
 def parts(
-    runs: Sequence[Sequence[Mapping[str, Any]]], spec: Mapping[str, Any], *, limited: bool = True
+    runs: Sequence[Run],
+    spec: Mapping[str, Any],
+    *,
+    asleep: Run | None = None,
+    limited: bool = True,
 ) -> Parts:
     """From what workers wrote down of one run or several; first rounds are left out if they can.
 
     Args:
         runs: of each run, each worker's words.
         spec: of the row.
+        asleep: the run again, with workers that slept in place of computing.
         limited: whether the link has a rate.
     """
-    of_round: list[tuple[Mapping[str, Any], ...]] = []
-    for run in runs:
-        of_round += zip(*(of["rows"][1:] or of["rows"] for of in run), strict=True)
+    of_round = [workers for run in runs for workers in rounds(run)]
     found = runs[0]
 
     def middle(name: str, of: Any) -> float:  # noqa: ANN401 - max, or a mean
@@ -73,16 +83,25 @@ def parts(
     )
     exchange = max(0.0, wall - compute - handling)
     handling_cpu = median(workers[0]["handling_cpu"] for workers in of_round)
-    least = exchange
-    if not spec["method"].startswith("ddp"):
-        least = max(0.0, min(map(_outside, of_round)))
+    slept = None if asleep is None else median(of[0]["wall"] - _behind(of) for of in rounds(asleep))
     process_cpu = middle("process_cpu", max)
     return Parts(
-        *(wall, compute, handling, exchange, waiting, compute_cpu, handling_cpu, least),
-        *(process_cpu, busiest, limited, len(found) <= cores()),
+        *(wall, compute, handling, exchange, waiting, compute_cpu, handling_cpu),
+        *(process_cpu, busiest, slept, limited, len(found) <= cores()),
     )
 
 
-def _outside(workers: Sequence[Mapping[str, float]]) -> float:
-    """Seconds of a round in which the worker that was there last neither trained nor handled."""
-    return min(row["wall"] - row["compute_wall"] - row["handling_wall"] for row in workers)
+def rounds(run: Run) -> list[tuple[Mapping[str, float], ...]]:
+    """All workers' rows, round by round; the first one is left out if it can be."""
+    return list(zip(*(of["rows"][1:] or of["rows"] for of in run), strict=True))
+
+
+def sleeps(runs: Sequence[Run]) -> list[list[float]]:
+    """Of each worker, what its local steps took a processor, round by round."""
+    of_round = [workers for run in runs for workers in rounds(run)]
+    return [[row["compute_cpu"] for row in of_worker] for of_worker in zip(*of_round, strict=True)]
+
+
+def _behind(workers: Sequence[Mapping[str, float]]) -> float:
+    """Seconds in which rank 0 waited for a core to handle on, since all of them handle at once."""
+    return max(0.0, workers[0]["handling_wall"] - workers[0]["handling_cpu"])

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -23,6 +23,7 @@ from subnetwork.nets import (
     LocalSteps,
     ModelState,
     NetSketch,
+    Submodel,
     Supervised,
     initial_state,
 )
@@ -62,6 +63,8 @@ class Spec:
     outer_step_size: float = 0.7
     outer_momentum: float = 0.9
     rank: int = 2  # of PowerSGD
+    asleep: tuple[tuple[float, ...], ...] = ()
+    """Of each worker, seconds that it sleeps in place of its local steps, round by round."""
 
     @property
     def training(self) -> Training:
@@ -103,6 +106,19 @@ class Clock:
         return result
 
 
+@dataclass(frozen=True)
+class Asleep:
+    """Local work that takes its time and no processor: as where every worker has a core."""
+
+    seconds: Sequence[float]  # by round, again and again
+    moments: tuple[str, ...] = ()
+
+    def __call__(self, k: int, _i: int, w: Submodel, /) -> Submodel:
+        """w, later."""
+        time.sleep(self.seconds[k % len(self.seconds)])
+        return w
+
+
 class Run:
     """What all methods share on one rank: data, network, local work, and the test of a model."""
 
@@ -132,10 +148,10 @@ class Run:
             return None
         return Scale(dict.fromkeys(self.task.architecture.layout.sizes, "inverted"))
 
-    def local(self, *, in_place: bool = False) -> LocalSteps:
+    def local(self, *, in_place: bool = False) -> LocalSteps | Asleep:
         """A worker's local work."""
         t, spec = self.task, self.spec
-        return LocalSteps(
+        steps = LocalSteps(
             t.architecture,
             t.batches,
             self.optimizer,
@@ -145,6 +161,7 @@ class Run:
             scale=self.scale,
             in_place=in_place,
         )
+        return Asleep(spec.asleep[self.rank], steps.moments) if spec.asleep else steps
 
     def start(self, moments: tuple[str, ...] = ()) -> ModelState:
         """x^0, the same for all methods of one seed."""

@@ -45,6 +45,21 @@ def test_a_round_is_taken_apart_by_the_slowest_worker(monkeypatch):
     assert each.replay == 10  # a core each: the round itself
 
 
+def test_a_replay_is_the_round_of_workers_that_sleep(monkeypatch):
+    """As long as computing took each; what they waited for a core to handle on is not in it."""
+    monkeypatch.setattr(race_parts, "cores", lambda: 1)
+    found = [
+        {"rows": [row(99, 99, 99, 99), row(10, 4, 1, 500), row(9, 2, 1, 500)]},
+        {"rows": [row(99, 99, 99, 99), row(9, 6, 0, 300), row(9, 8, 0, 300)]},
+    ]
+    assert race_parts.sleeps([found]) == [[2, 1], [3, 4]]
+    slow = {**row(7, 3, 2, 500), "handling_cpu": 1.5}
+    asleep = [{"rows": [row(99, 99, 99, 99), slow]}, {"rows": [row(99, 99, 99, 99), slow]}]
+    assert race_parts.parts([found], {"method": "ist"}, asleep=asleep).replay == 7 - 0.5
+    free = race_parts.parts([found], {"method": "ist"}, asleep=asleep, limited=False)
+    assert free.replay == 7  # a link without a limit: all that the busiest worker's threads did
+
+
 def test_the_first_round_at_a_target_counts_and_none_is_none():
     course = field.Course([(2, 0.5), (4, 0.86), (6, 0.84)])
     assert (course.rounds_to(0.85), course.rounds_to(0.9), course.best) == (4, None, 0.86)
