@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--workers 4] [--hidden 1536 1536 ...] [--rounds 2]
 
 An MLP on digits trains, evaluates, writes checkpoints and goes on by `subnetwork train --exchange
-direct`. See README.md beside this file.
+direct`, as it is and with dropout, with which `decompose` cuts it. See README.md beside this file.
 """
 
 import argparse
@@ -91,27 +91,35 @@ def main() -> int:
     whole = 4 * (sum((a + 1) * b for a, b in pairwise(widths)) + 2 * sum(asked.hidden))
     direct = ["--workers", str(asked.workers), "--batch-size", "16", "--local-steps", "2"]
     direct += ["--checkpoint-every", "1", "--rounds", str(asked.rounds)]
-    network = ["--hidden", *map(str, asked.hidden)]
     load = f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
     print(f"{len(asked.hidden)} hidden layers, {asked.workers} ranks; the model is "
           f"{whole / 1e6:.1f} MB; {load}")  # fmt: skip
-    with tempfile.TemporaryDirectory() as at:
-        folder = Path(at)
-        tiny = train(
-            folder, [*direct, *DIRECT, "--hidden", *["16"] * len(asked.hidden), "--out", "tiny"]
-        )
-        assert not tiny.error, tiny.error
-        base = max(tiny.resident.values())
-        print(f"a rank of a network of no size: {base / 1e6:.1f} MB")
-        found = train(folder, [*direct, *DIRECT, *network, "--out", "free"])
-        assert not found.error, found.error
-        for rank, peak in enumerate(found.resident.values()):
-            over = peak - base
-            print(f"rank {rank}: {over / 1e6:.1f} MB above that, {over / whole:.2f} of the model")
-        highest = max(found.resident.values()) - base
-        met = [result("peak of a rank over the model's bytes", highest / whole, 1.0)]
-        met += limited(folder, direct, network, max(tiny.private.values()) + int(0.9 * whole))
+    met = []
+    for kind, more in (("MLP", []), ("cut by decompose", ["--dropout", "0.1"])):
+        print(f"\n{kind}")
+        with tempfile.TemporaryDirectory() as at:
+            met += measured(Path(at), kind, [*direct, *more], asked.hidden, whole)
     return 0 if all(met) else 1
+
+
+def measured(
+    folder: Path, kind: str, direct: list[str], hidden: list[int], whole: int
+) -> list[bool]:
+    """Of one kind of network, the peak of its ranks, and whether it runs under a limit."""
+    tiny = train(folder, [*direct, *DIRECT, "--hidden", *["16"] * len(hidden), "--out", "tiny"])
+    assert not tiny.error, tiny.error
+    base = max(tiny.resident.values())
+    print(f"a rank of a network of no size: {base / 1e6:.1f} MB")
+    network = ["--hidden", *map(str, hidden)]
+    found = train(folder, [*direct, *DIRECT, *network, "--out", "free"])
+    assert not found.error, found.error
+    for rank, peak in enumerate(found.resident.values()):
+        over = peak - base
+        print(f"rank {rank}: {over / 1e6:.1f} MB above that, {over / whole:.2f} of the model")
+    highest = max(found.resident.values()) - base
+    name = f"{kind}: peak of a rank over the model's bytes"
+    limit = max(tiny.private.values()) + int(0.9 * whole)
+    return [result(name, highest / whole, 1.0), *limited(folder, direct, network, limit)]
 
 
 def limited(folder: Path, direct: list[str], network: list[str], limit: int) -> list[bool]:

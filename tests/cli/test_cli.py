@@ -1,5 +1,6 @@
 """The command as a stranger uses it: one line for a mistake, its status, nothing left behind."""
 
+import errno
 import json
 import os
 import re
@@ -348,6 +349,21 @@ def test_memory_that_torch_does_not_get_is_no_defect():
     assert status == 3
     assert line.startswith("not enough memory: torch can't allocate memory: you tried to allocate")
     assert "--exchange direct" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "the system has none to give"),
+        (RuntimeError("can't start new thread"), "the system can't start a new thread"),
+    ],
+)
+def test_memory_that_the_system_does_not_give_is_no_defect(error, why):
+    from subnetwork.cli import app
+
+    line, status = app._verdict(error)
+    assert status == 3
+    assert line.startswith(f"not enough memory: {why}. Ask for less")
 
 
 def test_verify_prints_a_line_a_claim_and_ends_by_their_verdicts(tmp_path, monkeypatch):

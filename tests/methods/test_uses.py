@@ -98,7 +98,7 @@ def traced(model, example, **options):
     sizes = [(n, v) for m in model.modules() for n, v in vars(m).items() if not n.startswith("_")]
     key = f"{model} {sizes} {sorted(options.items())}"
     if key not in PLANS:
-        PLANS[key] = decompose(model, example, verify=False, **options)
+        PLANS[key] = decompose(model, example, **options | {"verify": False})
     return PLANS[key]
 
 

@@ -42,8 +42,9 @@ def test_an_example_runs(name, capsys):
     names = run(name)
     assert "plan" not in names or names["plan"].exact or "inexact=True" in EXAMPLES[name]
     said = capsys.readouterr().out
-    if "table" in EXAMPLES[name]:
+    if "print(plan)" in EXAMPLES[name] and "table" in EXAMPLES[name]:
         assert "1.conv1" in said or "1.channels(16)" in said
+    if "table" in EXAMPLES[name]:
         assert re.search(r"parameters +\d", said)
     if "refusal" in EXAMPLES[name]:
         assert "op renorm is not understood" in said

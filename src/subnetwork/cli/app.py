@@ -23,6 +23,7 @@ from subnetwork.cli.streams import lose_words_rather_than_runs
 
 TRACEBACK = "SUBNETWORK_TRACEBACK"  # set it to see where an unexpected error comes from
 NO_MEMORY = "can't allocate memory"  # what torch says where the processor's memory is short
+NO_THREAD = "can't start new thread"  # what Python says where there is none for its stack
 DONE, NOT_HELD, MISTAKE, FAILURE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -141,11 +142,8 @@ def _verdict(error: BaseException) -> tuple[str, int]:
         case ModuleNotFoundError(name="torch"):
             line = "training needs torch, which is not installed: pip install 'subnetwork[train]'"
             status = MISTAKE
-        case OSError(strerror=str(reason)):
-            line = reason + (f": {error.filename}" if error.filename else "")
-            status = FAILURE if error.errno in OUT_OF_SPACE else MISTAKE
-            if status == FAILURE:
-                line += "; nothing was written. Free some space, or choose another disk with --out"
+        case OSError():
+            line, status = _of_the_system(error)
         case MemoryError():
             line = f"not enough memory: {error}. Ask for less: fewer rounds, seeds or workers"
         case _:
@@ -153,17 +151,36 @@ def _verdict(error: BaseException) -> tuple[str, int]:
     return line, status
 
 
+def _of_the_system(error: OSError) -> tuple[str, int]:
+    """The line and the exit status of what the system refuses."""
+    if error.errno == errno.ENOMEM:
+        return _short_of("the system has none to give"), FAILURE
+    if error.strerror is None:
+        return _unexpected(error), FAILURE
+    line = error.strerror + (f": {error.filename}" if error.filename else "")
+    if error.errno not in OUT_OF_SPACE:
+        return line, MISTAKE
+    rest = "nothing was written. Free some space, or choose another disk with --out"
+    return f"{line}; {rest}", FAILURE
+
+
 def _unexpected(error: BaseException) -> str:
     """The line of an error that nobody raised on purpose."""
     line = str(error)
     if NO_MEMORY in line:
-        return (
-            f"not enough memory: torch {line[line.index(NO_MEMORY) :].rstrip('.')}. Ask for less: "
-            "a smaller network or batch, or --exchange direct, whose ranks hold parts of the model"
-        )
+        return _short_of(f"torch {line[line.index(NO_MEMORY) :].rstrip('.')}")
+    if NO_THREAD in line:
+        return _short_of(f"the system {NO_THREAD.replace('start', 'start a')}")
     return (
         f"unexpected {type(error).__name__}: {line}. This is a defect: {TRACEBACK}=1 in the "
         "environment shows where; please report it"
+    )
+
+
+def _short_of(why: str) -> str:
+    return (
+        f"not enough memory: {why}. Ask for less: a smaller network or batch, or --exchange "
+        "direct, whose ranks hold parts of the model"
     )
 
 

@@ -21,12 +21,13 @@ from subnetwork.experiments.side import Side, steps_of, wire_of
 from subnetwork.experiments.training import check_test_loss, earlier, merged, steps_after
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task, method, task
-from subnetwork.nets import MLP, LocalSteps, ModelState, NetPartition, checkpoint, holders
-from subnetwork.nets.chain import chain_scores, is_chain
+from subnetwork.nets import LocalSteps, ModelState, NetPartition, checkpoint, holders
+from subnetwork.nets.architecture import skeleton
 from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.evaluate import Scores
+from subnetwork.nets.passing import passing_scores
 from subnetwork.nets.pieces import kinds_of
-from subnetwork.nets.tensorfile import in_order, write_passing, write_tensors
+from subnetwork.nets.tensorfile import in_order, write_passing
 from subnetwork.record import writing
 from subnetwork.runtime.direct import (
     Company,
@@ -52,6 +53,7 @@ from subnetwork.runtime.direct.held import PARAMS
 from subnetwork.runtime.direct.outer import carried_moments
 from subnetwork.runtime.direct.sockets import Meter
 from subnetwork.runtime.measured import peak_memory
+from subnetwork.runtime.memory import lean_memory
 
 MODEL = "model.safetensors"
 
@@ -86,8 +88,7 @@ class Tested:
     """What was found of the merged model: everything on rank 0, nothing elsewhere."""
 
     scores: Scores | None = None
-    statistics: Mapping[str, Tensor] = field(default_factory=dict)  # of a chain's normalisations
-    module: torch.nn.Module | None = None  # where the network is no chain
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # of the model, statistics set
 
 
 class _LeftError(Exception):
@@ -224,13 +225,9 @@ def _begun(side: Side) -> Held:
     if side.source is not None:
         whole = read_by_parts(checkpoint.opened(side.source), side.draws, side.moments)
         return taken(side.draws, side.rank, k, whole)
-    parameters: Iterator[tuple[str, Tensor]]
-    if own := isinstance(architecture, MLP):
-        parameters = initial_parameters(architecture, seed=row.init)
-    else:
-        parameters = iter(row.x.params.items())
+    parameters = initial_parameters(architecture, seed=row.init)
     whole = with_moments(parameters, side.moments, architecture.layout)
-    return taken(side.draws, side.rank, k, whole, emptied=own)
+    return taken(side.draws, side.rank, k, whole, emptied=True)
 
 
 def _rounds(side: Side, held: Held) -> Iterator[DirectRound]:
@@ -330,58 +327,70 @@ def _tested_after(side: Side, done: DirectRound) -> Tested:
 
 
 def _tested(side: Side, held: Held) -> Tested:
-    """Test the merged model: a chain layer by layer; any other network is put together on rank 0.
+    """Test the merged model while its parameters pass by rank 0, those of an operation at a time.
 
-    Batch statistics are those of the training rows, as everywhere.
+    Rank 0 says which; the others have their lines of them ready. A network that reads pictures is
+    put together there: rows between two layers take more than its parameters do. Batch statistics
+    are those of the training rows, as everywhere.
     """
-    passing = passing_parameters(held, side.draws, side.rank, side.links)
-    here = ((name, tensor) for name, tensor in passing if tensor is not None)
+    if side.t.reads_pictures:
+        return _tested_whole(side, held)
     if side.rank > 0:
-        assert not list(here)  # rank 0 has them
+        while names := tell(side.links, side.rank, side.n_workers, {})[0]["names"]:
+            assert not dict(_fetched(side, held, names)), "rank 0 has them"
         return Tested()
-    skeleton = _skeleton(side)
-    if skeleton is not None:
-        pairs = side.t.tested()
-        scores, statistics = chain_scores(skeleton, here, side.t.stream(), pairs, side.t.loss)
-        return Tested(scores, statistics)
-    module = merged(side.t, ModelState(dict(here)))
-    return Tested(side.t.scores(module), module=module)
+    model = skeleton(side.row.architecture)
+
+    def fetch(names: Sequence[str]) -> Mapping[str, Tensor]:
+        tell(side.links, side.rank, side.n_workers, {"names": names})
+        return dict(_fetched(side, held, names))
+
+    with lean_memory():
+        found = passing_scores(model, fetch, side.t.stream(), side.t.tested(), side.t.loss)
+    tell(side.links, side.rank, side.n_workers, {"names": []})
+    return Tested(found, dict(model.named_buffers()))
 
 
-def _skeleton(side: Side) -> torch.nn.Module | None:
-    """The network without values, where it is a chain that is made without a whole one."""
-    architecture = side.row.architecture
-    if not isinstance(architecture, MLP):
-        return None
-    with torch.device("meta"):
-        module = architecture.build(architecture.layout.all_units)
-    return module if is_chain(module) else None
+def _tested_whole(side: Side, held: Held) -> Tested:
+    passing = passing_parameters(held, side.draws, side.rank, side.links)
+    here = {name: tensor for name, tensor in passing if tensor is not None}
+    if side.rank > 0:
+        assert not here, "rank 0 has them"
+        return Tested()
+    model = merged(side.t, ModelState(here))
+    return Tested(side.t.scores(model), dict(model.named_buffers()))
 
 
 def _write_model(side: Side, held: Held, tested: Tested) -> None:
     """Write `model.safetensors`, for the plain module: tensors pass through rank 0 one by one."""
-    skeleton, path = _skeleton(side), side.folder / MODEL
-    if skeleton is None:
-        if tested.module is not None:
-            write_tensors(path, tested.module.state_dict())
-        return
-    kinds = kinds_of(skeleton.state_dict())
-    passing = _whole_tensors(side, held, in_order(kinds), tested.statistics)
+    model = skeleton(side.row.architecture)
+    first = {id(t): name for name, t in model.named_parameters()}  # of tied ones
+    kinds = kinds_of(model.state_dict())
+    ties = dict(model.named_parameters(remove_duplicate=False))
+    sources = {name: first[id(ties[name])] if name in ties else name for name in in_order(kinds)}
+    passing = _whole_tensors(side, held, sources, tested.buffers)
     if side.rank == 0:
-        write_passing(path, kinds, passing)
+        write_passing(side.folder / MODEL, kinds, passing)
     else:
         assert not list(passing)
 
 
 def _whole_tensors(
-    side: Side, held: Held, names: list[str], statistics: Mapping[str, Tensor]
+    side: Side, held: Held, sources: Mapping[str, str], buffers: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and batch statistics in this order on rank 0; nothing elsewhere."""
+    """Parameters and buffers in this order on rank 0, by what holds them; nothing elsewhere."""
+    for name, source in sources.items():
+        if source in side.draws.like:
+            for _, tensor in _fetched(side, held, [source]):
+                yield name, tensor
+        elif source in buffers:
+            yield name, buffers[source]
+
+
+def _fetched(side: Side, held: Held, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters one after another on rank 0; nothing elsewhere."""
     alone = replace(held, submodel=replace(held.submodel, moments={}))
     for name in names:
-        found = {PARAMS: statistics[name]} if name in statistics else {}
-        if name in side.draws.like:
-            exchange = gathered(side.draws, side.rank, alone, name)
-            found = carried(exchange, side.links).result
+        found = carried(gathered(side.draws, side.rank, alone, name), side.links).result
         if found:
             yield name, found[PARAMS]

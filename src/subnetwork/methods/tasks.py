@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from subnetwork import splits
 from subnetwork.keys import DATA, INIT
@@ -23,6 +24,7 @@ from subnetwork.nets import (
 from subnetwork.nets.data import GraphBatches, GraphSet, Inputs, graph, load
 from subnetwork.nets.data.graphs import GRAPHS
 from subnetwork.nets.evaluate import Scores, scores
+from subnetwork.nets.hollow import with_statistics
 from subnetwork.nets.losses import Loss
 from subnetwork.nets.models import Network, Sizes, network
 from subnetwork.splits import Parts
@@ -58,8 +60,8 @@ class Task:
         """Training inputs for batch statistics: all, or evenly spaced ones of a large set."""
         if not isinstance(self.batches, Batches):
             return self.batches.stream()
-        enough = ENOUGH_PICTURES if self._pictures else ENOUGH
-        size = 2 * enough if self._pictures else 1024
+        enough = ENOUGH_PICTURES if self.reads_pictures else ENOUGH
+        size = 2 * enough if self.reads_pictures else 1024
         return self.batches.stream(size, every=max(1, self.batches.n_rows // enough))
 
     def tested(self) -> Iterable[tuple[Inputs, Tensor]]:
@@ -67,10 +69,10 @@ class Task:
         if isinstance(self.batches, GraphBatches):
             return self.batches.test()
         assert isinstance(self.data, DataSet)
-        return self.data.test(128 if self._pictures else 1024)  # their activations fit caches
+        return self.data.test(128 if self.reads_pictures else 1024)  # their activations fit caches
 
     @property
-    def _pictures(self) -> bool:
+    def reads_pictures(self) -> bool:
         """Whether the network reads rows as pictures, which it normalises place by place."""
         return isinstance(self.data, DataSet) and self.data.train_inputs.ndim == 4
 
@@ -88,7 +90,7 @@ def task(run: Training) -> Task:
     data = (graph if run.data in GRAPHS else load)(run.data, run.stream(DATA))
     data = data.validating(run.stream(DATA)) if run.measure == "validation" else data
     sizes = Sizes(run.hidden, run.width, run.blocks, run.heads, run.dropout, run.norm)
-    with torch.device("meta") if _is_plain(run) else nullcontext():
+    with torch.device("meta") if _from_shapes(run) else nullcontext():
         net = network(run.model, sizes, data, seed=run.stream(INIT))
     if isinstance(data, DataSet) and net.flat:
         data = data.flat()
@@ -129,7 +131,20 @@ def _architecture(run: Training, data: AnyData, net: Network, batches: AnyBatche
         return MLP(inputs, tuple(run.hidden), data.n_classes, run.norm == "batch")
     example = batches.example() if isinstance(batches, GraphBatches) else net.example
     cut = {"width": run.axes or None, **options}
-    return decompose(net.model, example, inexact=net.inexact, **cut)
+    if not _from_shapes(run):
+        return decompose(net.model, example, inexact=net.inexact, **cut).hollow()
+    example = tree_map(lambda x: x.to("meta"), example)
+    plan = decompose(net.model, example, inexact=net.inexact, verify=False, **cut)
+    return replace(plan, model=with_statistics(plan.model))
+
+
+def _from_shapes(run: Training) -> bool:
+    """Whether the network is cut without a single value: no worker ever makes a whole one.
+
+    Tests prove that the plans are those of networks with values, which are proved. A graph's sparse
+    matrix has no shapes alone, and whether a block can be left out is seen by its values.
+    """
+    return run.data not in GRAPHS and run.method not in OPTIONS
 
 
 def _is_plain(run: Training) -> bool:

@@ -1,7 +1,6 @@
 """Models that can be built at any width: the whole one, and physically smaller ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from subnetwork.nets.counters import no_moments
+from subnetwork.nets.hollow import hollowed, with_statistics
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.seeding import seeded
 from subnetwork.nets.state import ModelState, Submodel, Tensors
@@ -111,13 +111,23 @@ def initial_state(
 def without_values(architecture: Architecture, moments: Sequence[str] = ()) -> ModelState:
     """The names, shapes and dtypes of x^0, on the meta device.
 
-    Of an `MLP` nothing is ever made. Any other architecture is built once and let go of: torch does
-    not put the values of a part into a module that was cut from a model on the meta device.
+    Nothing is made, but of a plan that has the values of its model: it is built once and let go of.
     """
-    with torch.device("meta") if isinstance(architecture, MLP) else nullcontext():
-        module = architecture.build(architecture.layout.all_units)
+    module = shaped(architecture)
     params = {name: p.detach().to("meta") for name, p in module.named_parameters()}
     return ModelState(params, no_moments(architecture.layout, params, moments))
+
+
+def shaped(architecture: Architecture) -> nn.Module:
+    """The whole module as it is built where torch's default device is the meta device."""
+    units = architecture.layout.all_units
+    with torch.device("meta"):
+        return architecture.build(units)
+
+
+def skeleton(architecture: Architecture) -> nn.Module:
+    """The whole module with its parameters on the meta device, and buffers as they start."""
+    return with_statistics(hollowed(shaped(architecture)))
 
 
 def initialising(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -46,12 +46,12 @@ def recalibrate(model: nn.Module, stream: Callable[[], Iterable[object]]) -> nn.
     calls = _calls(model, first)
     once = len(calls) == len(set(calls))  # nothing is pooled over several calls of one module
     if once and not more:
-        with _reading(calls, _set_at_once), torch.no_grad():
+        with reading(calls, _set_at_once), torch.no_grad():
             _run(model, first)
         return model
     for norm in dict.fromkeys(calls):
-        pooled = _pool(norm)
-        with _reading([norm], _pooling(pooled, stop=once)), torch.no_grad():
+        pooled = pool(norm)
+        with reading([norm], _pooling(pooled, stop=once)), torch.no_grad():
             for batch in stream():
                 with suppress(_Read):
                     _run(model, batch)
@@ -99,7 +99,7 @@ Read: TypeAlias = Callable[[_NormBase, Tensor], None]
 
 
 @contextmanager
-def _reading(norms: Iterable[_NormBase], read: Read) -> Iterator[None]:
+def reading(norms: Iterable[_NormBase], read: Read) -> Iterator[None]:
     """While it lasts, `read` is told of what each normalisation is given, before it is used."""
     hooks = [norm.register_forward_pre_hook(_told(read), with_kwargs=True) for norm in norms]
     try:
@@ -114,7 +114,7 @@ def _told(read: Read) -> Callable[[_NormBase, tuple[Any, ...], dict[str, Any]], 
 
 
 def _set_at_once(norm: _NormBase, inputs: Tensor) -> None:
-    pooled = _pool(norm)
+    pooled = pool(norm)
     pooled.add(inputs)
     pooled.write_to(norm)
 
@@ -185,7 +185,7 @@ def gathers(module: nn.Module) -> TypeGuard[_NormBase]:
     return isinstance(module, _NormBase) and module.running_mean is not None
 
 
-def _pool(norm: _NormBase) -> Pooled | PooledInstances:
+def pool(norm: _NormBase) -> Pooled | PooledInstances:
     """What its statistics are made of."""
     if isinstance(norm, _InstanceNorm):
         return PooledInstances(norm._get_no_batch_dim())  # type: ignore[no-untyped-call]
@@ -210,6 +210,6 @@ def _calls(model: nn.Module, batch: object) -> list[_NormBase]:
     """The normalisations in the order in which the model runs them, as often as it does."""
     calls: list[_NormBase] = []
     norms = [module for module in model.modules() if gathers(module)]
-    with _reading(norms, lambda norm, _: calls.append(norm)), torch.no_grad():
+    with reading(norms, lambda norm, _: calls.append(norm)), torch.no_grad():
         _run(model, batch)
     return calls

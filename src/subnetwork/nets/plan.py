@@ -1,8 +1,10 @@
 """A plan: what of a model is cut, how its subnetworks are built, and what they cost."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
 from subnetwork.deals import Deal, Hands
@@ -12,6 +14,7 @@ from subnetwork.nets.builders import Builder
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.copying import HELD, OF, uncompiled
 from subnetwork.nets.counters import no_moments
+from subnetwork.nets.hollow import filled, hollowed
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.state import ModelState
@@ -54,7 +57,7 @@ class Plan:
         return not any(axis.flags for axis in self.axes if axis.name in self.layout.sizes)
 
     def build(self, units: Mapping[str, Tensor], /) -> nn.Module:
-        """A module with these units of each axis, holding the model's values.
+        """A module with these units of each axis, holding the model's values, if it has any.
 
         Raises:
             ValueError: where a buffer holds a value a unit, so that numbers do not determine it.
@@ -66,11 +69,31 @@ class Plan:
                 f"The buffer {odd[0]} holds values of single units, and their number does not "
                 "say which ones a module holds. Build it with plan.cut(model, deal=...) instead."
             )
-        return self.builder.build(self.model, units)
+        device = torch.get_default_device()
+        indexing = torch.device("cpu") if device.type == "meta" else nullcontext()
+        with indexing:
+            part = self.builder.build(self.model, units)
+        return filled(part, device)
+
+    def hollow(self) -> "Plan":
+        """The same plan, which keeps the shapes of the model and lets go of its values.
+
+        Its parts have memory for their parameters and nothing in it: for `initial_state`, local
+        work and runtimes, which bring the values, so that a worker holds those of its part alone.
+        `cut`, `merge` and `state` want the model then. A plan of parts that are built by export
+        stays as it is, since the graph has the values too.
+        """
+        if self.builder.kind == "export":
+            return self
+        return replace(self, model=hollowed(self.model))
 
     def state(self, model: nn.Module | None = None, *, moments: Sequence[str] = ()) -> ModelState:
-        """x: copies of the parameters of the model, with optimizer moments that start at zero."""
-        named = (model or self.model).named_parameters()
+        """x: copies of the parameters of the model, with optimizer moments that start at zero.
+
+        Raises:
+            ValueError: where the plan is hollow and no model is given.
+        """
+        named = _with_values(model or self.model, "state").named_parameters()
         params = {name: p.detach().clone() for name, p in named}
         self.layout.check(params)
         return ModelState(params, no_moments(self.layout, params, moments))
@@ -149,8 +172,10 @@ class Plan:
         """Measure again, near the model's present values; returns the plan with the evidence.
 
         Raises:
-            ValueError: where a subnetwork is not the model at masked parameters.
+            ValueError: where a subnetwork is not the model at masked parameters, or the plan is
+                hollow.
         """
+        _with_values(self.model, "verify")
         if not self.exact:
             raise ValueError(
                 "There is nothing to verify: the plan cuts flagged axes, so that its subnetworks "
@@ -175,6 +200,16 @@ class Plan:
         return text(self)
 
     __repr__ = __str__
+
+
+def _with_values(model: nn.Module, what: str) -> nn.Module:
+    """The model, whose parameters have values."""
+    if any(p.is_meta for p in model.parameters()):
+        raise ValueError(
+            f"plan.{what} needs a model with values, and this one's parameters are on the meta "
+            "device. Use the plan that decompose returned, before hollow()."
+        )
+    return model
 
 
 def _brought_back(

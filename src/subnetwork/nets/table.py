@@ -36,13 +36,15 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
 
     Where layers are dropped at random it takes the path of the proof, on which the model was cut.
     """
-    weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    if any(p.is_meta for p in model.parameters()):  # of a plan without values
+        model, inputs = model.to("meta"), inputs.each(lambda x: x.to("meta"))
+    weights = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage() if x.layout == torch.strided else None
-        if storage is not None and storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage is not None and storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
         return x
 
     counter, given = FlopCounterMode(display=False), inputs.each(torch.clone)  # it may write there
@@ -81,7 +83,7 @@ def table(plan: "Plan", n_workers: int) -> str:
             f"Use at most {n} workers, or leave it whole by naming the others in width=."
         )
     sizes = {axis: math.ceil(n / n_workers) for axis, n in plan.layout.sizes.items()}
-    whole = cost(plan.build(plan.layout.all_units), plan.inputs)
+    whole = cost(plan.builder.build(plan.model, plan.layout.all_units), plan.inputs)
     part = _largest(plan, sizes)
     rows = [("", "whole model", f"one of {n_workers}{', at most' if depth else ''}", "share")]
     rows += [

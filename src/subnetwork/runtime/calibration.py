@@ -74,7 +74,7 @@ def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
         for by_cut, n in ((by_axes, p.numel()), (counters, counted.get(name, 0))):
             by_cut.extend([0] * (n_cut + 1 - len(by_cut)))
             by_cut[n_cut] += n
-    whole = cost(plan.build(plan.layout.all_units), plan.inputs)
+    whole = cost(plan.builder.build(plan.model, plan.layout.all_units), plan.inputs)
     return Sizes(
         whole=whole.parameters,
         part=tuple(by_axes),

@@ -11,6 +11,7 @@ from subnetwork.nets.architecture import (
     Architecture,
     check_initialised,
     initialising,
+    shaped,
     spoil,
 )
 from subnetwork.nets.layout import Layout
@@ -38,8 +39,7 @@ def initial_parameters(architecture: Architecture, *, seed: int) -> Iterator[tup
         ValueError: a parameter belongs to a layer that has no `reset_parameters`, or to one whose
             `reset_parameters` leaves it as it is.
     """
-    with torch.device("meta"):
-        module = architecture.build(architecture.layout.all_units).to("meta")
+    module = shaped(architecture).to("meta")
     with seeded(seed):
         state = torch.random.get_rng_state()
     for path, layer in initialising(module):
