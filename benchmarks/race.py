@@ -66,25 +66,30 @@ Predictions = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 def timings(
     rows: Mapping[str, Mapping[str, Any]], link: Link, asked: argparse.Namespace
-) -> dict[str, Parts]:
-    """A round of each row over one link. DDP, which is slow, is timed over fewer steps.
+) -> tuple[dict[str, Parts], Predictions]:
+    """A round of each row over one link, and what the cost model foretells of it.
 
-    All rows take half of their rounds, then all the other half, in the other order: what disturbs
-    a machine for seconds is not one row's alone. Then, where workers share cores, those that do not
-    communicate in their steps once more, asleep in place of computing.
+    DDP, which is slow, is timed over fewer steps. All rows take a part of their rounds, in passes,
+    every other one the other way round, and what a step takes is measured before, between and
+    after: what disturbs a machine for seconds, or slows it for minutes, is not one row's alone.
+    Then, where workers share cores, those that do not communicate in their steps once more, asleep
+    in place of computing.
     """
-    specs, halves = [], (asked.timed_rounds - asked.timed_rounds // 2, asked.timed_rounds // 2)
+    specs = []
     for row in rows.values():
         spec = {**row, "n_workers": asked.workers}
         if spec["method"].startswith("ddp"):
             spec["n_steps"] = asked.ddp_steps
         specs.append(spec)
+    n_rounds = 1 + max(1, round(asked.timed_rounds / asked.passes))  # the first one warms up
     found: list[list[Any]] = [[] for _ in specs]
-    for n_rounds, order in zip(halves, (1, -1), strict=True):
-        if n_rounds:
-            these = [{**spec, "n_rounds": n_rounds} for spec in specs[::order]]
-            for runs, run in zip(found, run_all(asked.workers, link, these)[::order], strict=True):
-                runs.append(run)
+    foretold = [predictions(link, asked)]
+    for number in range(asked.passes):
+        order = -1 if number % 2 else 1
+        these = [{**spec, "n_rounds": n_rounds} for spec in specs[::order]]
+        for runs, run in zip(found, run_all(asked.workers, link, these)[::order], strict=True):
+            runs.append(run)
+        foretold.append(predictions(link, asked))
     again = replayed(specs, found, link, asked) if link.rate and asked.workers > cores() else {}
     measured = {}
     for i, (name, spec, runs) in enumerate(zip(rows, specs, found, strict=True)):
@@ -93,7 +98,7 @@ def timings(
         kept = {key: taken.pop(key) for key in ("limited", "alone", "slept")}
         scaled = {key: value * scale for key, value in taken.items()}
         measured[name] = Parts(**scaled, **kept)
-    return measured
+    return measured, mean_of(foretold)
 
 
 def replayed(
@@ -104,7 +109,7 @@ def replayed(
 ) -> dict[int, Any]:
     """Of the rows that can be: what workers wrote that slept as long as computing took."""
     able = {
-        i: {**spec, "n_rounds": asked.timed_rounds // 2 + 1, "asleep": sleeps(runs)}
+        i: {**spec, "n_rounds": 1 + asked.timed_rounds // 2, "asleep": sleeps(runs)}
         for i, (spec, runs) in enumerate(zip(specs, found, strict=True))
         if not spec["method"].startswith("ddp")
     }
@@ -137,13 +142,13 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
         steps = AdamW(STILL) if adam else SGD(STILL)
         measure = partial(calibrate, plan, n, optimizer=steps, beside=n - 1, batches=feed)
         if adam not in paces:
-            paces[adam] = measure(budget=5)
+            paces[adam] = measure(budget=4)
         pace = paces[adam]
         if row["method"] in IST and (period, wire, outer) != (1, "float32", False):
             deal = Perm(n) if period == 1 else Lazy(n, period)
             kind = (adam, period, wire, outer)
             if kind not in paces:
-                paces[kind] = measure(budget=3, deal=deal, wire=wire, outer=outer)
+                paces[kind] = measure(budget=1, deal=deal, wire=wire, outer=outer)
             pace = replace(pace, direct=paces[kind].direct, handling=paces[kind].handling)
         entries = sizes(plan, n, moments=2 if adam else 0)
         for into, shared in ((here, cores()), (alone, None)):
@@ -153,18 +158,17 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
     return here, alone
 
 
-def between(before: Predictions, after: Predictions) -> Predictions:
-    """The mean of what was predicted from calibrations before and after the rounds were timed."""
+def mean_of(foretold: Sequence[Predictions]) -> Predictions:
+    """The mean of what was foretold from several calibrations."""
     return tuple(  # type: ignore[return-value]
-        {name: _mean_of(of[name], then[name]) for name in of}
-        for of, then in zip(before, after, strict=True)
+        {name: _mean([each[name] for each in those]) for name in those[0]}
+        for those in zip(*foretold, strict=True)
     )
 
 
-def _mean_of(one: Any, other: Any) -> Any:  # noqa: ANN401 - rounds of the cost model
+def _mean(several: Sequence[Any]) -> Any:  # noqa: ANN401 - rounds of the cost model
     spans = ("compute", "exchange", "handling")
-    middle = {span: (getattr(one, span) + getattr(other, span)) / 2 for span in spans}
-    return replace(one, **middle)
+    return replace(several[0], **{s: mean(getattr(one, s) for one in several) for s in spans})
 
 
 def show(link: str, timed: Mapping[str, Parts], predicted: Predictions) -> None:
@@ -340,7 +344,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--most-steps", type=int, help="local steps that no row goes beyond")
     parser.add_argument("--only-learn", action="store_true", help="fill the cache, time nothing")
     parser.add_argument("--cache", type=Path, default=CACHE, help="courses that were learned")
-    parser.add_argument("--timed-rounds", type=int, default=8)
+    parser.add_argument("--timed-rounds", type=int, default=6)
+    parser.add_argument("--passes", type=int, default=3, help="over all rows, of a part of those")
     parser.add_argument("--ddp-steps", type=int, default=5, help="steps of DDP in a timed round")
     parser.add_argument("--stop-at", type=float, default=1.0, help="accuracy that ends a run")
     parser.add_argument("--quick", action="store_true", help="few rounds: a look, no result")
@@ -348,7 +353,8 @@ def read_arguments() -> argparse.Namespace:
     of = FIELDS[asked.network]
     asked.rows = asked.rows or [name for name in ROWS if name not in of.without]
     if asked.quick:
-        asked.timed_rounds, asked.ddp_steps, asked.stop_at = 3, 2, of.targets[0]
+        asked.timed_rounds, asked.passes = 2, 1
+        asked.ddp_steps, asked.stop_at = 2, of.targets[0]
     return asked
 
 
@@ -376,9 +382,7 @@ def main() -> int:
     results: list[Result] = []
     targets = learning.targets(course)
     for name, link in links.items():
-        before = predictions(link, asked)
-        timed = timings(specs, link, asked)
-        predicted = between(before, predictions(link, asked))
+        timed, predicted = timings(specs, link, asked)
         show(name, timed, predicted)
         for target in targets:
             show_target(name, target, course, timed)

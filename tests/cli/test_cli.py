@@ -354,8 +354,8 @@ def test_memory_that_torch_does_not_get_is_no_defect():
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (OSError(errno.ENOMEM, "Cannot allocate memory"), "the system has none to give"),
-        (RuntimeError("can't start new thread"), "the system can't start a new thread"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory: the system has none"),
+        (RuntimeError("can't start new thread"), "the system can't start a new thread: memory is"),
     ],
 )
 def test_memory_that_the_system_does_not_give_is_no_defect(error, why):
@@ -363,7 +363,8 @@ def test_memory_that_the_system_does_not_give_is_no_defect(error, why):
 
     line, status = app._verdict(error)
     assert status == 3
-    assert line.startswith(f"not enough memory: {why}. Ask for less")
+    assert line.startswith(why)
+    assert "Ask for less" in line
 
 
 def test_verify_prints_a_line_a_claim_and_ends_by_their_verdicts(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from subnetwork.algorithm import rounds
 from subnetwork.experiments import direct as module
 from subnetwork.experiments.direct import Job, check_direct, follow, lead
 from subnetwork.experiments.resume import Edges, Keeper, Start, going_on, saved
+from subnetwork.experiments.side import Side
 from subnetwork.experiments.training import merged, record
 from subnetwork.methods import Training
 from subnetwork.methods.rows import method, task
@@ -33,7 +34,7 @@ CASES = {
     "ist": replace(SMALL, momentum=0.5),
     "adam": replace(SMALL, optimizer="adam", step_size=0.01),
     "full": replace(SMALL, method="local_sgd"),
-    "no chain": replace(SMALL, model="relu", hidden=(12,), rounds=2, workers=2),
+    "relu": replace(SMALL, model="relu", hidden=(12,), rounds=2, workers=2),
     "replicas": replace(SMALL, momentum=0.5, exchange="direct", replicas=1),
     "replicas of counters": replace(
         SMALL, optimizer="adam", step_size=0.01, exchange="direct", replicas=1
@@ -47,7 +48,11 @@ CASES = {
     "gpt": replace(OF_TEXT, optimizer="adamw", step_size=0.01),
     "resist": replace(OF_TEXT, method="resist", blocks=4),
     "few tests": replace(SMALL, rounds=5, test_every=2),
-    "few tests, no chain": replace(SMALL, model="relu", hidden=(12,), workers=2, test_every=2),
+    "few tests, relu": replace(SMALL, model="relu", hidden=(12,), workers=2, test_every=2),
+    "layer norm": replace(SMALL, norm="layer"),
+    "gcn": replace(SMALL, data="cora", model="gcn", norm="batch", workers=2),
+    "gat": replace(SMALL, data="cora", model="gat", hidden=(8,), workers=2),
+    "narrow": replace(SMALL, method="narrow", workers=1, share=3),
 }
 
 
@@ -136,8 +141,12 @@ def same_state(one, other):
         assert all(torch.equal(one[plane][name], t) for name, t in those.items()), plane
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_direct_training_equals_the_coordinator_to_the_bit(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "whole"), [*((name, False) for name in CASES), ("ist", True), ("gpt", True)]
+)
+def test_direct_training_equals_the_coordinator_to_the_bit(name, whole, tmp_path, monkeypatch):
+    """Whether the model is put together to be tested, or its parameters pass by."""
+    monkeypatch.setattr(Side, "tests_whole", whole)
     run = replace(CASES[name], exchange="direct")
     direct(run, tmp_path / "direct")
     through_a_coordinator(replace(run, exchange="star", replicas=0), tmp_path / "star")
@@ -147,6 +156,23 @@ def test_direct_training_equals_the_coordinator_to_the_bit(name, tmp_path):
     same_state(tensors(tmp_path / "direct"), tensors(tmp_path / "star"))
     (written,) = (tmp_path / "direct" / "checkpoints").iterdir()
     assert len(list(written.glob("shard-*"))) == run.workers
+
+
+@pytest.mark.parametrize(
+    ("run", "whole"),
+    [
+        (SMALL, True),
+        (replace(SMALL, hidden=(3000, 3000)), False),
+        (replace(SMALL, hidden=(3000, 3000), dropout=0.1), False),
+        (replace(SMALL, data="cora", model="gcn"), False),
+        (replace(SMALL, data="cifar10", model="resnet", width=4, blocks=1), False),  # one batch
+    ],
+)
+def test_what_takes_less_memory_than_its_rows_is_put_together(run, whole):
+    """1,437 rows that statistics are of, and 360 that are tested, in batches of 1,024."""
+    t = task(replace(run, exchange="direct"))
+    side = Side(t, method(t), Mock(), 0, Mock(), Mock(), Mock(), None)
+    assert side.tests_whole is whole
 
 
 @pytest.mark.parametrize("case", ["adam", "outer of counters"])

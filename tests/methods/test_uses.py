@@ -11,11 +11,10 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_array
 
+import small_sets
 from subnetwork.algorithm import rounds
 from subnetwork.methods import Training, tasks
 from subnetwork.methods.rows import METHODS, method, task
@@ -71,21 +70,10 @@ def rows_named(name, seed):
     return DataSet(name, inputs[:48], targets[:48], inputs[48:], targets[48:], 3)
 
 
-def graph_named(name, seed, n=40):
-    rng = np.random.default_rng(seed % 7)
-    edges = np.triu(rng.random((n, n)) < 0.15, 1)
-    targets, nodes = torch.arange(n) % 3, torch.arange(n)
-    features = np.eye(3, dtype=np.float32)[targets] + rng.random((n, 3)).astype(np.float32)
-    return GraphSet(
-        name, csr_array(features), csr_array((edges | edges.T).astype(np.float32)), targets,
-        nodes[:12], nodes[12:20], nodes[20:], 3,
-    )  # fmt: skip
-
-
 @pytest.fixture(autouse=True)
 def _small_data_and_one_tracing_of_each_network(monkeypatch):
     monkeypatch.setattr(tasks, "load", rows_named)
-    monkeypatch.setattr(tasks, "graph", graph_named)
+    monkeypatch.setattr(tasks, "graph", small_sets.few_nodes)
     monkeypatch.setattr(tasks, "GRAPHS", ("graph",))
     monkeypatch.setattr(tasks, "decompose", traced)
 

@@ -5,9 +5,11 @@ import torch
 from zoo import ZOO, zoo
 
 from subnetwork import Perm, decompose
-from subnetwork.nets import NetSketch
+from subnetwork.nets import SGD, LocalSteps, NetSketch, initial_state
 from subnetwork.nets.architecture import built, load_params, skeleton, without_values
 from subnetwork.nets.evaluate import called
+from subnetwork.runtime.calibration import sizes
+from subnetwork.runtime.join import join
 
 
 def parts(plan, n=2):
@@ -62,19 +64,27 @@ def test_shapes_are_those_of_the_plan_and_nothing_is_made():
 
 def test_what_needs_values_says_so():
     plan = decompose(*zoo("mlp")).hollow()
-    for ask in (plan.state, plan.verify):
-        with pytest.raises(ValueError, match="before hollow"):
-            ask()
     model, _ = zoo("mlp")
-    assert set(plan.state(model).params) == set(dict(model.named_parameters()))
     subs = plan.cut(model, deal=Perm(2))
+    ways = (
+        (plan.state, "plan.state"),
+        (plan.verify, "plan.verify"),
+        (lambda: plan.merge(plan.model, subs), "plan.merge"),
+        (lambda: next(join(plan, deal=Perm(2)).gen), "join"),
+    )
+    for ask, what in ways:
+        with pytest.raises(ValueError, match=f"^{what} needs .* before hollow"):
+            ask()
+    assert set(plan.state(model).params) == set(dict(model.named_parameters()))
     assert not any(p.is_meta for sub in subs for p in sub.parameters())
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet", "nanogpt", "tied"])
+@pytest.mark.parametrize("name", ["mlp", "resnet", "llama", "encoder", "lstm", "tied"])
 def test_costs_are_told_from_shapes(name):
     plan = decompose(*zoo(name), verify=False)
+    assert plan.hollow() is not plan
     assert plan.hollow().table(2) == plan.table(2)
+    assert sizes(plan.hollow(), 2, moments=2) == sizes(plan, 2, moments=2)
 
 
 def test_a_model_that_nobody_can_hold_is_planned():
@@ -86,3 +96,59 @@ def test_a_model_that_nobody_can_hold_is_planned():
     plan = decompose(model, batch, verify=False)
     assert list(plan.layout.sizes.values()) == [10**6]
     assert "200,001,100,000" in plan.table(8)
+
+
+class Rows:
+    """The same batch at every step."""
+
+    seed = 0
+
+    def batch(self, _worker, _step):
+        return torch.linspace(0, 1, 20).view(4, 5), torch.arange(4) % 3
+
+
+def normalised():
+    return torch.nn.Sequential(
+        torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+    )
+
+
+def test_parts_of_a_plan_from_shapes_train_as_those_of_a_plan_with_values():
+    """Batch statistics among them, which start where they always do."""
+    with torch.device("meta"):
+        bare = decompose(normalised(), torch.empty(4, 5), verify=False)
+    plan = decompose(normalised(), torch.zeros(4, 5))
+    trained = []
+    for each in (bare, plan):
+        x = initial_state(each, seed=3)
+        w = NetSketch(each.layout, Perm(2)).sample(0, 0).select(x, 1)
+        trained.append(LocalSteps(each, Rows(), SGD(0.1), 3)(0, 1, w))
+        module = each.build(each.layout.all_units)
+        assert not any(t.is_meta for t in (*module.parameters(), *module.buffers()))
+    for name, p in trained[1].params.items():
+        assert torch.equal(trained[0].params[name], p)
+
+
+class Shifted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(5, 8), torch.nn.Linear(8, 3)
+        self.register_buffer("shift", torch.ones(()))
+
+    def forward(self, x):
+        return self.two(torch.relu(self.one(x) + self.shift))
+
+
+def test_a_buffer_that_nobody_knows_is_named():
+    with torch.device("meta"):
+        plan = decompose(Shifted(), torch.empty(4, 5), verify=False)
+    with pytest.raises(ValueError, match="The buffer shift is on the meta device"):
+        plan.build(plan.layout.all_units)
+
+
+@pytest.mark.parametrize("options", [{}, {"verify": False, "depth": True}])
+def test_without_values_nothing_is_proved(options):
+    with torch.device("meta"):
+        model, batch = normalised(), torch.empty(4, 5)
+    with pytest.raises(ValueError, match=r"decompose needs .*verify=False, and no depth="):
+        decompose(model, batch, **options)

@@ -13,7 +13,7 @@ from subnetwork.nets.copying import copied
 from subnetwork.nets.evaluate import scores
 from subnetwork.nets.hollow import hollowed
 from subnetwork.nets.models.gpt import GPT
-from subnetwork.nets.passing import passing_scores
+from subnetwork.nets.passing import passing_scores, side_by_side
 
 FAST = ("multi_head", "encoder")
 """torch's own attention takes another way where nobody looks: the same up to rounding."""
@@ -93,6 +93,20 @@ def gpt():
 def test_tied_parameters_go_by_their_first_name():
     model, batch = zoo("tied")
     assert set(compare(model, batch).names) <= set(dict(model.named_parameters()))
+
+
+def test_what_batches_take_side_by_side_is_told_from_shapes():
+    """Beside the largest of them, the widest tensor of the others: 64 numbers a row here."""
+    model = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Linear(64, 7)).to("meta")
+    rows = [torch.zeros(10, 5), torch.zeros(4, 5), torch.zeros(10, 5)]
+    assert side_by_side(model, rows) == 14 * 64 * 4
+    assert side_by_side(model, iter(rows[:1])) == 0
+    assert side_by_side(gpt().to("meta"), [torch.arange(24).view(3, 8)] * 3) >= 2 * 24 * 32 * 4
+
+
+def test_statistics_of_no_batch_are_refused():
+    with pytest.raises(ValueError, match="without a batch"):
+        passing_scores(hollowed(Twice()), Passing(Twice()), [], [], mean_square)
 
 
 class Twice(nn.Module):

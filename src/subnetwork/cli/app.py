@@ -145,7 +145,7 @@ def _verdict(error: BaseException) -> tuple[str, int]:
         case OSError():
             line, status = _of_the_system(error)
         case MemoryError():
-            line = f"not enough memory: {error}. Ask for less: fewer rounds, seeds or workers"
+            line = _short_of(str(error))
         case _:
             line = _unexpected(error)
     return line, status
@@ -170,7 +170,10 @@ def _unexpected(error: BaseException) -> str:
     if NO_MEMORY in line:
         return _short_of(f"torch {line[line.index(NO_MEMORY) :].rstrip('.')}")
     if NO_THREAD in line:
-        return _short_of(f"the system {NO_THREAD.replace('start', 'start a')}")
+        return (
+            "the system can't start a new thread: memory is short, or the user's processes are too "
+            "many (ulimit -u). Ask for less: fewer workers, or a smaller network"
+        )
     return (
         f"unexpected {type(error).__name__}: {line}. This is a defect: {TRACEBACK}=1 in the "
         "environment shows where; please report it"
@@ -179,8 +182,8 @@ def _unexpected(error: BaseException) -> str:
 
 def _short_of(why: str) -> str:
     return (
-        f"not enough memory: {why}. Ask for less: a smaller network or batch, or --exchange "
-        "direct, whose ranks hold parts of the model"
+        f"not enough memory: {why}. Ask for less: fewer rounds, seeds or workers, a smaller "
+        "network or batch, or --exchange direct, whose ranks hold parts of the model"
     )
 
 

@@ -3,31 +3,26 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from subnetwork.algorithm import DivergedError, WorkerLostError
 from subnetwork.deals import Bernoulli
 from subnetwork.experiments.leader import Leader
+from subnetwork.experiments.merged import Tested, tested, write_model
 from subnetwork.experiments.resume import Edges, Keeper, Start
 from subnetwork.experiments.shards import read_by_parts, save_with_others
 from subnetwork.experiments.side import Side, steps_of, wire_of
-from subnetwork.experiments.training import check_test_loss, earlier, merged, steps_after
+from subnetwork.experiments.training import check_test_loss, earlier, steps_after
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task, method, task
-from subnetwork.nets import LocalSteps, ModelState, NetPartition, checkpoint, holders
-from subnetwork.nets.architecture import skeleton
+from subnetwork.nets import LocalSteps, NetPartition, checkpoint, holders
 from subnetwork.nets.counters import COUNTER
-from subnetwork.nets.evaluate import Scores
-from subnetwork.nets.passing import passing_scores
-from subnetwork.nets.pieces import kinds_of
-from subnetwork.nets.tensorfile import in_order, write_passing
 from subnetwork.record import writing
 from subnetwork.runtime.direct import (
     Company,
@@ -37,25 +32,18 @@ from subnetwork.runtime.direct import (
     Rank,
     Rebuilt,
     agree,
-    carried,
     digest,
     direct_rounds,
     draws_of,
-    gathered,
     initial_parameters,
     lasting_rounds,
-    passing_parameters,
     taken,
     tell,
     with_moments,
 )
-from subnetwork.runtime.direct.held import PARAMS
 from subnetwork.runtime.direct.outer import carried_moments
 from subnetwork.runtime.direct.sockets import Meter
 from subnetwork.runtime.measured import peak_memory
-from subnetwork.runtime.memory import lean_memory
-
-MODEL = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,14 +69,6 @@ class Job:
         source = None if read["source"] is None else Path(read["source"])
         run = Training.from_json(read["run"])
         return cls(run, Path(read["folder"]), source, read["start"])
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What was found of the merged model: everything on rank 0, nothing elsewhere."""
-
-    scores: Scores | None = None
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # of the model, statistics set
 
 
 class _LeftError(Exception):
@@ -183,7 +163,7 @@ def _take_part(place: Rank, t: Task, row: Method, job: Job, leader: Leader | Non
         agree(side.links, side.rank, digest(draws, side.wire))
     if k == row.n_rounds:
         held = _begun(side)
-        _write_model(side, held, _tested(side, held))
+        write_model(side, held, tested(side, held))
         return
     with suppress(_LeftError):
         if company is not None:
@@ -267,16 +247,16 @@ def _after_round(
     }
     said = tell(side.links, side.rank, side.n_workers, words)
     _check_finite(side, done.k, [rank for rank, each in enumerate(said) if not each["finite"]])
-    began, tested = time.perf_counter(), _tested_after(side, done)
+    began, found = time.perf_counter(), _tested_after(side, done)
     if leader is not None:
-        leader.note(done.k, said, tested.scores, time.perf_counter() - began)
+        leader.note(done.k, said, found.scores, time.perf_counter() - began)
     last, stopped = done.k + 1 == side.row.n_rounds, any(each["stop"] for each in said)
     wanted = any(each["wanted"] for each in said)
     due = last or stopped or wanted or any(each["due"] for each in said)
     if due and not any(each["kept"] for each in said):
         _keep(side, done.held, done.k + 1, leader)
     if last:
-        _write_model(side, done.held, tested)
+        write_model(side, done.held, found)
     elif stopped:
         raise KeyboardInterrupt(f"interrupted after {done.k + 1} rounds")
     elif wanted and _leaves(side, leader, done.k + 1):
@@ -320,77 +300,7 @@ def _tested_after(side: Side, done: DirectRound) -> Tested:
     """What a round's row says of the merged model, if it says anything."""
     if not side.t.run.tested_after(steps_after(side.t, side.row, done.k)):
         return Tested()
-    tested = _tested(side, done.held)
-    if tested.scores is not None:
-        check_test_loss(side.t.run.method, done.k, tested.scores)
-    return tested
-
-
-def _tested(side: Side, held: Held) -> Tested:
-    """Test the merged model while its parameters pass by rank 0, those of an operation at a time.
-
-    Rank 0 says which; the others have their lines of them ready. A network that reads pictures is
-    put together there: rows between two layers take more than its parameters do. Batch statistics
-    are those of the training rows, as everywhere.
-    """
-    if side.t.reads_pictures:
-        return _tested_whole(side, held)
-    if side.rank > 0:
-        while names := tell(side.links, side.rank, side.n_workers, {})[0]["names"]:
-            assert not dict(_fetched(side, held, names)), "rank 0 has them"
-        return Tested()
-    model = skeleton(side.row.architecture)
-
-    def fetch(names: Sequence[str]) -> Mapping[str, Tensor]:
-        tell(side.links, side.rank, side.n_workers, {"names": names})
-        return dict(_fetched(side, held, names))
-
-    with lean_memory():
-        found = passing_scores(model, fetch, side.t.stream(), side.t.tested(), side.t.loss)
-    tell(side.links, side.rank, side.n_workers, {"names": []})
-    return Tested(found, dict(model.named_buffers()))
-
-
-def _tested_whole(side: Side, held: Held) -> Tested:
-    passing = passing_parameters(held, side.draws, side.rank, side.links)
-    here = {name: tensor for name, tensor in passing if tensor is not None}
-    if side.rank > 0:
-        assert not here, "rank 0 has them"
-        return Tested()
-    model = merged(side.t, ModelState(here))
-    return Tested(side.t.scores(model), dict(model.named_buffers()))
-
-
-def _write_model(side: Side, held: Held, tested: Tested) -> None:
-    """Write `model.safetensors`, for the plain module: tensors pass through rank 0 one by one."""
-    model = skeleton(side.row.architecture)
-    first = {id(t): name for name, t in model.named_parameters()}  # of tied ones
-    kinds = kinds_of(model.state_dict())
-    ties = dict(model.named_parameters(remove_duplicate=False))
-    sources = {name: first[id(ties[name])] if name in ties else name for name in in_order(kinds)}
-    passing = _whole_tensors(side, held, sources, tested.buffers)
-    if side.rank == 0:
-        write_passing(side.folder / MODEL, kinds, passing)
-    else:
-        assert not list(passing)
-
-
-def _whole_tensors(
-    side: Side, held: Held, sources: Mapping[str, str], buffers: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers in this order on rank 0, by what holds them; nothing elsewhere."""
-    for name, source in sources.items():
-        if source in side.draws.like:
-            for _, tensor in _fetched(side, held, [source]):
-                yield name, tensor
-        elif source in buffers:
-            yield name, buffers[source]
-
-
-def _fetched(side: Side, held: Held, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """Parameters one after another on rank 0; nothing elsewhere."""
-    alone = replace(held, submodel=replace(held.submodel, moments={}))
-    for name in names:
-        found = carried(gathered(side.draws, side.rank, alone, name), side.links).result
-        if found:
-            yield name, found[PARAMS]
+    found = tested(side, done.held)
+    if found.scores is not None:
+        check_test_loss(side.t.run.method, done.k, found.scores)
+    return found

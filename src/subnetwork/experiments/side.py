@@ -2,11 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task
+from subnetwork.nets.architecture import shaped
+from subnetwork.nets.calibrate import gathers
+from subnetwork.nets.data import GraphSet
 from subnetwork.nets.merges import Steps
+from subnetwork.nets.passing import side_by_side
 from subnetwork.runtime.direct import Draws, Wire
 from subnetwork.runtime.direct.links import Links
 from subnetwork.runtime.direct.outer import carried_moments
@@ -31,6 +37,18 @@ class Side:
     def n_workers(self) -> int:
         """Number of ranks n."""
         return self.draws.n_workers
+
+    @cached_property
+    def tests_whole(self) -> bool:
+        """Whether to test the model takes less memory if it is put together for that."""
+        if isinstance(self.t.data, GraphSet):  # a graph is one batch, whose matrix has no shape
+            return False
+        model = shaped(self.row.architecture).to("meta")
+        normalises = any(gathers(module) for module in model.modules())
+        tested = (inputs for inputs, _ in self.t.tested())
+        batches = chain(self.t.stream() if normalises else (), tested)
+        n_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        return n_bytes < side_by_side(model, batches)
 
     @property
     def moments(self) -> tuple[str, ...]:

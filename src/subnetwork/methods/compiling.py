@@ -3,14 +3,16 @@
 import os
 import shutil
 import sys
+from dataclasses import replace
 from typing import TypeAlias, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from subnetwork.nets import ModelState, NetSketch
 from subnetwork.nets.local import Local, Stoppable
 from subnetwork.nets.modules import Modules
+from subnetwork.nets.state import Tensors
 
 BACKEND = "inductor"
 GRAPHS = 8  # torch gives a module's code up after so many
@@ -67,7 +69,16 @@ def check_shapes(method: str, shapes: dict[Shapes, tuple[int, int]]) -> None:
 def warm(
     x: ModelState, sketch: NetSketch, seed: int, local: Local, shapes: dict[Shapes, tuple[int, int]]
 ) -> None:
-    """Take one step on a part of each shape, so that no round has to wait for the compiler."""
+    """Take one step on a part of each shape, so that no round has to wait for the compiler.
+
+    Of x the shapes count, which may be all that there is of it: every part is zeros.
+    """
     once = local.until(lambda _: True) if isinstance(local, Stoppable) else local
     for k, worker in shapes.values():
-        once(k, worker, sketch.sample(seed, k).select(x, worker))
+        part = sketch.sample(seed, k).select(x, worker)
+        moments = {moment: _zeros(tensors) for moment, tensors in part.moments.items()}
+        once(k, worker, replace(part, params=_zeros(part.params), moments=moments))
+
+
+def _zeros(tensors: Tensors) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(t, device="cpu") for name, t in tensors.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -24,7 +24,6 @@ from subnetwork.nets import (
 from subnetwork.nets.data import GraphBatches, GraphSet, Inputs, graph, load
 from subnetwork.nets.data.graphs import GRAPHS
 from subnetwork.nets.evaluate import Scores, scores
-from subnetwork.nets.hollow import with_statistics
 from subnetwork.nets.losses import Loss
 from subnetwork.nets.models import Network, Sizes, network
 from subnetwork.splits import Parts
@@ -60,8 +59,8 @@ class Task:
         """Training inputs for batch statistics: all, or evenly spaced ones of a large set."""
         if not isinstance(self.batches, Batches):
             return self.batches.stream()
-        enough = ENOUGH_PICTURES if self.reads_pictures else ENOUGH
-        size = 2 * enough if self.reads_pictures else 1024
+        enough = ENOUGH_PICTURES if self._pictures else ENOUGH
+        size = 2 * enough if self._pictures else 1024
         return self.batches.stream(size, every=max(1, self.batches.n_rows // enough))
 
     def tested(self) -> Iterable[tuple[Inputs, Tensor]]:
@@ -69,10 +68,10 @@ class Task:
         if isinstance(self.batches, GraphBatches):
             return self.batches.test()
         assert isinstance(self.data, DataSet)
-        return self.data.test(128 if self.reads_pictures else 1024)  # their activations fit caches
+        return self.data.test(128 if self._pictures else 1024)  # their activations fit caches
 
     @property
-    def reads_pictures(self) -> bool:
+    def _pictures(self) -> bool:
         """Whether the network reads rows as pictures, which it normalises place by place."""
         return isinstance(self.data, DataSet) and self.data.train_inputs.ndim == 4
 
@@ -134,8 +133,7 @@ def _architecture(run: Training, data: AnyData, net: Network, batches: AnyBatche
     if not _from_shapes(run):
         return decompose(net.model, example, inexact=net.inexact, **cut).hollow()
     example = tree_map(lambda x: x.to("meta"), example)
-    plan = decompose(net.model, example, inexact=net.inexact, verify=False, **cut)
-    return replace(plan, model=with_statistics(plan.model))
+    return decompose(net.model, example, inexact=net.inexact, verify=False, **cut)
 
 
 def _from_shapes(run: Training) -> bool:

@@ -23,7 +23,7 @@ def build(job: str) -> tuple[Template, Local]:
     row = method(task(run))
     if run.compile:
         shapes = parts(row.shapes, row.sketch, row.seed, row.n_rounds)
-        warm(row.x, row.sketch, row.seed, row.local, shapes)
+        warm(row.shapes, row.sketch, row.seed, row.local, shapes)
     return templates(row.sketch, row.seed, row.shapes), row.local
 
 

@@ -127,7 +127,7 @@ def shaped(architecture: Architecture) -> nn.Module:
 
 def skeleton(architecture: Architecture) -> nn.Module:
     """The whole module with its parameters on the meta device, and buffers as they start."""
-    return with_statistics(hollowed(shaped(architecture)))
+    return with_statistics(hollowed(shaped(architecture)), torch.get_default_device())
 
 
 def initialising(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from subnetwork.nets.builders.copy import Copy
 from subnetwork.nets.builders.export import NOT_EXPORTED, exported
 from subnetwork.nets.copying import uncompiled
 from subnetwork.nets.depth import chosen_blocks, skippable, with_blocks
+from subnetwork.nets.hollow import with_values
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.overlaps import check_memory
 from subnetwork.nets.plan import Plan
@@ -70,9 +71,13 @@ def decompose(  # noqa: PLR0913 (each has a name and a default)
 
     Raises:
         ValueError: where nothing can be cut, a pattern names no axis, the model does not run on
-            the batch or cannot be copied, or two of its parameters are views of one memory.
+            the batch or cannot be copied, two of its parameters are views of one memory, or it has
+            no values and is to be proved.
     """
     model = _ready(model)
+    if verify or depth:
+        advice = "Without them take verify=False, and no depth=: nothing is proved then."
+        with_values(model, "decompose", advice)
     inputs = Inputs.of(example_batch)
     everything = found(trace(model, inputs, rules))
     search = _Search(model, inputs, everything, _makes(builder), verify)

@@ -28,7 +28,7 @@ def filled(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
-def with_statistics(model: nn.Module) -> nn.Module:
+def with_statistics(model: nn.Module, device: torch.device) -> nn.Module:
     """Give the normalisations of a model on the meta device the statistics that they start from.
 
     In place, and returned.
@@ -39,11 +39,29 @@ def with_statistics(model: nn.Module) -> nn.Module:
     for path, module in model.named_modules():
         buffers = {n: b for n, b in module._buffers.items() if b is not None and b.is_meta}
         if buffers and not isinstance(module, _NormBase):
-            raise ValueError(f"The buffer {path}.{next(iter(buffers))} has no values any more.")
+            name = f"{path}.{next(iter(buffers))}".lstrip(".")
+            raise ValueError(
+                f"The buffer {name} is on the meta device, and only the model knows what it holds. "
+                "Plan a model whose buffers have values."
+            )
         for name, buffer in buffers.items():
-            module._buffers[name] = torch.empty_like(buffer, device=torch.get_default_device())
+            module._buffers[name] = torch.empty_like(buffer, device=device)
         if buffers:
             module.reset_running_stats()
+    return model
+
+
+def with_values(
+    model: nn.Module,
+    what: str,
+    advice: str = "Use the plan that decompose returned, before hollow().",
+) -> nn.Module:
+    """The model; raises ValueError where its parameters have no values."""
+    if any(p.is_meta for p in model.parameters()):
+        raise ValueError(
+            f"{what} needs a model with values, and this one's parameters are on the meta device. "
+            f"{advice}"
+        )
     return model
 
 

@@ -2,7 +2,8 @@
 
 The batches run side by side, one thread each, of which one moves at a time: as far as the next
 operation that takes a parameter, or the next normalisation whose statistics are not known yet.
-When all have come so far, the parameter is fetched, and they go on with it.
+When all have come so far, the parameter is fetched, and they go on with it. A forward that leaves
+something of its batch on the module for a later layer is not made for that.
 """
 
 import threading
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode, get_default_nowrap_functions
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from subnetwork.nets.calibrate import gathers, pool, reading
@@ -24,6 +26,10 @@ from subnetwork.nets.losses import Loss
 
 Fetch: TypeAlias = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Names of parameters -> their values."""
+
+STACK = 2 << 20
+"""Bytes of a thread's stack: products are computed elsewhere, and the usual 8 MiB count as memory
+where that is limited."""
 
 OF_SHAPES = get_default_nowrap_functions() | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride}
 """What is asked of a parameter and needs no values."""
@@ -49,11 +55,14 @@ def passing_scores(
         loss: of the outputs beside the targets.
 
     Raises:
-        ValueError: a normalisation is run twice, or by test batches alone.
+        ValueError: a normalisation is run twice, or by test batches alone, or there is no batch
+            that its statistics could be of.
     """
     model.eval()
     norms = {norm for norm in model.modules() if gathers(norm)}
     seen = [_Course(model, batch) for batch in (stream if norms else ())]
+    if norms and not seen:
+        raise ValueError("The stream is without a batch: there are no statistics.")
     tested, targets = [], []
     for inputs, target in pairs:
         tested.append(_Course(model, inputs))
@@ -61,6 +70,74 @@ def passing_scores(
     with torch.no_grad(), reading(norms, _await_statistics), _running([*seen, *tested]):
         _run(fetch, norms, seen, tested)
     return scored(((c.output(), t) for c, t in zip(tested, targets, strict=True)), loss)
+
+
+def side_by_side(model: nn.Module, batches: Iterable[object]) -> int:
+    """Bytes that batches side by side take more than one of them, at an operation of the model.
+
+    Of each batch the largest tensor that an operation makes counts; nothing is computed.
+
+    Args:
+        model: on the meta device, parameters and buffers; left in evaluation mode.
+        batches: of inputs; of each the shapes count. A single one takes nothing more, and is not
+            looked at.
+    """
+    model.eval()
+    shapes = [tree_map(_shape, batch) for batch in batches]
+    largest: dict[str, int] = {}
+    for shape in shapes if len(shapes) > 1 else ():
+        if str(shape) not in largest:
+            with torch.no_grad(), _Largest() as seen:  # type: ignore[no-untyped-call]
+                called(model, tree_map(_on_meta, shape, is_leaf=_is_shape))
+            largest[str(shape)] = seen.n_bytes
+    taken = [largest.get(str(shape), 0) for shape in shapes]
+    return sum(taken) - max(taken, default=0)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Of a tensor of a batch."""
+
+    size: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _shape(x: object) -> object:
+    return _Shape(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x
+
+
+def _is_shape(x: object) -> bool:
+    return isinstance(x, _Shape)
+
+
+def _on_meta(x: object) -> object:
+    return torch.empty(x.size, dtype=x.dtype, device="meta") if isinstance(x, _Shape) else x
+
+
+def _is_tensor(x: object) -> TypeGuard[Tensor]:
+    return isinstance(x, Tensor)
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The most bytes that any operation makes room for while it is on."""
+
+    n_bytes = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """What the operation returns."""
+        del types
+        out = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if _is_tensor(x)}
+        new = [x for x in tree_leaves(out) if _is_tensor(x)]
+        made = [x.nbytes for x in new if x.untyped_storage()._cdata not in given]  # no views
+        self.n_bytes = max(self.n_bytes, *made, 0)
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +242,9 @@ class _Course:
         """Move as far as to what is waited for next."""
         self.waits, self._given = None, given
         if self._thread.ident is None:
+            usual = threading.stack_size(STACK)
             self._thread.start()
+            threading.stack_size(usual)
         else:
             self._told.release()
         self._stands.acquire()

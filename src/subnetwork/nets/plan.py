@@ -14,7 +14,7 @@ from subnetwork.nets.builders import Builder
 from subnetwork.nets.builders.block import Block
 from subnetwork.nets.copying import HELD, OF, uncompiled
 from subnetwork.nets.counters import no_moments
-from subnetwork.nets.hollow import filled, hollowed
+from subnetwork.nets.hollow import filled, hollowed, with_statistics, with_values
 from subnetwork.nets.layout import Layout
 from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.state import ModelState
@@ -60,7 +60,8 @@ class Plan:
         """A module with these units of each axis, holding the model's values, if it has any.
 
         Raises:
-            ValueError: where a buffer holds a value a unit, so that numbers do not determine it.
+            ValueError: where a buffer holds a value a unit, so that numbers do not determine it, or
+                has no value and is no batch statistic.
         """
         odd = [name for name in self.layout.buffers if not _is_statistic(self.model, name)]
         sizes = {a: n for a, n in self.layout.sizes.items() if a not in self.layout.depth}
@@ -73,15 +74,16 @@ class Plan:
         indexing = torch.device("cpu") if device.type == "meta" else nullcontext()
         with indexing:
             part = self.builder.build(self.model, units)
-        return filled(part, device)
+        filled(part, device)
+        return part if device.type == "meta" else with_statistics(part, device)
 
     def hollow(self) -> "Plan":
         """The same plan, which keeps the shapes of the model and lets go of its values.
 
         Its parts have memory for their parameters and nothing in it: for `initial_state`, local
-        work and runtimes, which bring the values, so that a worker holds those of its part alone.
-        `cut`, `merge` and `state` want the model then. A plan of parts that are built by export
-        stays as it is, since the graph has the values too.
+        work, merges and `runtime.seated`, which bring the values, so that a worker holds those of
+        its part alone. `cut`, `merge` and `state` want the model then, and `join` the plan as it
+        was. A plan of parts that are built by export stays as it is: the graph has the values too.
         """
         if self.builder.kind == "export":
             return self
@@ -93,7 +95,7 @@ class Plan:
         Raises:
             ValueError: where the plan is hollow and no model is given.
         """
-        named = _with_values(model or self.model, "state").named_parameters()
+        named = with_values(model or self.model, "plan.state").named_parameters()
         params = {name: p.detach().clone() for name, p in named}
         self.layout.check(params)
         return ModelState(params, no_moments(self.layout, params, moments))
@@ -140,9 +142,10 @@ class Plan:
 
         Raises:
             ValueError: where there is no part, a part does not say which units it holds, is one of
-                another plan, or has not the parameters of its units, in their shapes.
+                another plan, or has not the parameters of its units, in their shapes; where the
+                model has no values.
         """
-        subs, given = list(subs), model
+        subs, given = list(subs), with_values(model, "plan.merge")
         if not subs:
             raise ValueError("plan.merge was given no parts. Give it those of plan.cut.")
         model = uncompiled(model)
@@ -175,7 +178,7 @@ class Plan:
             ValueError: where a subnetwork is not the model at masked parameters, or the plan is
                 hollow.
         """
-        _with_values(self.model, "verify")
+        with_values(self.model, "plan.verify")
         if not self.exact:
             raise ValueError(
                 "There is nothing to verify: the plan cuts flagged axes, so that its subnetworks "
@@ -200,16 +203,6 @@ class Plan:
         return text(self)
 
     __repr__ = __str__
-
-
-def _with_values(model: nn.Module, what: str) -> nn.Module:
-    """The model, whose parameters have values."""
-    if any(p.is_meta for p in model.parameters()):
-        raise ValueError(
-            f"plan.{what} needs a model with values, and this one's parameters are on the meta "
-            "device. Use the plan that decompose returned, before hollow()."
-        )
-    return model
 
 
 def _brought_back(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from subnetwork.nets.axes import NOT_NAMED
+from subnetwork.nets.hollow import filled
 from subnetwork.nets.trace.tracer import Inputs, Quiet, seeded, without_mkldnn
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
 
     Where layers are dropped at random it takes the path of the proof, on which the model was cut.
     """
-    if any(p.is_meta for p in model.parameters()):  # of a plan without values
-        model, inputs = model.to("meta"), inputs.each(lambda x: x.to("meta"))
+    if any(x.is_meta for x in inputs.tensors()):  # of a plan from shapes
+        model = model.to("meta")
+    else:
+        model = filled(model, torch.get_default_device())
     weights = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 

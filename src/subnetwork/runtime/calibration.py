@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from subnetwork.algorithm import Merge, WorkerLostError
 from subnetwork.deals import Deal, Perm
+from subnetwork.nets.architecture import without_values
 from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.data.batches import Batches, Feed
 from subnetwork.nets.local import LocalSteps
@@ -103,7 +104,7 @@ def _lines(plan: Plan) -> int:
 
 def _counters(plan: Plan, n_workers: int) -> dict[str, int]:
     """How many numbers the count of Adam's steps of each parameter is, in a part."""
-    state = plan.state(moments=(COUNTER,))
+    state = without_values(plan, (COUNTER,))
     part = NetSketch(plan.layout, Perm(n_workers)).sample(0, 0).select(state, 0)
     return {name: t.numel() for name, t in part.moments[COUNTER].items()}
 

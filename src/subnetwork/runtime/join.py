@@ -23,6 +23,7 @@ from subnetwork.environment import (
 from subnetwork.nets.architecture import load_params
 from subnetwork.nets.calibrate import gathers, recalibrate
 from subnetwork.nets.copying import copied
+from subnetwork.nets.hollow import with_values
 from subnetwork.nets.partition import NetSketch
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.state import Submodel
@@ -70,10 +71,11 @@ def join(
 
     Raises:
         ValueError: where the deal is for another number of workers than there are processes, or
-            what is given is no deal, seed or wire.
+            what is given is no deal, seed or wire; where the plan is hollow.
         RunFailedError: where the ranks do not agree on model, plan, deal, seed or wire.
     """
     check_wire(wire)
+    with_values(plan.model, "join")
     rank, n_workers = _here()
     sketch = NetSketch(plan.layout, deal)
     sketch.sample(seed, 0)  # refuses before the ranks meet

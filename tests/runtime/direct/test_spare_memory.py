@@ -1,5 +1,6 @@
 """Memory that is used again: what a hand-over may write over, and what it may not."""
 
+import errno
 import mmap
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from simulated import same_part
 from subnetwork import Perm
 from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch
 from subnetwork.runtime.direct import Draws, gathered, initial_parameters, taken, with_moments
-from subnetwork.runtime.direct.memory import ALIGNED, CLOSE, LARGE, Spare, made
+from subnetwork.runtime.direct.memory import ALIGNED, CLOSE, LARGE, Spare, made, room
 from subnetwork.runtime.direct.outer import trained
 
 BYTES = torch.uint8
@@ -103,6 +104,17 @@ def test_for_new_memory_as_much_goes_back_to_the_system():
     spare.clear()
     assert before - resident() > 0.9 * large
     assert passing.all()
+
+
+def test_memory_that_the_system_has_not_is_no_error_of_a_disk(monkeypatch):
+    """A rank that wrote its shard would go on without what it was sent, and wait for ever."""
+
+    def none(*_, **__):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("subnetwork.runtime.direct.memory.mmap.mmap", none)
+    with pytest.raises(MemoryError, match=r"no 4\.2 MB to give"):
+        room((1, LARGE), BYTES)
 
 
 def test_less_than_a_large_piece_is_not_given_back():

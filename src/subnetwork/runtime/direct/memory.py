@@ -19,12 +19,18 @@ def room(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """Memory to be filled; a large piece in large pages, which the system hands out faster.
 
     Its end, which fills no large page, is in small ones.
+
+    Raises:
+        MemoryError: the system has none; no OSError, which who writes a file takes for a disk's.
     """
     n_bytes = _n_bytes(shape, dtype)
     if n_bytes < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype)
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has no large pages
-    memory = mmap.mmap(-1, -(-n_bytes // PAGE) * PAGE, flags=private)
+    try:
+        memory = mmap.mmap(-1, -(-n_bytes // PAGE) * PAGE, flags=private)
+    except OSError:
+        raise MemoryError(f"the system has no {n_bytes / 1e6:.1f} MB to give") from None
     with suppress(OSError):  # the system has no large pages: small ones do
         memory.madvise(mmap.MADV_HUGEPAGE, 0, n_bytes // PAGE * PAGE)
     return torch.frombuffer(memory, dtype=torch.uint8, count=n_bytes).view(dtype).view(shape)
