@@ -8,13 +8,14 @@ what is raced stands in race_field.py, a round in race_parts.py, a worker in rac
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from net import CannotEmulateError, Link
@@ -81,7 +82,7 @@ def timings(
         if spec["method"].startswith("ddp"):
             spec["n_steps"] = asked.ddp_steps
         specs.append(spec)
-    n_rounds = 1 + max(1, round(asked.timed_rounds / asked.passes))  # the first one warms up
+    n_rounds = 1 + math.ceil(asked.timed_rounds / asked.passes)  # the first one warms up
     found: list[list[Any]] = [[] for _ in specs]
     foretold = [predictions(link, asked)]
     for number in range(asked.passes):
@@ -98,7 +99,7 @@ def timings(
         kept = {key: taken.pop(key) for key in ("limited", "alone", "slept")}
         scaled = {key: value * scale for key, value in taken.items()}
         measured[name] = Parts(**scaled, **kept)
-    return measured, mean_of(foretold)
+    return measured, median_of(foretold)
 
 
 def replayed(
@@ -109,7 +110,7 @@ def replayed(
 ) -> dict[int, Any]:
     """Of the rows that can be: what workers wrote that slept as long as computing took."""
     able = {
-        i: {**spec, "n_rounds": 1 + asked.timed_rounds // 2, "asleep": sleeps(runs)}
+        i: {**spec, "asleep": (asleep := sleeps(runs)), "n_rounds": 1 + len(asleep[0])}
         for i, (spec, runs) in enumerate(zip(specs, found, strict=True))
         if not spec["method"].startswith("ddp")
     }
@@ -158,17 +159,17 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
     return here, alone
 
 
-def mean_of(foretold: Sequence[Predictions]) -> Predictions:
-    """The mean of what was foretold from several calibrations."""
+def median_of(foretold: Sequence[Predictions]) -> Predictions:
+    """The median of what was foretold from several calibrations, as measured rounds have it."""
     return tuple(  # type: ignore[return-value]
-        {name: _mean([each[name] for each in those]) for name in those[0]}
+        {name: _median([each[name] for each in those]) for name in those[0]}
         for those in zip(*foretold, strict=True)
     )
 
 
-def _mean(several: Sequence[Any]) -> Any:  # noqa: ANN401 - rounds of the cost model
+def _median(several: Sequence[Any]) -> Any:  # noqa: ANN401 - rounds of the cost model
     spans = ("compute", "exchange", "handling")
-    return replace(several[0], **{s: mean(getattr(one, s) for one in several) for s in spans})
+    return replace(several[0], **{s: median(getattr(one, s) for one in several) for s in spans})
 
 
 def show(link: str, timed: Mapping[str, Parts], predicted: Predictions) -> None:
@@ -344,12 +345,16 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--most-steps", type=int, help="local steps that no row goes beyond")
     parser.add_argument("--only-learn", action="store_true", help="fill the cache, time nothing")
     parser.add_argument("--cache", type=Path, default=CACHE, help="courses that were learned")
-    parser.add_argument("--timed-rounds", type=int, default=6)
+    parser.add_argument(
+        "--timed-rounds", type=int, default=6, help="in all; as many more as passes share evenly"
+    )
     parser.add_argument("--passes", type=int, default=3, help="over all rows, of a part of those")
     parser.add_argument("--ddp-steps", type=int, default=5, help="steps of DDP in a timed round")
     parser.add_argument("--stop-at", type=float, default=1.0, help="accuracy that ends a run")
     parser.add_argument("--quick", action="store_true", help="few rounds: a look, no result")
     asked = parser.parse_args()
+    if min(asked.timed_rounds, asked.passes) < 1:
+        parser.error("--timed-rounds and --passes are 1 or more")
     of = FIELDS[asked.network]
     asked.rows = asked.rows or [name for name in ROWS if name not in of.without]
     if asked.quick:

@@ -355,6 +355,8 @@ def test_memory_that_torch_does_not_get_is_no_defect():
     ("error", "why"),
     [
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory: the system has none"),
+        (MemoryError(), "not enough memory: the system has none to give. Ask for less"),
+        (MemoryError("no 4.2 MB"), "not enough memory: no 4.2 MB. Ask for less: fewer rounds"),
         (RuntimeError("can't start new thread"), "the system can't start a new thread: memory is"),
     ],
 )

@@ -7,6 +7,7 @@ from zoo import ZOO, zoo
 from subnetwork import Perm, decompose
 from subnetwork.nets import SGD, LocalSteps, NetSketch, initial_state
 from subnetwork.nets.architecture import built, load_params, skeleton, without_values
+from subnetwork.nets.decompose import plan_from
 from subnetwork.nets.evaluate import called
 from subnetwork.runtime.calibration import sizes
 from subnetwork.runtime.join import join
@@ -73,7 +74,7 @@ def test_what_needs_values_says_so():
         (lambda: next(join(plan, deal=Perm(2)).gen), "join"),
     )
     for ask, what in ways:
-        with pytest.raises(ValueError, match=f"^{what} needs .* before hollow"):
+        with pytest.raises(ValueError, match=f"^{what} needs a model with values"):
             ask()
     assert set(plan.state(model).params) == set(dict(model.named_parameters()))
     assert not any(p.is_meta for sub in subs for p in sub.parameters())
@@ -150,5 +151,8 @@ def test_a_buffer_that_nobody_knows_is_named():
 def test_without_values_nothing_is_proved(options):
     with torch.device("meta"):
         model, batch = normalised(), torch.empty(4, 5)
-    with pytest.raises(ValueError, match=r"decompose needs .*verify=False, and no depth="):
+    with pytest.raises(ValueError, match=r"decompose needs .*verify=False, and no blocks"):
         decompose(model, batch, **options)
+    layout = decompose(model, batch, verify=False).layout
+    with pytest.raises(ValueError, match=r"plan_from needs .*verify=False"):
+        plan_from(layout, model, batch)

@@ -145,7 +145,8 @@ def _verdict(error: BaseException) -> tuple[str, int]:
         case OSError():
             line, status = _of_the_system(error)
         case MemoryError():
-            line = _short_of(str(error))
+            why = line or "the system has none to give"
+            line = f"not enough memory: {why}. Ask for less: fewer rounds or seeds, a smaller model"
         case _:
             line = _unexpected(error)
     return line, status
@@ -182,8 +183,8 @@ def _unexpected(error: BaseException) -> str:
 
 def _short_of(why: str) -> str:
     return (
-        f"not enough memory: {why}. Ask for less: fewer rounds, seeds or workers, a smaller "
-        "network or batch, or --exchange direct, whose ranks hold parts of the model"
+        f"not enough memory: {why}. Ask for less: a smaller network or batch, or --exchange "
+        "direct, whose ranks hold parts of the model"
     )
 
 

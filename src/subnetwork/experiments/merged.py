@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from subnetwork.experiments.side import Side
-from subnetwork.experiments.training import merged
-from subnetwork.nets import ModelState
+from subnetwork.nets import recalibrate
 from subnetwork.nets.architecture import skeleton
 from subnetwork.nets.evaluate import Scores
 from subnetwork.nets.passing import passing_scores
@@ -70,11 +69,16 @@ def _tell(side: Side, wanted: Sequence[int] | None) -> list[int] | None:
 
 def _tested_whole(side: Side, held: Held) -> Tested:
     passing = passing_parameters(held, side.draws, side.rank, side.links)
-    here = {name: tensor for name, tensor in passing if tensor is not None}
     if side.rank > 0:
-        assert not here, "rank 0 has them"
+        assert all(tensor is None for _, tensor in passing), "rank 0 has them"
         return Tested()
-    model = merged(side.t, ModelState(here))
+    architecture = side.row.architecture
+    model = architecture.build(architecture.layout.all_units)
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    for name, tensor in passing:
+        assert tensor is not None, f"{name} is gathered here"
+        params[name].copy_(tensor)
+    recalibrate(model, side.t.stream)
     return Tested(side.t.scores(model), dict(model.named_buffers()))
 
 

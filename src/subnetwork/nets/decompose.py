@@ -31,6 +31,7 @@ BUILDERS: dict[str, Make] = {
     "copy": lambda _, __, layout, skips: Copy(layout, skips),
     "export": lambda model, inputs, layout, _: exported(model, inputs, layout),
 }
+NOT_PROVED = "Without them take verify=False, and no blocks: nothing is proved then."
 
 
 def decompose(  # noqa: PLR0913 (each has a name and a default)
@@ -76,8 +77,7 @@ def decompose(  # noqa: PLR0913 (each has a name and a default)
     """
     model = _ready(model)
     if verify or depth:
-        advice = "Without them take verify=False, and no depth=: nothing is proved then."
-        with_values(model, "decompose", advice)
+        with_values(model, "decompose", NOT_PROVED)
     inputs = Inputs.of(example_batch)
     everything = found(trace(model, inputs, rules))
     search = _Search(model, inputs, everything, _makes(builder), verify)
@@ -124,6 +124,8 @@ def plan_from(
             masked parameters.
     """
     model = _ready(model)
+    if verify or layout.depth:
+        with_values(model, "plan_from", NOT_PROVED)
     layout.check(dict(model.named_parameters()))
     places = {
         axis: tuple(

@@ -51,11 +51,7 @@ def with_statistics(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
-def with_values(
-    model: nn.Module,
-    what: str,
-    advice: str = "Use the plan that decompose returned, before hollow().",
-) -> nn.Module:
+def with_values(model: nn.Module, what: str, advice: str) -> nn.Module:
     """The model; raises ValueError where its parameters have no values."""
     if any(p.is_meta for p in model.parameters()):
         raise ValueError(

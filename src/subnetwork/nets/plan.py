@@ -22,6 +22,8 @@ from subnetwork.nets.table import table, text
 from subnetwork.nets.trace.tracer import Inputs
 from subnetwork.nets.verify import Evidence, measured
 
+GIVE_IT = "Give it the model with its values."
+
 
 @dataclass(frozen=True, repr=False)
 class Plan:
@@ -95,7 +97,7 @@ class Plan:
         Raises:
             ValueError: where the plan is hollow and no model is given.
         """
-        named = with_values(model or self.model, "plan.state").named_parameters()
+        named = with_values(model or self.model, "plan.state", GIVE_IT).named_parameters()
         params = {name: p.detach().clone() for name, p in named}
         self.layout.check(params)
         return ModelState(params, no_moments(self.layout, params, moments))
@@ -145,7 +147,7 @@ class Plan:
                 another plan, or has not the parameters of its units, in their shapes; where the
                 model has no values.
         """
-        subs, given = list(subs), with_values(model, "plan.merge")
+        subs, given = list(subs), with_values(model, "plan.merge", GIVE_IT)
         if not subs:
             raise ValueError("plan.merge was given no parts. Give it those of plan.cut.")
         model = uncompiled(model)
@@ -178,7 +180,7 @@ class Plan:
             ValueError: where a subnetwork is not the model at masked parameters, or the plan is
                 hollow.
         """
-        with_values(self.model, "plan.verify")
+        with_values(self.model, "plan.verify", "Ask the plan of a model with values, not hollow().")
         if not self.exact:
             raise ValueError(
                 "There is nothing to verify: the plan cuts flagged axes, so that its subnetworks "

@@ -40,7 +40,8 @@ def cost(model: nn.Module, inputs: Inputs) -> Cost:
     if any(x.is_meta for x in inputs.tensors()):  # of a plan from shapes
         model = model.to("meta")
     else:
-        model = filled(model, torch.get_default_device())
+        device = next((x.device for x in inputs.tensors()), torch.get_default_device())
+        model = filled(model, device)
     weights = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 

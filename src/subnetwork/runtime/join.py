@@ -75,7 +75,7 @@ def join(
         RunFailedError: where the ranks do not agree on model, plan, deal, seed or wire.
     """
     check_wire(wire)
-    with_values(plan.model, "join")
+    with_values(plan.model, "join", "Training starts from them: join with a plan that has them.")
     rank, n_workers = _here()
     sketch = NetSketch(plan.layout, deal)
     sketch.sample(seed, 0)  # refuses before the ranks meet
