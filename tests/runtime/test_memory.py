@@ -83,29 +83,33 @@ from pathlib import Path
 from subnetwork.runtime.memory import lean_memory, spare_memory
 if not spare_memory():
     sys.exit(3)
-def in_heap(n):
-    piece = torch.ones(n, dtype=torch.uint8)
+def in_heap():
+    pieces = [torch.ones(1 << 20, dtype=torch.uint8) for _ in range(64)]
     maps = Path("/proc/self/maps").read_text().splitlines()
     (heap,) = [line.split()[0] for line in maps if "[heap]" in line]
     first, last = (int(end, 16) for end in heap.split("-"))
-    return first <= piece.data_ptr() < last
-before = in_heap(1 << 20)
+    return sum(first <= piece.data_ptr() < last for piece in pieces)
 with lean_memory():
-    within = in_heap(1 << 20), in_heap(100 << 10)
-print(before, *within, in_heap(1 << 20), in_heap(8 << 20))
+    within = in_heap()
+print(within, in_heap())
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says what is where")
 def test_while_a_model_is_tested_pieces_of_a_mebibyte_are_the_systems():
-    """What is not on the heap goes back when it is freed; afterwards it is as before."""
+    """What is not on the heap goes back when it is freed; afterwards it is as before.
+
+    Of 64 some may find room that the heap has anyway.
+    """
     done = subprocess.run(
         [sys.executable, "-c", TESTS], check=False, capture_output=True, text=True, timeout=120
     )
     if done.returncode == 3:
         pytest.skip("not glibc")
     assert not done.returncode, done.stderr
-    assert done.stdout.split() == ["True", "False", "True", "True", "False"]
+    within, after = map(int, done.stdout.split())
+    assert within < 16
+    assert after > 48
 
 
 PAGES = """
