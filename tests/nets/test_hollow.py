@@ -156,3 +156,23 @@ def test_without_values_nothing_is_proved(options):
     layout = decompose(model, batch, verify=False).layout
     with pytest.raises(ValueError, match=r"plan_from needs .*verify=False"):
         plan_from(layout, model, batch)
+
+
+class TiedEnds(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.token, self.head = torch.nn.Embedding(10, 6), torch.nn.Linear(6, 10, bias=False)
+        self.up, self.down = torch.nn.Linear(6, 8), torch.nn.Linear(8, 6)
+        self.head.weight = self.token.weight
+
+    def forward(self, tokens):
+        x = self.token(tokens)
+        return self.head(x + self.down(torch.relu(self.up(x))))
+
+
+def test_parameters_that_are_one_stay_one():
+    hollow = decompose(TiedEnds(), torch.arange(6).view(2, 3)).hollow()
+    assert hollow.builder.kind == "copy"
+    part = hollow.build({axis: units[:3] for axis, units in hollow.layout.all_units.items()})
+    assert part.head.weight is part.token.weight
+    assert not part.head.weight.is_meta
