@@ -13,7 +13,8 @@ from subnetwork.nets.copying import copied
 from subnetwork.nets.evaluate import scores
 from subnetwork.nets.hollow import hollowed
 from subnetwork.nets.models.gpt import GPT
-from subnetwork.nets.passing import passing_scores, side_by_side
+from subnetwork.nets.passing import passing_scores
+from subnetwork.nets.widest import side_by_side
 
 FAST = ("multi_head", "encoder")
 """torch's own attention takes another way where nobody looks: the same up to rounding."""

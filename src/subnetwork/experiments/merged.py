@@ -1,7 +1,7 @@
 """The merged model of a run by direct hand-over, which no rank has: tested, and written."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -12,8 +12,7 @@ from subnetwork.nets.evaluate import Scores
 from subnetwork.nets.passing import passing_scores
 from subnetwork.nets.pieces import kinds_of
 from subnetwork.nets.tensorfile import in_order, write_passing
-from subnetwork.runtime.direct import Held, carried, gathered, passing_parameters, tell
-from subnetwork.runtime.direct.held import PARAMS
+from subnetwork.runtime.direct import Held, passing_parameters, tell
 from subnetwork.runtime.memory import lean_memory
 
 MODEL = "model.safetensors"
@@ -68,15 +67,14 @@ def _tell(side: Side, wanted: Sequence[int] | None) -> list[int] | None:
 
 
 def _tested_whole(side: Side, held: Held) -> Tested:
-    passing = passing_parameters(held, side.draws, side.rank, side.links)
+    passing = _fetched(side, held)
     if side.rank > 0:
-        assert all(tensor is None for _, tensor in passing), "rank 0 has them"
+        assert not dict(passing), "rank 0 has them"
         return Tested()
     architecture = side.row.architecture
     model = architecture.build(architecture.layout.all_units)
     params = {name: p.detach() for name, p in model.named_parameters()}
     for name, tensor in passing:
-        assert tensor is not None, f"{name} is gathered here"
         params[name].copy_(tensor)
     recalibrate(model, side.t.stream)
     return Tested(side.t.scores(model), dict(model.named_buffers()))
@@ -108,10 +106,10 @@ def _whole_tensors(
             yield name, buffers[source]
 
 
-def _fetched(side: Side, held: Held, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """Parameters one after another on rank 0; nothing elsewhere."""
-    alone = replace(held, submodel=replace(held.submodel, moments={}))
-    for name in names:
-        found = carried(gathered(side.draws, side.rank, alone, name), side.links).result
-        if found:
-            yield name, found[PARAMS]
+def _fetched(
+    side: Side, held: Held, names: Iterable[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Parameters of these names, or all, one after another on rank 0; nothing elsewhere."""
+    for name, tensor in passing_parameters(held, side.draws, side.rank, side.links, names):
+        if tensor is not None:
+            yield name, tensor

@@ -12,7 +12,7 @@ from subnetwork.nets.architecture import shaped
 from subnetwork.nets.calibrate import gathers
 from subnetwork.nets.data import GraphSet
 from subnetwork.nets.merges import Steps
-from subnetwork.nets.passing import side_by_side
+from subnetwork.nets.widest import side_by_side
 from subnetwork.runtime.direct import Draws, Wire
 from subnetwork.runtime.direct.links import Links
 from subnetwork.runtime.direct.outer import carried_moments

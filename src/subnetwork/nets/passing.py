@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode, get_default_nowrap_functions
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from subnetwork.nets.calibrate import gathers, pool, reading
@@ -67,77 +66,14 @@ def passing_scores(
     for inputs, target in pairs:
         tested.append(_Course(model, inputs))
         targets.append(target)
-    with torch.no_grad(), reading(norms, _await_statistics), _running([*seen, *tested]):
+    courses = [*seen, *tested]
+
+    def await_statistics(norm: _NormBase, inputs: Tensor) -> None:
+        next(course for course in courses if course.moves_here).await_statistics(norm, inputs)
+
+    with torch.no_grad(), reading(norms, await_statistics), _running(courses):
         _run(fetch, norms, seen, tested)
     return scored(((c.output(), t) for c, t in zip(tested, targets, strict=True)), loss)
-
-
-def side_by_side(model: nn.Module, batches: Iterable[object]) -> int:
-    """Bytes that batches side by side take more than one of them, at an operation of the model.
-
-    Of each batch the largest tensor that an operation makes counts; nothing is computed.
-
-    Args:
-        model: on the meta device, parameters and buffers; left in evaluation mode.
-        batches: of inputs; of each the shapes count. A single one takes nothing more, and is not
-            looked at.
-    """
-    model.eval()
-    shapes = [tree_map(_shape, batch) for batch in batches]
-    largest: dict[str, int] = {}
-    for shape in shapes if len(shapes) > 1 else ():
-        if str(shape) not in largest:
-            with torch.no_grad(), _Largest() as seen:  # type: ignore[no-untyped-call]
-                called(model, tree_map(_on_meta, shape, is_leaf=_is_shape))
-            largest[str(shape)] = seen.n_bytes
-    taken = [largest.get(str(shape), 0) for shape in shapes]
-    return sum(taken) - max(taken, default=0)
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Of a tensor of a batch."""
-
-    size: tuple[int, ...]
-    dtype: torch.dtype
-
-
-def _shape(x: object) -> object:
-    return _Shape(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x
-
-
-def _is_shape(x: object) -> bool:
-    return isinstance(x, _Shape)
-
-
-def _on_meta(x: object) -> object:
-    return torch.empty(x.size, dtype=x.dtype, device="meta") if isinstance(x, _Shape) else x
-
-
-def _is_tensor(x: object) -> TypeGuard[Tensor]:
-    return isinstance(x, Tensor)
-
-
-class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The most bytes that any operation makes room for while it is on."""
-
-    n_bytes = 0
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        """What the operation returns."""
-        del types
-        out = func(*args, **(kwargs or {}))
-        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if _is_tensor(x)}
-        new = [x for x in tree_leaves(out) if _is_tensor(x)]
-        made = [x.nbytes for x in new if x.untyped_storage()._cdata not in given]  # no views
-        self.n_bytes = max(self.n_bytes, *made, 0)
-        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +164,7 @@ class _Course:
 
     def __init__(self, model: nn.Module, batch: object) -> None:
         self.waits: _Operation | _Statistics | None = None  # None: it is through, or not begun
-        self.passed: set[_NormBase] = set()
+        self._passed: set[_NormBase] = set()
         self._names = {p: name for name, p in model.named_parameters()}
         self._given: object = None
         self._told, self._stands = threading.Semaphore(0), threading.Semaphore(0)
@@ -263,6 +199,21 @@ class _Course:
         assert self._result is not None
         return self._result
 
+    @property
+    def moves_here(self) -> bool:
+        """Whether it is this thread that asks."""
+        return self._thread is threading.current_thread()
+
+    def await_statistics(self, norm: _NormBase, inputs: Tensor) -> None:
+        """Called in the thread, before a normalisation: stand until its statistics are known."""
+        if norm in self._passed:
+            raise ValueError(
+                "A normalisation is run twice by a batch: its statistics would depend on "
+                "themselves. Test the model whole."
+            )
+        self._passed.add(norm)
+        self.need(_Statistics(norm, inputs))
+
     def need(self, waits: _Operation | _Statistics) -> object:
         """Called in the thread: stand until told to go on, with what is given then."""
         self.waits = waits
@@ -274,32 +225,16 @@ class _Course:
         return given
 
     def _move(self, model: nn.Module, batch: object) -> None:
-        _here.course = self
         torch.set_num_threads(self._threads)
         try:
             with torch.no_grad(), _Asking(self._names, self.need):
                 self._result = called(model, batch)
         except _Left:
             pass
-        except BaseException as problem:
+        except BaseException as problem:  # whatever it is: who told it to move raises it
             self._failed = problem
         self.waits = None
         self._stands.release()
-
-
-_here = threading.local()
-"""The course of the thread that asks."""
-
-
-def _await_statistics(norm: _NormBase, inputs: Tensor) -> None:
-    course: _Course = _here.course
-    if norm in course.passed:
-        raise ValueError(
-            "A normalisation is run twice by a batch: its statistics would depend on themselves. "
-            "Test the model whole."
-        )
-    course.passed.add(norm)
-    course.need(_Statistics(norm, inputs))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -84,14 +84,14 @@ def whole_parameters(
 
 
 def passing_parameters(
-    held: Held, draws: Draws, rank: int, links: Links
+    held: Held, draws: Draws, rank: int, links: Links, names: Iterable[str] | None = None
 ) -> Iterator[tuple[str, Tensor | None]]:
     """Parameters one after another, without moments, on rank 0; elsewhere None.
 
-    Every rank has to run through all of them.
+    Those of these names, or all. Every rank has to run through the same.
     """
     alone = Held(held.k, Submodel(held.submodel.params), held.shares, spare=held.spare)
-    for name in draws.like:
+    for name in draws.like if names is None else names:
         if not is_counter(name):
             found = carried(gathered(draws, rank, alone, name), links).result
             yield name, found.get(PARAMS)
