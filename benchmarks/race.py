@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 from net import CannotEmulateError, Link
@@ -31,7 +31,7 @@ from race_field import (
     mean_rounds,
     run_all,
 )
-from race_parts import Parts, parts, sleeps
+from race_parts import Parts, Run, fastest, parts, sleeps
 from race_run import NETWORKS
 
 from subnetwork import decompose
@@ -72,9 +72,9 @@ def timings(
 
     DDP, which is slow, is timed over fewer steps. All rows take a part of their rounds, in passes,
     every other one the other way round, and what a step takes is measured before, between and
-    after: what disturbs a machine for seconds, or slows it for minutes, is not one row's alone.
-    Then, where workers share cores, those that do not communicate in their steps once more, asleep
-    in place of computing.
+    after. What else a machine does only adds time: a row's fastest pass counts, and the fastest
+    of what was foretold of it. Then, where workers share cores, those that do not communicate in
+    their steps once more, asleep in place of computing.
     """
     specs = []
     for row in rows.values():
@@ -83,7 +83,7 @@ def timings(
             spec["n_steps"] = asked.ddp_steps
         specs.append(spec)
     n_rounds = 1 + math.ceil(asked.timed_rounds / asked.passes)  # the first one warms up
-    found: list[list[Any]] = [[] for _ in specs]
+    found: list[list[Run]] = [[] for _ in specs]
     foretold = [predictions(link, asked)]
     for number in range(asked.passes):
         order = -1 if number % 2 else 1
@@ -91,27 +91,44 @@ def timings(
         for runs, run in zip(found, run_all(asked.workers, link, these)[::order], strict=True):
             runs.append(run)
         foretold.append(predictions(link, asked))
-    again = replayed(specs, found, link, asked) if link.rate and asked.workers > cores() else {}
+    best = [fastest(runs) for runs in found]
+    again = replayed(specs, best, link, asked) if link.rate and asked.workers > cores() else {}
     measured = {}
-    for i, (name, spec, runs) in enumerate(zip(rows, specs, found, strict=True)):
+    for i, (name, spec, run) in enumerate(zip(rows, specs, best, strict=True)):
         scale = rows[name]["n_steps"] / spec["n_steps"]
-        taken = asdict(parts(runs, spec, asleep=again.get(i), limited=link.rate is not None))
+        taken = asdict(parts(run, spec, asleep=again.get(i), limited=link.rate is not None))
         kept = {key: taken.pop(key) for key in ("limited", "alone", "slept")}
         scaled = {key: value * scale for key, value in taken.items()}
         measured[name] = Parts(**scaled, **kept)
-    return measured, median_of(foretold)
+    if asked.keep:
+        keep(asked.keep, link, dict(zip(rows, found, strict=True)), foretold, again)
+    return measured, least_of(foretold)
+
+
+def keep(
+    path: Path,
+    link: Link,
+    found: Mapping[str, Sequence[Run]],
+    foretold: Sequence[Predictions],
+    again: Mapping[int, Run],
+) -> None:
+    """Add a line of JSON: what workers wrote of every pass and replay, what was foretold."""
+    told = [[{name: asdict(cost) for name, cost in of.items()} for of in both] for both in foretold]
+    line = {"rate": link.rate, "passes": found, "foretold": told, "replayed": again}
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def replayed(
     specs: Sequence[Mapping[str, Any]],
-    found: Sequence[Sequence[Any]],
+    found: Sequence[Run],
     link: Link,
     asked: argparse.Namespace,
-) -> dict[int, Any]:
+) -> dict[int, Run]:
     """Of the rows that can be: what workers wrote that slept as long as computing took."""
     able = {
-        i: {**spec, "asleep": (asleep := sleeps(runs)), "n_rounds": 1 + len(asleep[0])}
-        for i, (spec, runs) in enumerate(zip(specs, found, strict=True))
+        i: {**spec, "asleep": sleeps(run), "n_rounds": 1 + asked.timed_rounds}
+        for i, (spec, run) in enumerate(zip(specs, found, strict=True))
         if not spec["method"].startswith("ddp")
     }
     return dict(zip(able, run_all(asked.workers, link, list(able.values())), strict=True))
@@ -159,17 +176,15 @@ def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
     return here, alone
 
 
-def median_of(foretold: Sequence[Predictions]) -> Predictions:
-    """The median of what was foretold from several calibrations, as measured rounds have it."""
+def least_of(foretold: Sequence[Predictions]) -> Predictions:
+    """The fastest round of each method that was foretold from several calibrations."""
     return tuple(  # type: ignore[return-value]
-        {name: _median([each[name] for each in those]) for name in those[0]}
+        {
+            name: min((each[name] for each in those), key=lambda cost: cost.seconds)
+            for name in those[0]
+        }
         for those in zip(*foretold, strict=True)
     )
-
-
-def _median(several: Sequence[Any]) -> Any:  # noqa: ANN401 - rounds of the cost model
-    spans = ("compute", "exchange", "handling")
-    return replace(several[0], **{s: median(getattr(one, s) for one in several) for s in spans})
 
 
 def show(link: str, timed: Mapping[str, Parts], predicted: Predictions) -> None:
@@ -351,6 +366,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--passes", type=int, default=3, help="over all rows, of a part of those")
     parser.add_argument("--ddp-steps", type=int, default=5, help="steps of DDP in a timed round")
     parser.add_argument("--stop-at", type=float, default=1.0, help="accuracy that ends a run")
+    parser.add_argument("--keep", type=Path, help="file that gets all that is timed, as JSON")
     parser.add_argument("--quick", action="store_true", help="few rounds: a look, no result")
     asked = parser.parse_args()
     if min(asked.timed_rounds, asked.passes) < 1:

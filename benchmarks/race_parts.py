@@ -48,22 +48,21 @@ class Parts:
 
 
 def parts(
-    runs: Sequence[Run],
+    found: Run,
     spec: Mapping[str, Any],
     *,
     asleep: Run | None = None,
     limited: bool = True,
 ) -> Parts:
-    """From what workers wrote down of one run or several; first rounds are left out if they can.
+    """From what workers wrote down of a run; its first round is left out if it can be.
 
     Args:
-        runs: of each run, each worker's words.
+        found: each worker's words.
         spec: of the row.
         asleep: the run again, with workers that slept in place of computing.
         limited: whether the link has a rate.
     """
-    of_round = [workers for run in runs for workers in rounds(run)]
-    found = runs[0]
+    of_round = rounds(found)
 
     def middle(name: str, of: Any) -> float:  # noqa: ANN401 - max, or a mean
         return median(of([row[name] for row in workers]) for workers in of_round)
@@ -96,10 +95,15 @@ def rounds(run: Run) -> list[tuple[Mapping[str, float], ...]]:
     return list(zip(*(of["rows"][1:] or of["rows"] for of in run), strict=True))
 
 
-def sleeps(runs: Sequence[Run]) -> list[list[float]]:
+def fastest(runs: Sequence[Run]) -> Run:
+    """The run whose rounds take the least: a machine that does something else only adds to them."""
+    return min(runs, key=lambda run: median(workers[0]["wall"] for workers in rounds(run)))
+
+
+def sleeps(run: Run) -> list[list[float]]:
     """Of each worker, what its local steps took a processor, round by round."""
-    of_round = [workers for run in runs for workers in rounds(run)]
-    return [[row["compute_cpu"] for row in of_worker] for of_worker in zip(*of_round, strict=True)]
+    of_rounds = zip(*rounds(run), strict=True)
+    return [[row["compute_cpu"] for row in of_worker] for of_worker in of_rounds]
 
 
 def _behind(workers: Sequence[Mapping[str, float]]) -> float:

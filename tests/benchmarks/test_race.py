@@ -32,16 +32,16 @@ def test_a_round_is_taken_apart_by_the_slowest_worker(monkeypatch):
         {"rows": [row(99, 99, 99, 99), row(9, 6, 0, 300)]},
     ]
     monkeypatch.setattr(race_parts, "cores", lambda: 1)
-    parts = race_parts.parts([found], {"method": "ist"})
+    parts = race_parts.parts(found, {"method": "ist"})
     assert (parts.wall, parts.compute, parts.handling) == (10, 6, 1)
     assert parts.exchange == 10 - 6 - 1
     assert parts.waiting == 6 - 5
     assert parts.wire == 500
     assert parts.replay == 3 + 1 + 3  # processor time of the slowest, handling, exchange
-    free = race_parts.parts([found], {"method": "ist"}, limited=False)
+    free = race_parts.parts(found, {"method": "ist"}, limited=False)
     assert free.replay == 6  # all that the busiest worker's threads did
     monkeypatch.setattr(race_parts, "cores", lambda: 2)
-    each = race_parts.parts([found], {"method": "ist"})
+    each = race_parts.parts(found, {"method": "ist"})
     assert each.replay == 10  # a core each: the round itself
 
 
@@ -52,11 +52,11 @@ def test_a_replay_is_the_round_of_workers_that_sleep(monkeypatch):
         {"rows": [row(99, 99, 99, 99), row(10, 4, 1, 500), row(9, 2, 1, 500)]},
         {"rows": [row(99, 99, 99, 99), row(9, 6, 0, 300), row(9, 8, 0, 300)]},
     ]
-    assert race_parts.sleeps([found]) == [[2, 1], [3, 4]]
+    assert race_parts.sleeps(found) == [[2, 1], [3, 4]]
     slow = {**row(7, 3, 2, 500), "handling_cpu": 1.5}
     asleep = [{"rows": [row(99, 99, 99, 99), slow]}, {"rows": [row(99, 99, 99, 99), slow]}]
-    assert race_parts.parts([found], {"method": "ist"}, asleep=asleep).replay == 7 - 0.5
-    free = race_parts.parts([found], {"method": "ist"}, asleep=asleep, limited=False)
+    assert race_parts.parts(found, {"method": "ist"}, asleep=asleep).replay == 7 - 0.5
+    free = race_parts.parts(found, {"method": "ist"}, asleep=asleep, limited=False)
     assert free.replay == 7  # a link without a limit: all that the busiest worker's threads did
 
 
