@@ -32,7 +32,6 @@ from torch.nn.functional import cross_entropy
 from subnetwork import Perm, decompose
 from subnetwork.environment import PAGES
 from subnetwork.nets import MLP, SGD, Batches, LocalSteps, NetSketch
-from subnetwork.runtime.calibration import sizes
 from subnetwork.runtime.costs import Network, Pace, Setting, predict
 from subnetwork.runtime.direct import (
     Draws,
@@ -52,6 +51,7 @@ from subnetwork.runtime.direct.memory import Spare
 from subnetwork.runtime.direct.outer import trained
 from subnetwork.runtime.measured import peak_memory
 from subnetwork.runtime.memory import spare_memory
+from subnetwork.runtime.sizing import sizes
 
 INPUTS, OUTPUTS, WIDTH, J, BATCH, STEP_SIZE = 4096, 35, 4096, 20, 128, 0.01
 MODELS = {"2 layers": (WIDTH,), "3 layers": (WIDTH, WIDTH)}

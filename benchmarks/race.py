@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from net import CannotEmulateError, Link
 from race_field import (
@@ -29,7 +30,7 @@ from race_field import (
     mean_rounds,
 )
 from race_parts import Parts
-from race_timing import PREDICTED, Predictions, timings
+from race_timing import PREDICTED, Predictions, Timed, foretold, kept, measured, time_rounds
 
 from subnetwork.cli.quantities import bits_per_second, duration, n_bytes
 
@@ -43,20 +44,20 @@ Courses = Mapping[str, Sequence[Course]]
 
 
 def show(link: str, timed: Mapping[str, Parts], predicted: Predictions) -> None:
-    """What a round over a link is made of, beside what was predicted."""
-    print(f"\n{link}: a round")
+    """What a round over a link is made of, beside what was predicted: of the fastest pass."""
+    print(f"\n{link}: a round, in the middle of all passes (usual), and of the fastest pass")
     print(
-        f"{'':<25}{'round':>9}{'compute':>9}{'handling':>9}{'exchange':>9}{'waiting':>9}"
+        f"{'':<25}{'usual':>9}{'round':>9}{'compute':>9}{'handling':>9}{'exchange':>9}{'waiting':>9}"
         f"{'wire':>9}{'replay':>9}  {'predicted round':<17}{'predicted replay':<18}"
         "of the round: compute, handling, exchange"
     )
     for name, part in timed.items():
-        spans = (part.wall, part.compute, part.handling, part.exchange, part.waiting)
+        spans = (part.usual, part.wall, part.compute, part.handling, part.exchange, part.waiting)
         line = f"{name:<25}" + "".join(f"{duration(span):>9}" for span in spans)
         line += f"{n_bytes(part.wire):>9}{duration(part.replay):>9}  "
-        for of, measured in zip(predicted, (part.wall, part.replay), strict=True):
+        for of, seconds in zip(predicted, (part.wall, part.replay), strict=True):
             if name in of:
-                off = of[name].seconds / measured - 1
+                off = of[name].seconds / seconds - 1
                 line += f"{duration(of[name].seconds) + f' ({off:+.0%})':<17}"
         if name in predicted[0]:
             told = predicted[0][name]
@@ -72,7 +73,7 @@ def show_target(link: str, target: Target, course: Courses, timed: Mapping[str, 
     means = f"; means over {n} seeds, rounds of each" if n > 1 else ""
     print(f"\n{link}: to {target.name} ({levels})   time, replay with a core each, wire{means}")
     rounds = {name: target.rounds(course[name]) for name in timed}
-    times = {name: mean(ks) * timed[name].wall for name, ks in rounds.items() if ks}
+    times = {name: mean(ks) * timed[name].usual for name, ks in rounds.items() if ks}
     for name, ks in rounds.items():
         if not ks:
             best = min(of.best for of in course[name])
@@ -135,7 +136,7 @@ def against(
         rounds = {name: mean_rounds(target, course[name]) for name in timed}
         for name in [name for name in timed if ROWS[name]["method"] not in IST]:
             rounds[name] = rounds[name] or mean(of.last for of in course[name])
-        spans = {name: k * timed[name].wall for name, k in rounds.items() if k}
+        spans = {name: k * timed[name].usual for name, k in rounds.items() if k}
         wires = {name: k * timed[name].wire for name, k in rounds.items() if k}
         first = raced and target.name == f"{levels[0]:.0%}"
         last = raced and target.name == f"{levels[-1]:.0%}"
@@ -181,7 +182,7 @@ def told_beforehand(
         yield Result(f"{tag}: the model names who is faster", float(right), 1.0)
 
 
-def foretold(
+def ratios_foretold(
     link: str,
     asked: argparse.Namespace,
     timed: Mapping[str, Parts],
@@ -190,11 +191,11 @@ def foretold(
     """How far the predicted ratio of the seconds of a local step, others over IST, is off."""
     here, alone = predicted
     known = [name for name in timed if name in here]
-    for kind, of, measured in (
+    for kind, of, seconds in (
         ("on this machine", here, {name: timed[name].wall for name in known}),
         ("with a core each", alone, {name: timed[name].replay for name in known}),
     ):
-        off = {name: of[name].seconds / measured[name] for name in known}
+        off = {name: of[name].seconds / seconds[name] for name in known}
         for family in ("ddp", "local_sgd", "diloco"):
             for ist in [name for name in known if name.startswith("ist")]:
                 others = [off[o] / off[ist] - 1 for o in known if ROWS[o]["method"] == family]
@@ -215,13 +216,12 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--most-steps", type=int, help="local steps that no row goes beyond")
     parser.add_argument("--only-learn", action="store_true", help="fill the cache, time nothing")
     parser.add_argument("--cache", type=Path, default=CACHE, help="courses that were learned")
-    parser.add_argument(
-        "--timed-rounds", type=int, default=6, help="in all; as many more as passes share evenly"
-    )
-    parser.add_argument("--passes", type=int, default=3, help="over all rows, of a part of those")
+    parser.add_argument("--passes", type=int, default=3, help="over all rows")
+    parser.add_argument("--timed-rounds", type=int, default=2, help="of a row in each pass")
     parser.add_argument("--ddp-steps", type=int, default=5, help="steps of DDP in a timed round")
     parser.add_argument("--stop-at", type=float, default=1.0, help="accuracy that ends a run")
-    parser.add_argument("--keep", type=Path, help="file that gets all that is timed, as JSON")
+    parser.add_argument("--keep", type=Path, help="file that gets what is timed, as JSON lines")
+    parser.add_argument("--kept", type=Path, help="such a file: print what it says, time nothing")
     parser.add_argument("--quick", action="store_true", help="few rounds: a look, no result")
     asked = parser.parse_args()
     if min(asked.timed_rounds, asked.passes) < 1:
@@ -229,9 +229,40 @@ def read_arguments() -> argparse.Namespace:
     of = FIELDS[asked.network]
     asked.rows = asked.rows or [name for name in ROWS if name not in of.without]
     if asked.quick:
-        asked.timed_rounds, asked.passes = 2, 1
+        asked.timed_rounds, asked.passes = 1, 1
         asked.ddp_steps, asked.stop_at = 2, of.targets[0]
     return asked
+
+
+def timings(asked: argparse.Namespace, specs: Mapping[str, Mapping[str, Any]]) -> Iterator[Timed]:
+    """What was timed over one link after the other, now or before.
+
+    Raises:
+        CannotEmulateError: there are no such links on this machine.
+        ValueError: a link or a file that is none, or a file of another race.
+    """
+    if asked.kept:
+        for timed in kept(asked.kept):
+            if (timed.network, timed.workers, list(timed.rows)) != (
+                *(asked.network, asked.workers, asked.rows),
+            ):
+                raise ValueError(
+                    f"{asked.kept} is of {timed.network} with {timed.workers} workers and "
+                    f"{len(timed.rows)} rows. Ask for the same."
+                )
+            yield timed
+        return
+    links = {
+        name: Link() if name == UNTHROTTLED else Link(bits_per_second(name)) for name in asked.links
+    }
+    if asked.keep:
+        asked.keep.touch()
+    for name, link in links.items():
+        timed = Timed(
+            *(name, link.rate, link.delay, asked.network, asked.workers, specs, asked.ddp_steps)
+        )
+        time_rounds(timed, asked.passes, asked.timed_rounds, asked.keep)
+        yield timed
 
 
 def main() -> int:
@@ -242,31 +273,36 @@ def main() -> int:
         return 2
     wanted = (asked.network, asked.workers, asked.rows, asked.seeds)
     learning = Learning(*wanted, asked.most_steps, asked.stop_at, asked.cache)
+    results: list[Result] = []
     try:
-        links = {
-            name: Link() if name == UNTHROTTLED else Link(bits_per_second(name))
-            for name in asked.links
-        }
         specs = learning.specified()
         course = learning.courses(specs)
-    except (CannotEmulateError, ValueError) as mistake:
+        show_gaps(course)
+        if asked.only_learn:
+            return 0
+        targets = learning.targets(course)
+        for timed in timings(asked, specs):
+            results += judged(asked, targets, course, timed)
+    except (CannotEmulateError, ValueError, OSError) as mistake:
         print(f"race: {mistake}", file=sys.stderr)
         return 2
-    show_gaps(course)
-    if asked.only_learn:
-        return 0
-    results: list[Result] = []
-    targets = learning.targets(course)
-    for name, link in links.items():
-        timed, predicted = timings(specs, link, asked)
-        show(name, timed, predicted)
-        for target in targets:
-            show_target(name, target, course, timed)
-        results += against(name, asked, targets, course, timed)
-        results += told_beforehand(name, asked, targets, course, timed, predicted)
-        results += foretold(name, asked, timed, predicted)
     print("\n" + "\n".join(map(str, results)))
     return 1 if any(result.met is False for result in results) else 0
+
+
+def judged(
+    asked: argparse.Namespace, targets: Sequence[Target], course: Courses, timed: Timed
+) -> list[Result]:
+    """Print what was timed over a link; what it comes to."""
+    parts, predicted, link = measured(timed), foretold(timed), timed.link
+    show(link, parts, predicted)
+    for target in targets:
+        show_target(link, target, course, parts)
+    return [
+        *against(link, asked, targets, course, parts),
+        *told_beforehand(link, asked, targets, course, parts, predicted),
+        *ratios_foretold(link, asked, parts, predicted),
+    ]
 
 
 if __name__ == "__main__":

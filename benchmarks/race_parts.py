@@ -1,5 +1,6 @@
 """What a round of `race.py` is made of, from what its workers wrote down."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -27,6 +28,7 @@ class Parts:
     slept: float | None = None  # the round again, in which workers slept in place of computing
     limited: bool = True  # whether the link has a rate
     alone: bool = False  # whether every worker has a core here too
+    usual: float = math.nan  # the round in the middle of all passes; the others are the fastest's
 
     @property
     def replay(self) -> float:
@@ -53,6 +55,7 @@ def parts(
     *,
     asleep: Run | None = None,
     limited: bool = True,
+    usual: float = math.nan,
 ) -> Parts:
     """From what workers wrote down of a run; its first round is left out if it can be.
 
@@ -61,6 +64,7 @@ def parts(
         spec: of the row.
         asleep: the run again, with workers that slept in place of computing.
         limited: whether the link has a rate.
+        usual: seconds of a round in the middle of all runs.
     """
     of_round = rounds(found)
 
@@ -86,7 +90,7 @@ def parts(
     process_cpu = middle("process_cpu", max)
     return Parts(
         *(wall, compute, handling, exchange, waiting, compute_cpu, handling_cpu),
-        *(process_cpu, busiest, slept, limited, len(found) <= cores()),
+        *(process_cpu, busiest, slept, limited, len(found) <= cores(), usual),
     )
 
 
@@ -107,5 +111,9 @@ def sleeps(run: Run) -> list[list[float]]:
 
 
 def _behind(workers: Sequence[Mapping[str, float]]) -> float:
-    """Seconds in which rank 0 waited for a core to handle on, since all of them handle at once."""
-    return max(0.0, workers[0]["handling_wall"] - workers[0]["handling_cpu"])
+    """Seconds that a rank waited for a core to handle on, since all of them handle at once.
+
+    The longest of all ranks': the others wait for what that one sends. Where it is another rank in
+    each of a round's two exchanges, it is less than what was waited.
+    """
+    return max(max(0.0, of["handling_wall"] - of["handling_cpu"]) for of in workers)

@@ -1,30 +1,31 @@
 """The rounds of `race.py` over one link: timed, played again, and foretold by the cost model."""
 
-import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from net import Link
-from race_field import IST, ROWS, run_all
-from race_parts import Parts, Run, fastest, parts, sleeps
+from race_field import IST, run_all
+from race_parts import Parts, Run, fastest, parts, rounds, sleeps
 from race_run import NETWORKS
 
 from subnetwork import decompose
 from subnetwork.deals import Lazy, Perm
-from subnetwork.methods import Training
 from subnetwork.methods.rows import task
 from subnetwork.nets import SGD, AdamW
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.data.batches import Feed
+from subnetwork.nets.optimizers import Optimizer
 from subnetwork.nets.plan import Plan
-from subnetwork.runtime.calibration import STILL, calibrate, loopback, sizes
-from subnetwork.runtime.costs import Network, Setting, predict
+from subnetwork.runtime.calibration import STILL, calibrate, loopback
+from subnetwork.runtime.costs import Network, Pace, Round, Setting, Sizes, predict
 from subnetwork.runtime.measured import cores
+from subnetwork.runtime.sizing import sizes
 
 PREDICTED = {
     "ist": "IST, coordinator",
@@ -34,139 +35,216 @@ PREDICTED = {
     "ddp": "DDP",
 }
 """The cost model's name of a method."""
-Predictions = tuple[Mapping[str, Any], Mapping[str, Any]]
+Spec = Mapping[str, Any]
+Predictions = tuple[Mapping[str, Round], Mapping[str, Round]]
 """By the cores of this machine, and with a core for each worker."""
+DDP = "ddp"  # begins the names of methods that communicate in their steps
 
 
-def timings(
-    rows: Mapping[str, Mapping[str, Any]], link: Link, asked: argparse.Namespace
-) -> tuple[dict[str, Parts], Predictions]:
-    """A round of each row over one link, and what the cost model foretells of it.
+@dataclass(frozen=True)
+class Timed:
+    """All that was written down over one link; everything else is worked out from it.
 
-    DDP, which is slow, is timed over fewer steps. All rows take a part of their rounds, in passes,
-    every other one the other way round, and what a step takes is measured before, between and
-    after. What else a machine does only adds time: a row's fastest pass counts, and the fastest
-    of what was foretold of it. Then, where workers share cores, those that do not communicate in
-    their steps once more, asleep in place of computing.
+    Rows are timed in passes, every other one the other way round, and what a step takes is measured
+    before, between and after. Then, where workers share cores, rows whose workers do not
+    communicate in their steps are played again, asleep in place of computing.
     """
-    specs = []
-    for row in rows.values():
-        spec = {**row, "n_workers": asked.workers}
-        if spec["method"].startswith("ddp"):
-            spec["n_steps"] = asked.ddp_steps
-        specs.append(spec)
-    n_rounds = 1 + math.ceil(asked.timed_rounds / asked.passes)  # the first one warms up
-    found: list[list[Run]] = [[] for _ in specs]
-    foretold = [predictions(link, asked)]
-    for number in range(asked.passes):
+
+    link: str
+    rate: float | None  # bits per second
+    delay: float
+    network: str
+    workers: int
+    rows: Mapping[str, Spec]
+    ddp_steps: int  # DDP is slow, and timed over fewer
+    passes: list[Mapping[str, Run]] = field(default_factory=list)
+    replays: list[Mapping[str, Run]] = field(default_factory=list)
+    calibrations: list[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """The rows as they are timed."""
+        found = {name: {**row, "n_workers": self.workers} for name, row in self.rows.items()}
+        return {
+            name: {**spec, "n_steps": self.ddp_steps} if spec["method"].startswith(DDP) else spec
+            for name, spec in found.items()
+        }
+
+
+def time_rounds(timed: Timed, passes: int, n_rounds: int, keep: Path | None = None) -> None:
+    """Time so many passes of so many rounds; with `keep`, a line of JSON for each thing measured.
+
+    Args:
+        timed: gets what is measured.
+        passes: over all rows.
+        n_rounds: of a row in a pass, beside a first one that warms it up.
+        keep: the file, which is added to.
+    """
+
+    def told(what: str, words: Any) -> None:  # noqa: ANN401
+        if what != "race":
+            getattr(timed, what).append(words)
+        if keep is not None:
+            with keep.open("a") as file:
+                file.write(json.dumps({what: words}) + "\n")
+
+    head = ("link", "rate", "delay", "network", "workers", "rows", "ddp_steps")
+    told("race", {name: getattr(timed, name) for name in head})
+    link, specs = Link(timed.rate, timed.delay), timed.specs
+
+    def run(these: Mapping[str, Spec]) -> dict[str, Run]:
+        ran = [{**spec, "n_rounds": 1 + n_rounds} for spec in these.values()]
+        return dict(zip(these, warmed(timed.workers, link, ran), strict=True))
+
+    told("calibrations", calibrated(timed))
+    for number in range(passes):
         order = -1 if number % 2 else 1
-        these = [{**spec, "n_rounds": n_rounds} for spec in specs[::order]]
-        for runs, run in zip(found, warmed(asked.workers, link, these)[::order], strict=True):
-            runs.append(run)
-        foretold.append(predictions(link, asked))
-    best = [fastest(runs) for runs in found]
-    again = replayed(specs, best, link, asked) if link.rate and asked.workers > cores() else {}
-    measured = {}
-    for i, (name, spec, run) in enumerate(zip(rows, specs, best, strict=True)):
-        scale = rows[name]["n_steps"] / spec["n_steps"]
-        taken = asdict(parts(run, spec, asleep=again.get(i), limited=link.rate is not None))
-        kept = {key: taken.pop(key) for key in ("limited", "alone", "slept")}
-        scaled = {key: value * scale for key, value in taken.items()}
-        measured[name] = Parts(**scaled, **kept)
-    if asked.keep:
-        passes = dict(zip(rows, found, strict=True))
-        keep(asked.keep, link, passes, foretold, {list(rows)[i]: run for i, run in again.items()})
-    return measured, least_of(foretold)
+        told("passes", run(dict(list(specs.items())[::order])))
+        told("calibrations", calibrated(timed))
+    if not link.rate or timed.workers <= cores():
+        return
+    able = {name: spec for name, spec in specs.items() if not spec["method"].startswith(DDP)}
+    best = {name: fastest([of[name] for of in timed.passes]) for name in able}
+    asleep = {name: {**spec, "asleep": sleeps(best[name])} for name, spec in able.items()}
+    for _ in range(passes):
+        told("replays", run(asleep))
 
 
-def keep(
-    path: Path,
-    link: Link,
-    found: Mapping[str, Sequence[Run]],
-    foretold: Sequence[Predictions],
-    again: Mapping[str, Run],
-) -> None:
-    """Add a line of JSON: what workers wrote of every pass and replay, what was foretold."""
-    told = [[{name: asdict(cost) for name, cost in of.items()} for of in both] for both in foretold]
-    line = {"rate": link.rate, "passes": found, "foretold": told, "replayed": again}
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def kept(path: Path) -> list[Timed]:
+    """What was written to a file, link by link.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    found: list[Timed] = []
+    try:
+        for line in path.read_text().splitlines():
+            ((what, words),) = json.loads(line).items()
+            if what == "race":
+                found.append(Timed(**words))
+            else:
+                getattr(found[-1], what).append(words)
+    except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is not what --keep writes: {error}.") from None
+    return found
 
 
-def replayed(
-    specs: Sequence[Mapping[str, Any]],
-    found: Sequence[Run],
-    link: Link,
-    asked: argparse.Namespace,
-) -> dict[int, Run]:
-    """Of the rows that can be: what workers wrote that slept as long as computing took."""
-    able = {
-        i: {**spec, "asleep": sleeps(run), "n_rounds": 1 + asked.timed_rounds}
-        for i, (spec, run) in enumerate(zip(specs, found, strict=True))
-        if not spec["method"].startswith("ddp")
-    }
-    return dict(zip(able, warmed(asked.workers, link, list(able.values())), strict=True))
-
-
-def warmed(n_workers: int, link: Link, specs: Sequence[Mapping[str, Any]]) -> list[Run]:
-    """As `run_all`, of processes that have been through every method, but for DDP, before.
+def warmed(n_workers: int, link: Link, specs: Sequence[Spec]) -> Sequence[Run]:
+    """As `run_all`, of processes that have been through each kind of row before, for a step.
 
     Else what a process does once would be taken for the first row's: modules and first memory.
     """
-    once = {"n_steps": 1, "n_rounds": 2, "asleep": ()}
-    first = {spec["method"]: {**spec, **once} for spec in specs}
-    warm = [spec for method, spec in first.items() if not method.startswith("ddp")]
-    return run_all(n_workers, link, [*warm, *specs])[len(warm) :]
+    first: dict[Any, Spec] = {}
+    for spec in specs:
+        kind = (spec["method"], spec.get("wire"), spec.get("outer"))
+        n_rounds = 1 if spec["method"].startswith(DDP) else 2  # a hand-over is in the second one
+        first.setdefault(kind, {**spec, "n_steps": 1, "n_rounds": n_rounds, "asleep": ()})
+    return run_all(n_workers, link, [*first.values(), *specs])[len(first) :]
 
 
-def planned(training: Training, n_workers: int) -> tuple[Plan, Feed]:
+def measured(timed: Timed) -> dict[str, Parts]:
+    """A round of each row: the fastest pass, since all that a machine does besides only adds time.
+
+    What rounds of all passes took in the middle is beside it.
+    """
+    found = {}
+    for name, spec in timed.specs.items():
+        runs = [of[name] for of in timed.passes]
+        again = [of[name] for of in timed.replays if name in of]
+        scale = timed.rows[name]["n_steps"] / spec["n_steps"]
+        walls = [workers[0]["wall"] for run in runs for workers in rounds(run)]
+        of = parts(
+            fastest(runs),
+            spec,
+            asleep=fastest(again) if again else None,
+            limited=timed.rate is not None,
+            usual=median(walls),
+        )
+        as_they_are = ("limited", "alone", "slept")
+        scaled = {k: v if k in as_they_are else v * scale for k, v in asdict(of).items()}
+        found[name] = Parts(**scaled)
+    return found
+
+
+@lru_cache(maxsize=1)
+def planned(network: str, n_workers: int) -> tuple[Plan, Feed]:
     """The cut of what is trained, with one of its batches as the example; and all of them."""
-    t = task(replace(training, workers=n_workers))
+    training = replace(NETWORKS[network], workers=n_workers)
+    t = task(training)
     model = runnable(t.architecture, t.start())
     inputs, _ = t.batches.batch(0, 0)
     return decompose(model, inputs, width=training.axes or None), t.batches
 
 
-def predictions(link: Link, asked: argparse.Namespace) -> Predictions:
-    """The cost model's rounds on this machine's cores, and with a core for each worker.
+def has_moments(timed: Timed, row: Spec) -> bool:
+    """Whether a row's local optimizer is Adam, and its state stays."""
+    return NETWORKS[timed.network].optimizer == "adamw" and row.get("state") != "reset"
+
+
+def handled(row: Spec) -> str | None:
+    """What tells a row's hand-over from that of IST as it is measured with steps; None: nothing."""
+    period, wire, outer = row.get("period", 1), row.get("wire", "float32"), row.get("outer", False)
+    if row["method"] not in IST or (period, wire, outer) == (1, "float32", False):
+        return None
+    return f"period {period}, {wire}{', outer' * outer}"
+
+
+def calibrated(timed: Timed) -> dict[str, Any]:
+    """Paces by kind of row, and the network.
 
     Steps are measured once for all deals and wires, which differ in their hand-over alone.
     """
-    training = NETWORKS[asked.network]
-    (plan, feed), n = planned(training, asked.workers), asked.workers
-    wires = Network(link.rate, link.delay) if link.rate else loopback()
-    here, alone, paces = {}, {}, {}
-    for name, row in ((name, ROWS[name]) for name in asked.rows):
+    (plan, feed), n = planned(timed.network, timed.workers), timed.workers
+    paces: dict[str, Pace] = {}
+
+    def measure(kind: str, optimizer: Optimizer, budget: float, **given: Any) -> None:  # noqa: ANN401
+        if kind not in paces:
+            beside = {"beside": n - 1, "batches": feed}
+            paces[kind] = calibrate(plan, n, budget=budget, optimizer=optimizer, **beside, **given)
+
+    for row in timed.rows.values():
+        adam = has_moments(timed, row)
+        optimizer = AdamW(STILL) if adam else SGD(STILL)
+        measure(f"{adam}", optimizer, 4)
+        if (kind := handled(row)) is not None:
+            period, wire = row.get("period", 1), row.get("wire", "float32")
+            deal = Perm(n) if period == 1 else Lazy(n, period)
+            outer = row.get("outer", False)
+            measure(f"{adam}, {kind}", optimizer, 1, deal=deal, wire=wire, outer=outer)
+    wires = Network(timed.rate, timed.delay) if timed.rate else loopback()
+    return {"paces": {k: asdict(pace) for k, pace in paces.items()}, "network": asdict(wires)}
+
+
+def foretold(timed: Timed) -> Predictions:
+    """The cost model's rounds, by the calibration in which local work took the least.
+
+    By that one alone: ratios of rows would not be those of one machine otherwise.
+    """
+    plan, _ = planned(timed.network, timed.workers)
+    of = {adam: sizes(plan, timed.workers, moments=2 * adam) for adam in (False, True)}
+    every = [_foretold(timed, calibration, of) for calibration in timed.calibrations]
+    return min(every, key=lambda both: sum(math.log(of.compute) for of in both[0].values()))
+
+
+def _foretold(
+    timed: Timed, calibration: Mapping[str, Any], of: Mapping[bool, Sizes]
+) -> Predictions:
+    paces = {kind: Pace(**pace) for kind, pace in calibration["paces"].items()}
+    wires = Network(**calibration["network"])
+    here, alone = {}, {}
+    for name, row in timed.rows.items():
         if row["method"] not in PREDICTED:
             continue
+        adam, kind = has_moments(timed, row), handled(row)
+        pace = paces[f"{adam}"]
+        if kind is not None:
+            own = paces[f"{adam}, {kind}"]
+            pace = replace(pace, direct=own.direct, messages=own.messages, handling=own.handling)
         period, wire = row.get("period", 1), row.get("wire", "float32")
-        outer = row.get("outer", False)
-        adam = training.optimizer == "adamw" and row.get("state") != "reset"
-        steps = AdamW(STILL) if adam else SGD(STILL)
-        measure = partial(calibrate, plan, n, optimizer=steps, beside=n - 1, batches=feed)
-        if adam not in paces:
-            paces[adam] = measure(budget=4)
-        pace = paces[adam]
-        if row["method"] in IST and (period, wire, outer) != (1, "float32", False):
-            deal = Perm(n) if period == 1 else Lazy(n, period)
-            kind = (adam, period, wire, outer)
-            if kind not in paces:
-                paces[kind] = measure(budget=1, deal=deal, wire=wire, outer=outer)
-            pace = replace(pace, direct=paces[kind].direct, handling=paces[kind].handling)
-        entries = sizes(plan, n, moments=2 if adam else 0)
         for into, shared in ((here, cores()), (alone, None)):
-            setting = Setting(n, row["n_steps"], wire, period, shared, outer=outer)
-            costs = predict(entries, pace, wires, setting)
+            setting = Setting(
+                timed.workers, row["n_steps"], wire, period, shared, outer=row.get("outer", False)
+            )
+            costs = predict(of[adam], pace, wires, setting)
             into[name] = costs[PREDICTED[row["method"]]]
     return here, alone
-
-
-def least_of(foretold: Sequence[Predictions]) -> Predictions:
-    """The fastest round of each method that was foretold from several calibrations."""
-    return tuple(  # type: ignore[return-value]
-        {
-            name: min((each[name] for each in those), key=lambda cost: cost.seconds)
-            for name in those[0]
-        }
-        for those in zip(*foretold, strict=True)
-    )

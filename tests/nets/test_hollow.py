@@ -9,8 +9,8 @@ from subnetwork.nets import SGD, LocalSteps, NetSketch, initial_state
 from subnetwork.nets.architecture import built, load_params, skeleton, without_values
 from subnetwork.nets.decompose import plan_from
 from subnetwork.nets.evaluate import called
-from subnetwork.runtime.calibration import sizes
 from subnetwork.runtime.join import join
+from subnetwork.runtime.sizing import sizes
 
 
 def parts(plan, n=2):

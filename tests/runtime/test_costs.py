@@ -13,7 +13,6 @@ from subnetwork.deals import Lazy
 from subnetwork.nets import SGD, Adam, Outer
 from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.partition import NetSketch
-from subnetwork.runtime.calibration import STEPS, _pace, calibrate, loopback, sizes
 from subnetwork.runtime.costs import (
     METHODS,
     Network,
@@ -34,7 +33,7 @@ from subnetwork.runtime.direct import (
     with_moments,
 )
 from subnetwork.runtime.direct.outer import carried_moments, trained
-from subnetwork.runtime.reducing import Reduced
+from subnetwork.runtime.sizing import sizes
 
 BY = ("direct", "coordinator")
 SIZES = Sizes(1000, (10, 100, 40), activations_whole=64, activations_part=16, moments=1, lines=640)
@@ -163,6 +162,8 @@ def test_a_message_takes_a_processor_whatever_is_in_it():
         predict(SIZES, pace, LINK, setting) for pace in (PACE, replace(PACE, message=0.125))
     )
     lasting = Setting(4, 2, cores=2, replicas=1)
+    counted = METHODS["IST, direct"](SIZES, replace(PACE, message=0.125, messages=9), LINK, setting)
+    assert counted.handling == METHODS["IST, direct"](SIZES, PACE, LINK, setting).handling + 9 / 4
     with_replicas = METHODS["IST, direct"](SIZES, replace(PACE, message=0.125), LINK, lasting)
     none_shared = replace(SIZES, part=(0, *SIZES.part[1:]))
     alone = METHODS["IST, direct"](none_shared, replace(PACE, message=0.125), LINK, setting)
@@ -364,20 +365,6 @@ def test_ddp_reduces_what_is_trained():
     assert found.trained == found.whole - frozen
 
 
-def test_what_ddp_adds_is_what_its_steps_take_beyond_those_of_a_worker_and_an_all_reduce():
-    names = ("handling", "averaging", "batch", "direct", "outer", "buckets")
-    spans = {name: [1.0, 1.0, 1.0] for name in names}
-    for name in ("whole", "part"):
-        spans |= {f"{name} 1": [12.0] * 3, f"{name} {STEPS}": [12.0 + 8 * (STEPS - 1)] * 3}
-    pace = _pace(spans, Reduced(0.25, 0.5, 7.0, 0.75), 8.0)
-    assert (pace.buckets, pace.reducing, pace.message, pace.ddp) == (5.0, 0.25, 0.5, True)
-    assert pace.waiting == 0.75
-    assert (pace.step_whole, pace.around_whole) == (7.0, 4.0)
-    alone = _pace(spans, Reduced(0.25, 0.5), 8.0)
-    assert (alone.buckets, alone.ddp) == (1.0, False)  # the copying
-    assert _pace(spans, None, 8.0).reducing == 0.0
-
-
 def test_sizes_are_those_that_the_deal_cuts():
     plan = decompose(mlp(), torch.randn(5, 6))
     found = sizes(plan, 4, moments=2)
@@ -388,21 +375,6 @@ def test_sizes_are_those_that_the_deal_cuts():
     assert found.part == (3, 3 * 6 + 3 * 3 + 2 + 3 * 2, 3 * 2)
     by_hand = NetSketch(plan.layout, Perm(4)).sample(0, 0).select(plan.state(), 1)
     assert 4 * found.held == by_hand.n_bytes
-
-
-def test_calibration_measures_what_it_says_and_leaves_no_trace():
-    model = nn.Sequential(nn.Linear(256, 2048), nn.ReLU(), nn.Linear(2048, 10))
-    plan = decompose(model, torch.randn(32, 256))
-    before = [p.clone() for p in model.parameters()]
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    pace = calibrate(plan, 4, budget=0.3, optimizer=Adam(1e-6))
-    assert min(pace.step_whole, pace.step_part, pace.handling, pace.averaging) > 0
-    assert pace.direct is not None
-    assert min(pace.batch, pace.direct, pace.outer, pace.reducing) > 0
-    assert pace.ddp  # its buckets are a difference, 0 where others disturb it
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert torch.equal(state, torch.get_rng_state())
-    assert threads == torch.get_num_threads()
 
 
 def counted(exchange, sent):
@@ -456,9 +428,3 @@ def test_more_workers_than_units_are_refused_with_the_most_that_go():
     plan = decompose(mlp(), torch.randn(5, 6))
     with pytest.raises(ValueError, match="8 units for n_workers=9.* Use at most 8 workers"):
         sizes(plan, 9)
-
-
-def test_the_loopback_is_a_fast_link():
-    link = loopback(0.05)
-    assert link.bandwidth > 1e8
-    assert 0 < link.latency < 0.01

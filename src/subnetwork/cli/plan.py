@@ -73,9 +73,10 @@ def plan(
     from subnetwork import decompose
     from subnetwork.deals import Lazy, Perm
     from subnetwork.nets import SGD, Adam
-    from subnetwork.runtime.calibration import STILL, calibrate, sizes
+    from subnetwork.runtime.calibration import STILL, calibrate
     from subnetwork.runtime.costs import FLOAT, Setting, predict
     from subnetwork.runtime.memory import keep_memory
+    from subnetwork.runtime.sizing import sizes
 
     setting = Setting(
         *(workers, link.steps, link.wire, link.period, link.cores),

@@ -1,14 +1,13 @@
 """What the cost model has to be told about a model and a machine, measured in seconds."""
 
 import itertools
-import math
 import socket
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,8 +16,6 @@ from torch.utils._pytree import tree_leaves
 
 from subnetwork.algorithm import Merge, WorkerLostError
 from subnetwork.deals import Deal, Perm
-from subnetwork.nets.architecture import without_values
-from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.data.batches import Batches, Feed
 from subnetwork.nets.local import LocalSteps
 from subnetwork.nets.merges import Outer, Steps, holders, sgd_step
@@ -26,10 +23,8 @@ from subnetwork.nets.optimizers import SGD, Optimizer
 from subnetwork.nets.partition import NetPartition, NetSketch
 from subnetwork.nets.plan import Plan
 from subnetwork.nets.state import ModelState, Submodel
-from subnetwork.nets.table import cost
-from subnetwork.nets.terms import axes_of
 from subnetwork.nets.trace.tracer import Inputs
-from subnetwork.runtime.costs import FLOAT, Network, Pace, Sizes
+from subnetwork.runtime.costs import FLOAT, Network, Pace
 from subnetwork.runtime.direct import (
     Held,
     Wire,
@@ -39,6 +34,7 @@ from subnetwork.runtime.direct import (
     taken,
     with_moments,
 )
+from subnetwork.runtime.direct.gloo import messages
 from subnetwork.runtime.direct.links import Exchange
 from subnetwork.runtime.direct.outer import carried_moments, trained
 from subnetwork.runtime.neighbours import neighbours
@@ -51,6 +47,7 @@ from subnetwork.runtime.reducing import (
     data_parallel,
     reducing,
 )
+from subnetwork.runtime.sizing import n_trained
 from subnetwork.runtime.wire import Header, Verb, pack, unpack
 
 LOOPBACK = "127.0.0.1"
@@ -61,54 +58,6 @@ STEPS = 5  # of the longer of two rounds, whose difference is steps alone
 ALONE = ("handling",)  # what is done while no other worker does anything
 LARGEST = 1 << 30  # bytes of a model that DDP is tried with: a rank has gradients and buckets too
 POOL, ROWS = 1 << 26, 1 << 17  # bytes of the pool that batches are read from; rows at most
-
-
-def sizes(plan: Plan, n_workers: int, *, moments: int = 0) -> Sizes:
-    """Entries and activations of the whole model and of the first of n subnetworks under a Perm.
-
-    Raises:
-        ValueError: where an axis has fewer units than there are workers.
-    """
-    part = _part(plan, n_workers)
-    counted = _counters(plan, n_workers) if moments > 1 else {}
-    by_axes, counters = [0], [0]
-    for name, p in part.named_parameters():
-        n_cut = len({dim for dim in plan.layout.dims[name] if dim is not None and axes_of(dim)})
-        for by_cut, n in ((by_axes, p.numel()), (counters, counted.get(name, 0))):
-            by_cut.extend([0] * (n_cut + 1 - len(by_cut)))
-            by_cut[n_cut] += n
-    whole = cost(plan.builder.build(plan.model, plan.layout.all_units), plan.inputs)
-    return Sizes(
-        whole=whole.parameters,
-        part=tuple(by_axes),
-        activations_whole=whole.activations,
-        activations_part=cost(part, plan.inputs).activations,
-        moments=moments,
-        counters=tuple(counters) if counted else (),
-        largest=max((p.numel() for p in plan.model.parameters()), default=0),
-        lines=_lines(plan),
-        trained=_trained(plan.model),
-    )
-
-
-def _lines(plan: Plan) -> int:
-    """Of parameters that are cut along two dims or more."""
-    n = 0
-    for name, p in plan.model.named_parameters():
-        sizes = [
-            size
-            for size, dim in zip(p.shape, plan.layout.dims[name], strict=True)
-            if dim is not None and axes_of(dim)
-        ]
-        n += math.prod(sizes) if len(sizes) > 1 else 0
-    return n
-
-
-def _counters(plan: Plan, n_workers: int) -> dict[str, int]:
-    """How many numbers the count of Adam's steps of each parameter is, in a part."""
-    state = without_values(plan, (COUNTER,))
-    part = NetSketch(plan.layout, Perm(n_workers)).sample(0, 0).select(state, 0)
-    return {name: t.numel() for name, t in part.moments[COUNTER].items()}
 
 
 def calibrate(  # noqa: PLR0913 (each has a name and a default)
@@ -126,12 +75,12 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
     """What a round costs a processor, of the whole model and of a subnetwork, part by part.
 
     Measured by the code that trains (`LocalSteps`, the coordinator's cut and merge, one rank of the
-    direct hand-over), on one thread, one after the other in turns, for about `budget` seconds; the
-    median of each, in processor time, so that a busy machine does not matter much. The loss is the
-    mean square of the outputs, and batches are rows of a pool of copies of the example batch, where
-    none are given: both stand for the user's own. All-reduces over this machine's sockets, and
-    steps of DDP, are taken by processes that are forked for them (`reducing`), in about a third of
-    the budget more.
+    direct hand-over), on one thread, one after the other in turns, for about `budget` seconds, but
+    four turns at least, of which the first is left out; the median of each, in processor time, so
+    that a busy machine does not matter much. The loss is the mean square of the outputs, and
+    batches are rows of a pool of copies of the example batch, where none are given: both stand for
+    the user's own. All-reduces over this machine's sockets, and steps of DDP, are taken by
+    processes that are forked for them (`reducing`), in about a third of the budget more.
 
     Args:
         plan: of the model.
@@ -160,10 +109,11 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
     part = sketch.sample(0, 0).select(x, 0)
     feed, merge = _Rows.of(plan.inputs, n_workers, batches), Outer() if outer else None
     with _one_thread(), torch.random.fork_rng(devices=[]):
+        sent: list[int] = []
         work: dict[str, Callable[[], object]] = {
             "batch": feed.next,
             "handling": _handling(x, sketch, merge or holders),
-            "direct": _direct(x, sketch, wire, merge),
+            "direct": _direct(x, sketch, wire, merge, sent),
             "averaging": _averaging(Submodel(x.params)),
             "outer": _outer(whole),
             "buckets": _buckets(whole, n_workers),
@@ -182,12 +132,9 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
             reduced = reducing(n_bytes, n_ranks, parallel, budget / 3, patience)
         except WorkerLostError:
             reduced = None
-    gradients = FLOAT * _trained(plan.model)
-    return _pace(spans, reduced, 2 * (n_ranks - 1) / n_ranks * gradients)
-
-
-def _trained(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    gradients = FLOAT * n_trained(plan.model)
+    pace = _pace(spans, reduced, 2 * (n_ranks - 1) / n_ranks * gradients)
+    return replace(pace, messages=statistics.mean(sent))
 
 
 def _parallel(plan: Plan, feed: "_Rows", optimizer: Optimizer) -> Parallel:
@@ -265,18 +212,6 @@ def _swallow(server: socket.socket) -> None:
                 connection.sendall(b"!")
 
 
-def _part(plan: Plan, n_workers: int) -> nn.Module:
-    few = {axis: n for axis, n in plan.layout.sizes.items() if n < n_workers}
-    if few:
-        axis, n = min(few.items(), key=lambda item: item[1])
-        raise ValueError(
-            f"Axis {axis} has {n} units for n_workers={n_workers}: somebody would get none. "
-            f"Use at most {n} workers, or leave it whole by naming the others in width=."
-        )
-    units = {axis: torch.arange(math.ceil(n / n_workers)) for axis, n in plan.layout.sizes.items()}
-    return plan.builder.build(plan.model, units)
-
-
 @dataclass
 class _Rows:
     """Batches of the shape of the example, read by rows from a pool, as training reads them."""
@@ -304,17 +239,20 @@ class _Rows:
             Batches(pool, torch.zeros(len(pool)), n_workers, max(1, len(first)), 0),
         )
 
-    def batch(self, worker: int, step: int) -> tuple[Any, ...]:
-        """The arguments of the model."""
+    def batch(self, _worker: int, _step: int) -> tuple[Any, ...]:
+        """The arguments of the model: another batch each time, whichever is asked for.
+
+        What was read just before is in a cache, as batches of training are not.
+        """
         if self.batches is None:
             return self.args
-        inputs, _ = self.batches.batch(worker, step)
+        inputs, _ = self.batches.batch(0, self.step)
+        self.step += 1
         return inputs if isinstance(inputs, tuple) else (inputs,)
 
     def next(self) -> tuple[Any, ...]:
-        """Another batch each time."""
-        self.step += 1
-        return self.batch(0, self.step)
+        """As `batch`."""
+        return self.batch(0, 0)
 
     def loss(self, module: nn.Module, args: tuple[Any, ...]) -> Tensor:
         """The mean square of the outputs."""
@@ -325,9 +263,9 @@ class _Rows:
 def _round(
     plan: Plan, feed: _Rows, of: Submodel, optimizer: Optimizer, n_steps: int
 ) -> Callable[[], object]:
-    """A worker's round of local work, each time the next one: batches come from where they are."""
-    local, rounds = LocalSteps(plan, feed, optimizer, n_steps, loss=feed.loss), itertools.count()
-    return lambda: local(next(rounds), 0, of)
+    """A worker's round of local work."""
+    local = LocalSteps(plan, feed, optimizer, n_steps, loss=feed.loss)
+    return lambda: local(0, 0, of)
 
 
 def _has_gradient(x: object) -> bool:
@@ -341,42 +279,54 @@ def _handling(
 
     Round after round: a merge that steps has its momentum from the one before.
     """
-    box = [x]
+    box, rounds = [x], itertools.count()
 
     def handle() -> None:
-        x, partition = box.pop(), sketch.sample(0, 0)
-        parts: list[Submodel] = [partition.select(x, i) for i in range(partition.n_workers)]
+        now, partition = box.pop(), sketch.sample(0, next(rounds))
+        parts: list[Submodel] = [partition.select(now, i) for i in range(partition.n_workers)]
         flats = [pack(part) for part in parts]
-        trained = [
+        back = [
             unpack(flat, part, Header(Verb.DONE)) for flat, part in zip(flats, parts, strict=True)
         ]
-        box.append(merge(x, partition, trained))
+        box.append(merge(now, partition, back))
 
     return handle
 
 
 def _direct(
-    x: ModelState, sketch: NetSketch, wire: Wire, steps: Steps | None = None
+    x: ModelState,
+    sketch: NetSketch,
+    wire: Wire,
+    steps: Steps | None = None,
+    sent: list[int] | None = None,
 ) -> Callable[[], object]:
-    """One rank's side of merge and hand-over, round after round; what arrives is never sent."""
+    """One rank's side of merge and hand-over, round after round; what arrives is never sent.
+
+    How many messages it would send is put to `sent`, a number a round.
+    """
     moments = carried_moments(tuple(x.moments), steps)
     draws = draws_of(sketch, x.params, 0, moments=moments)
     whole = with_moments(x.params.items(), moments, sketch.layout)
     box: list[Held] = [taken(draws, 0, 0, whole)]
 
     def handle() -> None:
+        posts: list[int] = []
         after = [trained(box.pop(), lambda _k, _i, w: w, 0, steps)]
-        after.append(_alone(merged(draws, 0, after.pop(), wire, steps)))
-        box.append(_alone(handed_over(draws, 0, after.pop(), wire, in_place=True)))
+        after.append(_alone(merged(draws, 0, after.pop(), wire, steps), posts))
+        box.append(_alone(handed_over(draws, 0, after.pop(), wire, in_place=True), posts))
+        if sent is not None:
+            sent.append(sum(posts))
 
     return handle
 
 
-def _alone(exchange: Exchange[Held]) -> Held:
-    """Run one side of an exchange with nobody at the other end."""
+def _alone(exchange: Exchange[Held], sent: list[int]) -> Held:
+    """Run one side of an exchange with nobody at the other end; the messages of each post count."""
     try:
         while True:
-            for pieces in next(exchange).into:
+            post = next(exchange)
+            sent.append(sum(len(messages(pieces)) for pieces in post.pieces))
+            for pieces in post.into:
                 for piece in pieces:
                     piece.zero_()
     except StopIteration as end:

@@ -65,6 +65,8 @@ class Pace:
     """Seconds of the wall for such a byte where links cost nothing: workers wait for each other."""
     message: float = 0.0  # to another worker and one from it, whatever is in them
     ddp: bool = False  # whether `buckets` were measured by steps of DDP
+    messages: float | None = None
+    """That a rank sends in a round of direct hand-over; None: one to each other in each wait."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def direct(sizes: Sizes, pace: Pace, network: Network, setting: Setting) -> Roun
     for k, size in enumerate(sizes.counters):
         one_way += FLOAT * size * (moved(n, setting.period, k) if k else 2 * (n - 1) / n)
     hops = (1 if handed or shared else 0) + (1 if shared else 0)  # shared ones meet at a keeper
-    messages = hops * (n - 1)
+    messages = hops * (n - 1) if pace.messages is None else pace.messages
     own, idle = _copied(sizes, setting)
     memory = _directly(sizes, setting, one_way)
     if setting.replicas:  # of the shard; what was sent, and the rest of the neighbour's part

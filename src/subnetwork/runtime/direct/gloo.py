@@ -69,8 +69,8 @@ def over(group: PointToPoint, rank: int) -> Links:
 
     def links(post: Post) -> None:
         peers = [(rank + step) % len(post.into) for step in range(1, len(post.into))]
-        arriving = {i: _messages(post.into[i]) for i in peers}
-        leaving = {j: _messages(post.pieces[j]) for j in peers}
+        arriving = {i: messages(post.into[i]) for i in peers}
+        leaving = {j: messages(post.pieces[j]) for j in peers}
         memory = {i: [_room(pieces) for pieces in arriving[i]] for i in peers}
         lost = peers[0] if peers else rank
         try:
@@ -93,12 +93,6 @@ def over(group: PointToPoint, rank: int) -> Links:
     return links
 
 
-def _messages(pieces: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Pieces by message: the same on both sides, since it depends on their sizes alone."""
-    small = [piece for piece in pieces if 0 < len(piece) < LARGE]
-    return [[piece] for piece in pieces if len(piece) >= LARGE] + ([small] if small else [])
-
-
 def _unpack(pieces: Sequence[Tensor], message: Tensor) -> None:
     if len(pieces) > 1:
         parts = torch.split(message, [len(piece) for piece in pieces])
@@ -110,6 +104,12 @@ def _room(pieces: Sequence[Tensor]) -> Tensor:
     if len(pieces) == 1:
         return pieces[0]
     return torch.empty(sum(map(len, pieces)), dtype=torch.uint8)
+
+
+def messages(pieces: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Pieces by message: the same on both sides, since it depends on their sizes alone."""
+    small = [piece for piece in pieces if 0 < len(piece) < LARGE]
+    return [[piece] for piece in pieces if len(piece) >= LARGE] + ([small] if small else [])
 
 
 def joined(pieces: Sequence[Tensor]) -> Tensor:
