@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from net import CannotEmulateError, Link
@@ -30,9 +30,20 @@ from race_field import (
     mean_rounds,
 )
 from race_parts import Parts
-from race_timing import PREDICTED, Predictions, Timed, foretold, kept, measured, time_rounds
+from race_timing import (
+    PREDICTED,
+    Offs,
+    Predictions,
+    Timed,
+    foretold,
+    kept,
+    measured,
+    offs,
+    time_rounds,
+)
 
 from subnetwork.cli.quantities import bits_per_second, duration, n_bytes
+from subnetwork.runtime.measured import cores
 
 UNTHROTTLED = "unthrottled"
 LINKS = ["100mbit", UNTHROTTLED, "10mbit", "1gbit"]
@@ -43,25 +54,25 @@ EVEN = 0.1  # predicted or measured times that differ by less are told apart by 
 Courses = Mapping[str, Sequence[Course]]
 
 
-def show(link: str, timed: Mapping[str, Parts], predicted: Predictions) -> None:
-    """What a round over a link is made of, beside what was predicted: of the fastest pass."""
-    print(f"\n{link}: a round, in the middle of all passes (usual), and of the fastest pass")
+def show(link: str, timed: Mapping[str, Parts], predicted: Predictions, off: Offs) -> None:
+    """What a round over a link is made of, beside what was predicted."""
+    print(f"\n{link}: a round, in the middle of all passes")
     print(
-        f"{'':<25}{'usual':>9}{'round':>9}{'compute':>9}{'handling':>9}{'exchange':>9}{'waiting':>9}"
+        f"{'':<25}{'round':>9}{'compute':>9}{'handling':>9}{'exchange':>9}{'waiting':>9}"
         f"{'wire':>9}{'replay':>9}  {'predicted round':<17}{'predicted replay':<18}"
         "of the round: compute, handling, exchange"
     )
     for name, part in timed.items():
-        spans = (part.usual, part.wall, part.compute, part.handling, part.exchange, part.waiting)
+        spans = (part.wall, part.compute, part.handling, part.exchange, part.waiting)
         line = f"{name:<25}" + "".join(f"{duration(span):>9}" for span in spans)
         line += f"{n_bytes(part.wire):>9}{duration(part.replay):>9}  "
-        for of, seconds in zip(predicted, (part.wall, part.replay), strict=True):
+        for of, by_pass in zip(predicted, off, strict=True):
             if name in of:
-                off = of[name].seconds / seconds - 1
-                line += f"{duration(of[name].seconds) + f' ({off:+.0%})':<17}"
+                told = f"{duration(of[name].seconds)} ({median(by_pass[name]) - 1:+.0%})"
+                line += f"{told:<17}"
         if name in predicted[0]:
-            told = predicted[0][name]
-            spans = (told.compute, told.handling, told.exchange)
+            of = predicted[0][name]
+            spans = (of.compute, of.handling, of.exchange)
             line += " " + ", ".join(map(duration, spans))
         print(line)
 
@@ -73,7 +84,7 @@ def show_target(link: str, target: Target, course: Courses, timed: Mapping[str, 
     means = f"; means over {n} seeds, rounds of each" if n > 1 else ""
     print(f"\n{link}: to {target.name} ({levels})   time, replay with a core each, wire{means}")
     rounds = {name: target.rounds(course[name]) for name in timed}
-    times = {name: mean(ks) * timed[name].usual for name, ks in rounds.items() if ks}
+    times = {name: mean(ks) * timed[name].wall for name, ks in rounds.items() if ks}
     for name, ks in rounds.items():
         if not ks:
             best = min(of.best for of in course[name])
@@ -136,7 +147,7 @@ def against(
         rounds = {name: mean_rounds(target, course[name]) for name in timed}
         for name in [name for name in timed if ROWS[name]["method"] not in IST]:
             rounds[name] = rounds[name] or mean(of.last for of in course[name])
-        spans = {name: k * timed[name].usual for name, k in rounds.items() if k}
+        spans = {name: k * timed[name].wall for name, k in rounds.items() if k}
         wires = {name: k * timed[name].wire for name, k in rounds.items() if k}
         first = raced and target.name == f"{levels[0]:.0%}"
         last = raced and target.name == f"{levels[-1]:.0%}"
@@ -182,27 +193,23 @@ def told_beforehand(
         yield Result(f"{tag}: the model names who is faster", float(right), 1.0)
 
 
-def ratios_foretold(
-    link: str,
-    asked: argparse.Namespace,
-    timed: Mapping[str, Parts],
-    predicted: Predictions,
-) -> Iterator[Result]:
-    """How far the predicted ratio of the seconds of a local step, others over IST, is off."""
-    here, alone = predicted
-    known = [name for name in timed if name in here]
-    for kind, of, seconds in (
-        ("on this machine", here, {name: timed[name].wall for name in known}),
-        ("with a core each", alone, {name: timed[name].replay for name in known}),
-    ):
-        off = {name: of[name].seconds / seconds[name] for name in known}
+def ratios_foretold(link: str, asked: argparse.Namespace, off: Offs) -> Iterator[Result]:
+    """How far the predicted ratio of the seconds of a local step, others over IST, is off.
+
+    The ratio within each pass, and the middle of passes.
+    """
+    for kind, of in zip(("on this machine", "with a core each"), off, strict=True):
         for family in ("ddp", "local_sgd", "diloco"):
-            for ist in [name for name in known if name.startswith("ist")]:
-                others = [off[o] / off[ist] - 1 for o in known if ROWS[o]["method"] == family]
-                if others:
+            theirs = [name for name in of if ROWS[name]["method"] == family]
+            for ist in [name for name in of if name.startswith("ist")]:
+                ratios = [
+                    median(a / b for a, b in zip(of[other], of[ist], strict=True)) - 1
+                    for other in theirs
+                ]
+                if ratios:
                     tag = f"{asked.network}, {link}, {asked.workers} workers, {kind}"
                     tag += f": {family} / {ist}, prediction off"
-                    yield Result(tag, abs(max(others, key=abs)), 0.2, False)
+                    yield Result(tag, abs(max(ratios, key=abs)), 0.2, False)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -220,8 +227,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--timed-rounds", type=int, default=2, help="of a row in each pass")
     parser.add_argument("--ddp-steps", type=int, default=5, help="steps of DDP in a timed round")
     parser.add_argument("--stop-at", type=float, default=1.0, help="accuracy that ends a run")
-    parser.add_argument("--keep", type=Path, help="file that gets what is timed, as JSON lines")
-    parser.add_argument("--kept", type=Path, help="such a file: print what it says, time nothing")
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--keep", type=Path, help="new file for all that is timed, as JSON lines")
+    files.add_argument("--kept", type=Path, help="such a file: print what it says, time nothing")
     parser.add_argument("--quick", action="store_true", help="few rounds: a look, no result")
     asked = parser.parse_args()
     if min(asked.timed_rounds, asked.passes) < 1:
@@ -234,35 +242,55 @@ def read_arguments() -> argparse.Namespace:
     return asked
 
 
-def timings(asked: argparse.Namespace, specs: Mapping[str, Mapping[str, Any]]) -> Iterator[Timed]:
-    """What was timed over one link after the other, now or before.
+def fields(asked: argparse.Namespace) -> dict[str, Link]:
+    """The links, by name; what cannot be is refused before anything takes time.
 
     Raises:
-        CannotEmulateError: there are no such links on this machine.
-        ValueError: a link or a file that is none, or a file of another race.
+        ValueError: a link that is none, or a file that is there.
     """
-    if asked.kept:
-        for timed in kept(asked.kept):
-            if (timed.network, timed.workers, list(timed.rows)) != (
-                *(asked.network, asked.workers, asked.rows),
-            ):
-                raise ValueError(
-                    f"{asked.kept} is of {timed.network} with {timed.workers} workers and "
-                    f"{len(timed.rows)} rows. Ask for the same."
-                )
-            yield timed
-        return
-    links = {
+    if asked.keep:
+        if asked.keep.exists() and asked.keep.stat().st_size:
+            raise ValueError(f"--keep {asked.keep} is there already. Name a new file.")
+        asked.keep.touch()
+    return {
         name: Link() if name == UNTHROTTLED else Link(bits_per_second(name)) for name in asked.links
     }
-    if asked.keep:
-        asked.keep.touch()
+
+
+def timings(
+    asked: argparse.Namespace, links: Mapping[str, Link], rows: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Timed]:
+    """What is timed over one link after the other."""
     for name, link in links.items():
         timed = Timed(
-            *(name, link.rate, link.delay, asked.network, asked.workers, specs, asked.ddp_steps)
+            *(name, link.rate, link.delay, asked.network, asked.workers, cores(), rows),
+            *(asked.ddp_steps, asked.passes),
         )
-        time_rounds(timed, asked.passes, asked.timed_rounds, asked.keep)
+        time_rounds(timed, asked.timed_rounds, asked.keep)
         yield timed
+
+
+def same_race(
+    asked: argparse.Namespace, found: Sequence[Timed], rows: Mapping[str, Mapping[str, Any]]
+) -> Sequence[Timed]:
+    """What a file has, if it is of what is asked for.
+
+    Raises:
+        ValueError: it is of another race.
+    """
+    for timed in found:
+        if (timed.network, timed.workers) != (asked.network, asked.workers):
+            raise ValueError(
+                f"{asked.kept} is of --network {timed.network} --workers {timed.workers}. Ask for "
+                "these."
+            )
+        other = [name for name in {**rows, **timed.rows} if rows.get(name) != timed.rows.get(name)]
+        if other:
+            raise ValueError(
+                f"{asked.kept} has other rows, such as {other[0]!r}. Ask for its own: --rows "
+                + " ".join(map(repr, timed.rows))
+            )
+    return found
 
 
 def main() -> int:
@@ -275,18 +303,21 @@ def main() -> int:
     learning = Learning(*wanted, asked.most_steps, asked.stop_at, asked.cache)
     results: list[Result] = []
     try:
+        links, before = fields(asked), kept(asked.kept) if asked.kept else None
         specs = learning.specified()
         course = learning.courses(specs)
         show_gaps(course)
         if asked.only_learn:
             return 0
         targets = learning.targets(course)
-        for timed in timings(asked, specs):
+        every = timings(asked, links, specs) if before is None else same_race(asked, before, specs)
+        for timed in every:
             results += judged(asked, targets, course, timed)
-    except (CannotEmulateError, ValueError, OSError) as mistake:
+    except (CannotEmulateError, ValueError, OSError, RuntimeError) as mistake:
         print(f"race: {mistake}", file=sys.stderr)
         return 2
-    print("\n" + "\n".join(map(str, results)))
+    finally:  # also those of links before one that failed
+        print("\n" + "\n".join(map(str, results)) if results else "")
     return 1 if any(result.met is False for result in results) else 0
 
 
@@ -294,14 +325,14 @@ def judged(
     asked: argparse.Namespace, targets: Sequence[Target], course: Courses, timed: Timed
 ) -> list[Result]:
     """Print what was timed over a link; what it comes to."""
-    parts, predicted, link = measured(timed), foretold(timed), timed.link
-    show(link, parts, predicted)
+    parts, predicted, off, link = measured(timed), foretold(timed), offs(timed), timed.link
+    show(link, parts, predicted, off)
     for target in targets:
         show_target(link, target, course, parts)
     return [
         *against(link, asked, targets, course, parts),
         *told_beforehand(link, asked, targets, course, parts, predicted),
-        *ratios_foretold(link, asked, parts, predicted),
+        *ratios_foretold(link, asked, off),
     ]
 
 

@@ -1,12 +1,9 @@
 """What a round of `race.py` is made of, from what its workers wrote down."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 from typing import Any
-
-from subnetwork.runtime.measured import cores
 
 Run = Sequence[Mapping[str, Any]]
 """Of each worker, what it wrote down."""
@@ -28,7 +25,6 @@ class Parts:
     slept: float | None = None  # the round again, in which workers slept in place of computing
     limited: bool = True  # whether the link has a rate
     alone: bool = False  # whether every worker has a core here too
-    usual: float = math.nan  # the round in the middle of all passes; the others are the fastest's
 
     @property
     def replay(self) -> float:
@@ -50,58 +46,53 @@ class Parts:
 
 
 def parts(
-    found: Run,
+    runs: Sequence[Run],
     spec: Mapping[str, Any],
     *,
-    asleep: Run | None = None,
+    asleep: Sequence[Run] | None = None,
     limited: bool = True,
-    usual: float = math.nan,
+    n_cores: int,
 ) -> Parts:
-    """From what workers wrote down of a run; its first round is left out if it can be.
+    """From what workers wrote down of runs; first rounds are left out if they can be.
 
     Args:
-        found: each worker's words.
+        runs: of each run, each worker's words.
         spec: of the row.
-        asleep: the run again, with workers that slept in place of computing.
+        asleep: the runs again, with workers that slept in place of computing.
         limited: whether the link has a rate.
-        usual: seconds of a round in the middle of all runs.
+        n_cores: of the machine.
     """
-    of_round = rounds(found)
+    of_round = [workers for run in runs for workers in rounds(run)]
+    n_workers = len(runs[0])
 
     def middle(name: str, of: Any) -> float:  # noqa: ANN401 - max, or a mean
         return median(of([row[name] for row in workers]) for workers in of_round)
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
 
     wall = median(workers[0]["wall"] for workers in of_round)
     handling = median(workers[0]["handling_wall"] for workers in of_round)
     compute, compute_cpu = middle("compute_wall", max), middle("compute_cpu", max)
     waiting = compute - middle("compute_wall", mean)
     if spec["method"].startswith("ddp"):  # its communication is inside its steps
-        crowded = max(1.0, len(found) / cores())
+        crowded = max(1.0, n_workers / n_cores)
         compute, waiting = min(wall, compute_cpu * crowded), 0.0
     busiest = median(
         max(max(row["received"], row["sent"]) for row in workers) for workers in of_round
     )
     exchange = max(0.0, wall - compute - handling)
     handling_cpu = median(workers[0]["handling_cpu"] for workers in of_round)
-    slept = None if asleep is None else median(of[0]["wall"] - _behind(of) for of in rounds(asleep))
+    slept = None
+    if asleep is not None:
+        slept = median(of[0]["wall"] - _behind(of) for run in asleep for of in rounds(run))
     process_cpu = middle("process_cpu", max)
     return Parts(
         *(wall, compute, handling, exchange, waiting, compute_cpu, handling_cpu),
-        *(process_cpu, busiest, slept, limited, len(found) <= cores(), usual),
+        *(process_cpu, busiest, slept, limited, n_workers <= n_cores),
     )
 
 
 def rounds(run: Run) -> list[tuple[Mapping[str, float], ...]]:
     """All workers' rows, round by round; the first one is left out if it can be."""
     return list(zip(*(of["rows"][1:] or of["rows"] for of in run), strict=True))
-
-
-def fastest(runs: Sequence[Run]) -> Run:
-    """The run whose rounds take the least: a machine that does something else only adds to them."""
-    return min(runs, key=lambda run: median(workers[0]["wall"] for workers in rounds(run)))
 
 
 def sleeps(run: Run) -> list[list[float]]:
@@ -113,7 +104,7 @@ def sleeps(run: Run) -> list[list[float]]:
 def _behind(workers: Sequence[Mapping[str, float]]) -> float:
     """Seconds that a rank waited for a core to handle on, since all of them handle at once.
 
-    The longest of all ranks': the others wait for what that one sends. Where it is another rank in
-    each of a round's two exchanges, it is less than what was waited.
+    The longest of all ranks', as if the round had waited for it: more than it did where bytes of
+    others are under way meanwhile, less where it is another rank in each of two exchanges.
     """
     return max(max(0.0, of["handling_wall"] - of["handling_cpu"]) for of in workers)

@@ -1,17 +1,17 @@
 """The rounds of `race.py` over one link: timed, played again, and foretold by the cost model."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import mean, median
+from typing import Any, NamedTuple
 
 from net import Link
 from race_field import IST, run_all
-from race_parts import Parts, Run, fastest, parts, rounds, sleeps
+from race_parts import Parts, Run, parts, sleeps
 from race_run import NETWORKS
 
 from subnetwork import decompose
@@ -20,11 +20,9 @@ from subnetwork.methods.rows import task
 from subnetwork.nets import SGD, AdamW
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.data.batches import Feed
-from subnetwork.nets.optimizers import Optimizer
 from subnetwork.nets.plan import Plan
 from subnetwork.runtime.calibration import STILL, calibrate, loopback
-from subnetwork.runtime.costs import Network, Pace, Round, Setting, Sizes, predict
-from subnetwork.runtime.measured import cores
+from subnetwork.runtime.costs import Network, Pace, Round, Setting, predict
 from subnetwork.runtime.sizing import sizes
 
 PREDICTED = {
@@ -38,7 +36,10 @@ PREDICTED = {
 Spec = Mapping[str, Any]
 Predictions = tuple[Mapping[str, Round], Mapping[str, Round]]
 """By the cores of this machine, and with a core for each worker."""
+Offs = tuple[Mapping[str, Sequence[float]], Mapping[str, Sequence[float]]]
+"""Likewise: of each row, predicted seconds over measured ones, pass by pass."""
 DDP = "ddp"  # begins the names of methods that communicate in their steps
+CUT_OFF = "race: {path}: what there is of {link} is not whole, and is left out"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Timed:
     """All that was written down over one link; everything else is worked out from it.
 
     Rows are timed in passes, every other one the other way round, and what a step takes is measured
-    before, between and after. Then, where workers share cores, rows whose workers do not
-    communicate in their steps are played again, asleep in place of computing.
+    before, between and after. Over a link with a rate, where workers share cores, rows whose
+    workers do not communicate in their steps are then played again, pass by pass, asleep in place
+    of computing.
     """
 
     link: str
@@ -55,78 +57,116 @@ class Timed:
     delay: float
     network: str
     workers: int
+    cores: int  # of the machine
     rows: Mapping[str, Spec]
     ddp_steps: int  # DDP is slow, and timed over fewer
+    n_passes: int
     passes: list[Mapping[str, Run]] = field(default_factory=list)
-    replays: list[Mapping[str, Run]] = field(default_factory=list)
     calibrations: list[Mapping[str, Any]] = field(default_factory=list)
+    replays: list[Mapping[str, Run]] = field(default_factory=list)
 
     @property
     def specs(self) -> dict[str, Spec]:
         """The rows as they are timed."""
         found = {name: {**row, "n_workers": self.workers} for name, row in self.rows.items()}
         return {
-            name: {**spec, "n_steps": self.ddp_steps} if spec["method"].startswith(DDP) else spec
+            name: {**spec, "n_steps": self.ddp_steps} if _is_ddp(spec) else spec
             for name, spec in found.items()
         }
 
+    @property
+    def replayed(self) -> dict[str, Spec]:
+        """Those that are played again."""
+        if self.rate is None or self.workers <= self.cores:
+            return {}
+        return {name: spec for name, spec in self.specs.items() if not _is_ddp(spec)}
 
-def time_rounds(timed: Timed, passes: int, n_rounds: int, keep: Path | None = None) -> None:
-    """Time so many passes of so many rounds; with `keep`, a line of JSON for each thing measured.
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is there."""
+        n = self.n_passes
+        counts = (len(self.passes), len(self.calibrations), len(self.replays))
+        return n > 0 and counts == (n, n + 1, n * bool(self.replayed))
+
+    def add(self, what: str, words: Any) -> None:  # noqa: ANN401
+        """One more pass, calibration or replay."""
+        if what == "calibration":
+            _paces(words)  # it raises where they are none
+        of = {"pass": self.passes, "calibration": self.calibrations, "replay": self.replays}
+        of[what].append(words)
+
+
+def _is_ddp(spec: Spec) -> bool:
+    return str(spec["method"]).startswith(DDP)
+
+
+def time_rounds(timed: Timed, n_rounds: int, keep: Path | None = None) -> None:
+    """Time so many rounds a pass; with `keep`, a line of JSON for each thing that is measured.
 
     Args:
         timed: gets what is measured.
-        passes: over all rows.
         n_rounds: of a row in a pass, beside a first one that warms it up.
         keep: the file, which is added to.
     """
 
     def told(what: str, words: Any) -> None:  # noqa: ANN401
         if what != "race":
-            getattr(timed, what).append(words)
+            timed.add(what, words)
         if keep is not None:
             with keep.open("a") as file:
                 file.write(json.dumps({what: words}) + "\n")
 
-    head = ("link", "rate", "delay", "network", "workers", "rows", "ddp_steps")
-    told("race", {name: getattr(timed, name) for name in head})
     link, specs = Link(timed.rate, timed.delay), timed.specs
 
     def run(these: Mapping[str, Spec]) -> dict[str, Run]:
         ran = [{**spec, "n_rounds": 1 + n_rounds} for spec in these.values()]
         return dict(zip(these, warmed(timed.workers, link, ran), strict=True))
 
-    told("calibrations", calibrated(timed))
-    for number in range(passes):
+    told("race", {k: v for k, v in vars(timed).items() if not isinstance(v, list)})
+    told("calibration", calibrated(timed))
+    for number in range(timed.n_passes):
         order = -1 if number % 2 else 1
-        told("passes", run(dict(list(specs.items())[::order])))
-        told("calibrations", calibrated(timed))
-    if not link.rate or timed.workers <= cores():
-        return
-    able = {name: spec for name, spec in specs.items() if not spec["method"].startswith(DDP)}
-    best = {name: fastest([of[name] for of in timed.passes]) for name in able}
-    asleep = {name: {**spec, "asleep": sleeps(best[name])} for name, spec in able.items()}
-    for _ in range(passes):
-        told("replays", run(asleep))
+        told("pass", run(dict(list(specs.items())[::order])))
+        told("calibration", calibrated(timed))
+    if timed.replayed:
+        for of in timed.passes:
+            again = timed.replayed.items()
+            told("replay", run({k: {**spec, "asleep": sleeps(of[k])} for k, spec in again}))
 
 
 def kept(path: Path) -> list[Timed]:
-    """What was written to a file, link by link.
+    """What was written to a file, link by link; of what is not whole a line is printed.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is no such file, or nothing in it is whole.
     """
     found: list[Timed] = []
     try:
-        for line in path.read_text().splitlines():
-            ((what, words),) = json.loads(line).items()
+        for what, words in _lines(path):
             if what == "race":
                 found.append(Timed(**words))
             else:
-                getattr(found[-1], what).append(words)
-    except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
+                found[-1].add(what, words)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(f"{path} is not what --keep writes: {error}.") from None
-    return found
+    for timed in found:
+        if not timed.whole:
+            print(CUT_OFF.format(path=path, link=timed.link), file=sys.stderr)
+    whole = [timed for timed in found if timed.whole]
+    if not whole:
+        raise ValueError(f"{path} has no link that was timed to the end.")
+    return whole
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Name and words of each line; a last one that was cut off is none."""
+    *before, last = path.read_text().split("\n")
+    del last  # it is empty, or cut off
+    for line in before:
+        ((what, words),) = json.loads(line).items()
+        yield what, words
 
 
 def warmed(n_workers: int, link: Link, specs: Sequence[Spec]) -> Sequence[Run]:
@@ -136,34 +176,31 @@ def warmed(n_workers: int, link: Link, specs: Sequence[Spec]) -> Sequence[Run]:
     """
     first: dict[Any, Spec] = {}
     for spec in specs:
-        kind = (spec["method"], spec.get("wire"), spec.get("outer"))
-        n_rounds = 1 if spec["method"].startswith(DDP) else 2  # a hand-over is in the second one
+        kind = tuple(spec.get(of) for of in ("method", "wire", "outer", "period"))
+        n_rounds = 1 if _is_ddp(spec) else 2  # a hand-over is in the second one
         first.setdefault(kind, {**spec, "n_steps": 1, "n_rounds": n_rounds, "asleep": ()})
     return run_all(n_workers, link, [*first.values(), *specs])[len(first) :]
 
 
 def measured(timed: Timed) -> dict[str, Parts]:
-    """A round of each row: the fastest pass, since all that a machine does besides only adds time.
+    """A round of each row, in the middle of all passes."""
+    return {name: _parts(timed, name, range(timed.n_passes)) for name in timed.rows}
 
-    What rounds of all passes took in the middle is beside it.
-    """
-    found = {}
-    for name, spec in timed.specs.items():
-        runs = [of[name] for of in timed.passes]
-        again = [of[name] for of in timed.replays if name in of]
-        scale = timed.rows[name]["n_steps"] / spec["n_steps"]
-        walls = [workers[0]["wall"] for run in runs for workers in rounds(run)]
-        of = parts(
-            fastest(runs),
-            spec,
-            asleep=fastest(again) if again else None,
-            limited=timed.rate is not None,
-            usual=median(walls),
-        )
-        as_they_are = ("limited", "alone", "slept")
-        scaled = {k: v if k in as_they_are else v * scale for k, v in asdict(of).items()}
-        found[name] = Parts(**scaled)
-    return found
+
+def _parts(timed: Timed, name: str, passes: Sequence[int]) -> Parts:
+    """A round of a row by some passes."""
+    spec = timed.specs[name]
+    scale = timed.rows[name]["n_steps"] / spec["n_steps"]
+    again = [timed.replays[p][name] for p in passes] if name in timed.replayed else None
+    of = parts(
+        [timed.passes[p][name] for p in passes],
+        spec,
+        asleep=again,
+        limited=timed.rate is not None,
+        n_cores=timed.cores,
+    )
+    as_they_are = ("limited", "alone", "slept")
+    return Parts(**{k: v if k in as_they_are else v * scale for k, v in asdict(of).items()})
 
 
 @lru_cache(maxsize=1)
@@ -176,75 +213,107 @@ def planned(network: str, n_workers: int) -> tuple[Plan, Feed]:
     return decompose(model, inputs, width=training.axes or None), t.batches
 
 
-def has_moments(timed: Timed, row: Spec) -> bool:
-    """Whether a row's local optimizer is Adam, and its state stays."""
-    return NETWORKS[timed.network].optimizer == "adamw" and row.get("state") != "reset"
+class Handling(NamedTuple):
+    """What a row's merge and hand-over depend on."""
+
+    moments: bool  # those of Adam travel
+    period: int | None = 1
+    wire: str = "float32"
+    outer: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name in a calibration."""
+        return json.dumps(self)
 
 
-def handled(row: Spec) -> str | None:
-    """What tells a row's hand-over from that of IST as it is measured with steps; None: nothing."""
-    period, wire, outer = row.get("period", 1), row.get("wire", "float32"), row.get("outer", False)
-    if row["method"] not in IST or (period, wire, outer) == (1, "float32", False):
-        return None
-    return f"period {period}, {wire}{', outer' * outer}"
+def handling(timed: Timed, row: Spec) -> Handling:
+    """A row's own; of who does not cut, that of plain IST."""
+    adam = NETWORKS[timed.network].optimizer == "adamw"
+    if row["method"] not in IST:
+        return Handling(adam)
+    fields = {name: row[name] for name in ("period", "wire", "outer") if name in row}
+    return Handling(adam and row.get("state") != "reset", **fields)
 
 
 def calibrated(timed: Timed) -> dict[str, Any]:
-    """Paces by kind of row, and the network.
+    """Paces by kind of hand-over, and the network.
 
-    Steps are measured once for all deals and wires, which differ in their hand-over alone.
+    Steps are measured once, with the plain one: they are the same for all.
     """
     (plan, feed), n = planned(timed.network, timed.workers), timed.workers
-    paces: dict[str, Pace] = {}
-
-    def measure(kind: str, optimizer: Optimizer, budget: float, **given: Any) -> None:  # noqa: ANN401
-        if kind not in paces:
-            beside = {"beside": n - 1, "batches": feed}
-            paces[kind] = calibrate(plan, n, budget=budget, optimizer=optimizer, **beside, **given)
-
-    for row in timed.rows.values():
-        adam = has_moments(timed, row)
-        optimizer = AdamW(STILL) if adam else SGD(STILL)
-        measure(f"{adam}", optimizer, 4)
-        if (kind := handled(row)) is not None:
-            period, wire = row.get("period", 1), row.get("wire", "float32")
-            deal = Perm(n) if period == 1 else Lazy(n, period)
-            outer = row.get("outer", False)
-            measure(f"{adam}, {kind}", optimizer, 1, deal=deal, wire=wire, outer=outer)
+    adam = NETWORKS[timed.network].optimizer == "adamw"
+    kinds = {Handling(adam): None, **{handling(timed, row): None for row in timed.rows.values()}}
+    paces = {}
+    for kind in kinds:
+        pace = calibrate(
+            plan,
+            n,
+            budget=4 if kind == Handling(adam) else 1,
+            optimizer=AdamW(STILL) if kind.moments else SGD(STILL),
+            deal=Perm(n) if kind.period == 1 else Lazy(n, kind.period),
+            wire=kind.wire,  # type: ignore[arg-type]
+            outer=kind.outer,
+            beside=n - 1,
+            batches=feed,
+        )
+        paces[kind.key] = asdict(pace)
     wires = Network(timed.rate, timed.delay) if timed.rate else loopback()
-    return {"paces": {k: asdict(pace) for k, pace in paces.items()}, "network": asdict(wires)}
+    return {"paces": paces, "network": asdict(wires)}
 
 
 def foretold(timed: Timed) -> Predictions:
-    """The cost model's rounds, by the calibration in which local work took the least.
+    """The cost model's rounds, in the middle of all calibrations."""
+    every = [_foretold(timed, of) for of in timed.calibrations]
+    here, alone = (
+        {name: _middle([of[i][name] for of in every]) for name in every[0][i]} for i in (0, 1)
+    )
+    return here, alone
 
-    By that one alone: ratios of rows would not be those of one machine otherwise.
+
+def offs(timed: Timed) -> Offs:
+    """How far predictions are from rounds, each pass beside the calibrations around it.
+
+    So a machine that is slowed for minutes is compared with itself.
     """
-    plan, _ = planned(timed.network, timed.workers)
-    of = {adam: sizes(plan, timed.workers, moments=2 * adam) for adam in (False, True)}
-    every = [_foretold(timed, calibration, of) for calibration in timed.calibrations]
-    return min(every, key=lambda both: sum(math.log(of.compute) for of in both[0].values()))
+    every = [_foretold(timed, of) for of in timed.calibrations]
+    here: dict[str, list[float]] = {}
+    alone: dict[str, list[float]] = {}
+    for name in every[0][0]:
+        for p in range(timed.n_passes):
+            found = _parts(timed, name, [p])
+            for i, into, seconds in ((0, here, found.wall), (1, alone, found.replay)):
+                told = mean(every[q][i][name].seconds for q in (p, p + 1))
+                into.setdefault(name, []).append(told / seconds)
+    return here, alone
 
 
-def _foretold(
-    timed: Timed, calibration: Mapping[str, Any], of: Mapping[bool, Sizes]
-) -> Predictions:
+def _middle(several: Sequence[Round]) -> Round:
+    spans = ("compute", "exchange", "handling")
+    return replace(several[0], **{s: median(getattr(one, s) for one in several) for s in spans})
+
+
+def _paces(calibration: Mapping[str, Any]) -> tuple[dict[str, Pace], Network]:
     paces = {kind: Pace(**pace) for kind, pace in calibration["paces"].items()}
-    wires = Network(**calibration["network"])
+    return paces, Network(**calibration["network"])
+
+
+def _foretold(timed: Timed, calibration: Mapping[str, Any]) -> Predictions:
+    plan, _ = planned(timed.network, timed.workers)
+    of = {moments: sizes(plan, timed.workers, moments=2 * moments) for moments in (False, True)}
+    paces, wires = _paces(calibration)
+    steps = paces[Handling(NETWORKS[timed.network].optimizer == "adamw").key]
     here, alone = {}, {}
     for name, row in timed.rows.items():
         if row["method"] not in PREDICTED:
             continue
-        adam, kind = has_moments(timed, row), handled(row)
-        pace = paces[f"{adam}"]
-        if kind is not None:
-            own = paces[f"{adam}, {kind}"]
-            pace = replace(pace, direct=own.direct, messages=own.messages, handling=own.handling)
-        period, wire = row.get("period", 1), row.get("wire", "float32")
-        for into, shared in ((here, cores()), (alone, None)):
+        kind = handling(timed, row)
+        own = paces[kind.key]
+        pace = replace(steps, direct=own.direct, messages=own.messages, handling=own.handling)
+        for into, shared in ((here, timed.cores), (alone, None)):
             setting = Setting(
-                timed.workers, row["n_steps"], wire, period, shared, outer=row.get("outer", False)
+                *(timed.workers, row["n_steps"], kind.wire, kind.period, shared), outer=kind.outer
             )
-            costs = predict(of[adam], pace, wires, setting)
+            costs = predict(of[kind.moments], pace, wires, setting)
             into[name] = costs[PREDICTED[row["method"]]]
     return here, alone

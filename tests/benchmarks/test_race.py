@@ -26,29 +26,26 @@ def row(wall, compute, handling, sent):
     }
 
 
-def test_a_round_is_taken_apart_by_the_slowest_worker(monkeypatch):
+def test_a_round_is_taken_apart_by_the_slowest_worker():
     """The first round warms up and is left out; bytes are those of the busiest interface."""
     found = [
         {"rows": [row(99, 99, 99, 99), row(10, 4, 1, 500)]},
         {"rows": [row(99, 99, 99, 99), row(9, 6, 0, 300)]},
     ]
-    monkeypatch.setattr(race_parts, "cores", lambda: 1)
-    parts = race_parts.parts(found, {"method": "ist"})
+    parts = race_parts.parts([found], {"method": "ist"}, n_cores=1)
     assert (parts.wall, parts.compute, parts.handling) == (10, 6, 1)
     assert parts.exchange == 10 - 6 - 1
     assert parts.waiting == 6 - 5
     assert parts.wire == 500
     assert parts.replay == 3 + 1 + 3  # processor time of the slowest, handling, exchange
-    free = race_parts.parts(found, {"method": "ist"}, limited=False)
+    free = race_parts.parts([found], {"method": "ist"}, limited=False, n_cores=1)
     assert free.replay == 6  # all that the busiest worker's threads did
-    monkeypatch.setattr(race_parts, "cores", lambda: 2)
-    each = race_parts.parts(found, {"method": "ist"})
+    each = race_parts.parts([found], {"method": "ist"}, n_cores=2)
     assert each.replay == 10  # a core each: the round itself
 
 
-def test_a_replay_is_the_round_of_workers_that_sleep(monkeypatch):
+def test_a_replay_is_the_round_of_workers_that_sleep():
     """As long as computing took each; what they waited for a core to handle on is not in it."""
-    monkeypatch.setattr(race_parts, "cores", lambda: 1)
     found = [
         {"rows": [row(99, 99, 99, 99), row(10, 4, 1, 500), row(9, 2, 1, 500)]},
         {"rows": [row(99, 99, 99, 99), row(9, 6, 0, 300), row(9, 8, 0, 300)]},
@@ -57,18 +54,10 @@ def test_a_replay_is_the_round_of_workers_that_sleep(monkeypatch):
     slow = {**row(7, 3, 2, 500), "handling_cpu": 1.5}
     slower = {**slow, "handling_cpu": 1.25}
     asleep = [{"rows": [row(99, 99, 99, 99), slow]}, {"rows": [row(99, 99, 99, 99), slower]}]
-    assert race_parts.parts(found, {"method": "ist"}, asleep=asleep).replay == 7 - 0.75
-    free = race_parts.parts(found, {"method": "ist"}, asleep=asleep, limited=False)
+    again = {"asleep": [asleep], "n_cores": 1}
+    assert race_parts.parts([found], {"method": "ist"}, **again).replay == 7 - 0.75
+    free = race_parts.parts([found], {"method": "ist"}, **again, limited=False)
     assert free.replay == 7  # a link without a limit: all that the busiest worker's threads did
-
-
-def test_the_fastest_pass_is_that_with_the_shortest_rounds():
-    """By their median, the first left out."""
-    quick, slow, odd = (
-        [{"rows": [row(wall, 4, 1, 500) for wall in walls]}]
-        for walls in ((99, 10, 11, 30), (1, 12, 13, 14), (1, 12, 12, 9))
-    )
-    assert race_parts.fastest([slow, quick, odd]) is quick
 
 
 def test_processes_go_through_each_kind_of_row_before_rows_are_timed(monkeypatch):
@@ -83,7 +72,7 @@ def test_processes_go_through_each_kind_of_row_before_rows_are_timed(monkeypatch
     kinds = (
         {"method": "ist_direct"},
         {"method": "ist_direct", "wire": "int8", "asleep": [[1.0], [2.0]]},
-        {"method": "ist_direct", "period": 4},
+        {"method": "ist_direct", "wire": "int8"},
         {"method": "ddp"},
     )
     specs = [{"n_steps": 50, "n_rounds": 3, **of, "number": i} for i, of in enumerate(kinds)]
@@ -96,54 +85,108 @@ def test_processes_go_through_each_kind_of_row_before_rows_are_timed(monkeypatch
     assert warm == [(0, 1, 2, ()), (1, 1, 2, ()), (3, 1, 1, ())]
 
 
-def pace(whole, part):
+def row_of(name):
+    return {**field.ROWS[name], "network": "mlp", "step_size": 0.1}
+
+
+@pytest.fixture
+def timed(monkeypatch, tmp_path):
+    """Three rows in two passes, of which the second is twice as slow, as its calibrations are."""
     from subnetwork.runtime.costs import Pace
 
-    return Pace(whole, part, handling=0.01, averaging=0.01, message=0.001)
-
-
-def test_all_that_is_timed_is_kept_and_read_again(monkeypatch, tmp_path):
-    """Passes forth and back, a calibration around each, and replays of the fastest pass."""
-    ran, paces = [], iter([(3.0, 1.0), (2.0, 0.5), (1.0, 2.0)])
+    asked, slow = [], [1.0]
 
     def run_all(_n_workers, _link, specs):
-        ran.append(list(specs))
-        walls = {100: 7.0 + len(ran), 20: 9.0 - len(ran)}  # the second pass is slower, and faster
+        asked.append(list(specs))
+        slow[0] *= len(asked) if len(asked) < 3 else 1
         return [
-            [{"rows": [row(walls.get(of["n_steps"], 50.0), 4 + len(ran), 1, 500)] * of["n_rounds"]}]
+            [{"rows": [row(of["n_steps"] * slow[0], 4 * slow[0], 1, 500)] * of["n_rounds"]}] * 2
             for of in specs
         ]
 
-    def calibrate(*_args, **_given):
-        return pace(*next(paces))
+    def calibrate(*_args, wire, **_given):
+        handling = 3.0 if wire == "int8" else 2.0
+        return Pace(4 * slow[0], slow[0], handling, direct=handling, messages=0)
 
-    rows = {
-        "ist 100": {**field.ROWS["ist 100"], "network": "mlp", "step_size": 0.1},
-        "local_sgd 20": {**field.ROWS["local_sgd 20"], "network": "mlp", "step_size": 0.1},
-        "ddp": {**field.ROWS["ddp"], "network": "mlp", "step_size": 0.1},
-    }
+    rows = {name: row_of(name) for name in ("ist 100", "ist int8 churn 0.1", "local_sgd 20", "ddp")}
     monkeypatch.setattr(timing, "run_all", run_all)
     monkeypatch.setattr(timing, "calibrate", calibrate)
     monkeypatch.setattr(timing, "planned", lambda *_: (narrow(), None))
-    for of in (timing, race_parts):
-        monkeypatch.setattr(of, "cores", lambda: 1)
-    timed = timing.Timed("1gbit", 1e9, 0.0, "mlp", 2, rows, 5)
-    timing.time_rounds(timed, 2, 3, tmp_path / "kept")
-    assert [list(of) for of in timed.passes] == [list(rows), list(rows)[::-1]]
-    assert len(timed.calibrations) == 3
-    assert [of["n_steps"] for of in ran[0][-3:]] == [100, 20, 5]  # DDP is timed over fewer
-    assert [[of["asleep"] for of in specs[-2:]] for specs in ran[2:]] == [
-        [[[2.5] * 3], [[3.0] * 3]],  # of the first pass, and of the second one
-        [[[2.5] * 3], [[3.0] * 3]],
-    ]
-    assert timing.kept(tmp_path / "kept") == [timed]
+    found = timing.Timed("1gbit", 1e9, 0.0, "mlp", 2, 1, rows, 5, 2)
+    timing.time_rounds(found, 3, tmp_path / "kept")
+    return found, asked, tmp_path / "kept"
 
-    found = timing.measured(timed)
-    assert [found[name].wall for name in rows] == [8.0, 7.0, 200.0]
-    assert [found[name].usual for name in rows] == [8.5, 7.5, 200.0]
-    here, _ = timing.foretold(timed)
-    computes = [here[name].compute for name in rows]
-    assert computes == [2 * 100 * 0.5, 2 * 20 * 2.0, 2 * 20 * 2.0]  # of one calibration for all
+
+def test_a_link_is_timed_in_passes_with_a_calibration_around_each(timed):
+    """Forth and back; then again, asleep as long as each pass computed. DDP takes fewer steps."""
+    found, asked, _ = timed
+    names, warm = list(found.rows), 4
+    assert [list(of) for of in found.passes] == [names, names[::-1]]
+    assert [of["n_steps"] for of in asked[0][warm:]] == [100, 100, 20, 5]
+    assert len(found.calibrations) == 3
+    assert [list(of) for of in found.replays] == [names[:3], names[:3]]
+    slept = [[of["asleep"] for of in specs[-3:]] for specs in asked[2:]]
+    assert slept == [[[[2.0] * 3] * 2] * 3, [[[4.0] * 3] * 2] * 3]
+
+
+def test_predictions_stand_beside_rounds_of_the_same_pass(timed):
+    """Rounds are those in the middle of all passes; a ratio of rows is of one pass."""
+    found, _, _ = timed
+    parts = timing.measured(found)
+    assert [parts[name].wall for name in found.rows] == [150, 150, 30, 4 * 7.5]
+    here, alone = timing.foretold(found)
+    computes = [here[name].compute for name in found.rows]
+    assert computes == [2 * 100, 2 * 100, 2 * 20 * 4, 2 * 20 * 4]  # of the middle calibration
+    assert alone["ist 100"].compute == 100
+    of_int8, of_float = here["ist int8 churn 0.1"].handling, here["ist 100"].handling
+    assert (of_int8, of_float) == (2 * 3.0, 2 * 2.0)  # each by its own hand-over
+    off, _ = timing.offs(found)
+    first, second = off["local_sgd 20"]
+    assert first == pytest.approx(160 * (1 + 1) / 2 / 20, rel=0.01)
+    assert second == pytest.approx(160 * (1 + 2) / 2 / 40, rel=0.01)
+    asked = race.argparse.Namespace(network="mlp", workers=2)
+    results = {
+        r.name.split(": ")[1]: r.value for r in race.ratios_foretold("1gbit", asked, (off, {}))
+    }
+    ratios = [a / b - 1 for a, b in zip(off["ddp"], off["ist 100"], strict=True)]
+    assert results["ddp / ist 100, prediction off"] == abs(sum(ratios) / 2)
+
+
+def test_what_is_kept_is_read_again_and_what_is_not_whole_is_left_out(timed, capsys):
+    found, _, path = timed
+    assert timing.kept(path) == [found]
+    text = path.read_text()
+    path.write_text(text + text[:-300])  # a second link that was ended in the midst of a line
+    assert timing.kept(path) == [found]
+    assert "what there is of 1gbit is not whole" in capsys.readouterr().err
+    lines = text.splitlines(keepends=True)
+    for n in range(len(lines)):
+        path.write_text("".join(lines[:n]))
+        with pytest.raises(ValueError, match="has no link that was timed to the end"):
+            timing.kept(path)
+    path.write_text(text.replace('"network": {', '"network": {"odd": 1, '))
+    with pytest.raises(ValueError, match="is not what --keep writes"):
+        timing.kept(path)
+
+
+def test_a_file_of_another_race_is_refused(timed):
+    found, _, path = timed
+    asked = race.argparse.Namespace(network="mlp", workers=2, kept=path)
+    assert race.same_race(asked, [found], found.rows) == [found]
+    with pytest.raises(ValueError, match="--network mlp --workers 2"):
+        race.same_race(race.argparse.Namespace(**{**vars(asked), "workers": 4}), [found], {})
+    other = {**found.rows, "ddp": {**row_of("ddp"), "step_size": 0.2}}
+    with pytest.raises(ValueError, match="other rows, such as 'ddp'"):
+        race.same_race(asked, [found], other)
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path):
+    path = tmp_path / "kept"
+    asked = race.argparse.Namespace(keep=path, links=["1gbit"])
+    assert race.fields(asked)["1gbit"].rate == 1e9
+    path.write_text("what was kept")
+    with pytest.raises(ValueError, match="is there already"):
+        race.fields(asked)
 
 
 def narrow():
@@ -157,11 +200,11 @@ def narrow():
 
 
 def test_a_file_that_is_none_is_refused_by_its_name(tmp_path):
-    for text in ('{"passes": {}}', "no JSON", '{"race": {"link": 1}}', '{"a": 1, "b": 2}'):
+    for text in ('{"pass": {}}\n', "no JSON\n", '{"race": {"link": 1}}\n', '{"a": 1, "b": 2}\n'):
         (tmp_path / "kept").write_text(text)
         with pytest.raises(ValueError, match="is not what --keep writes"):
             timing.kept(tmp_path / "kept")
-    with pytest.raises(ValueError, match="is not what --keep writes"):
+    with pytest.raises(ValueError, match="none cannot be read: No such file"):
         timing.kept(tmp_path / "none")
 
 
@@ -229,7 +272,7 @@ def test_real_workers_learn_and_send_the_bytes_that_are_predicted():
     part = 4 * (784 * 32 + 32 * 32 + 32 * 10 + 6 * 32 + 10)
     payload = {"ist": part, "ist_direct": part / 2, "local_sgd": whole, "ddp": 4 * whole}
     for spec, run in zip(specs, found, strict=True):
-        measured = race_parts.parts(run, spec)
+        measured = race_parts.parts([run], spec, n_cores=8)
         assert run[0]["accuracies"][-1][1] > 0.9
         assert run[0]["accuracies"] == run[1]["accuracies"]
         sent = payload[spec["method"]]

@@ -109,6 +109,7 @@ def _run(
     from subnetwork.cli.handing import check_exchange
     from subnetwork.methods.rows import method, task
     from subnetwork.methods.uses import check_given
+    from subnetwork.nets.merges import holders
     from subnetwork.runtime import place_under_torchrun
     from subnetwork.runtime.memory import keep_memory, spare_memory
 
@@ -128,8 +129,10 @@ def _run(
     place = None if ranks is None else place_under_torchrun(host)
     if place is not None and place.rank > 0:
         return _another_rank(place)
-    import_module(FIRST_STEP)  # not later, when others wait
-    if run.exchange == "direct":  # ranks hold as little as they can
+    direct = run.exchange == "direct"
+    if births is None or direct or row.merge is not holders:  # steps are taken in this process
+        import_module(FIRST_STEP)  # not later, when others wait
+    if direct:  # ranks hold as little as they can
         spare_memory()
     else:
         keep_memory()
