@@ -66,7 +66,8 @@ class Pace:
     message: float = 0.0  # to another worker and one from it, whatever is in them
     ddp: bool = False  # whether `buckets` were measured by steps of DDP
     messages: float | None = None
-    """That a rank sends in a round of direct hand-over; None: one to each other in each wait."""
+    """No seconds: how many a rank sends in a round of direct hand-over, among as many workers, by
+    the deal and wire that were measured. None: one to each other in each wait."""
 
 
 @dataclass(frozen=True)
