@@ -310,9 +310,10 @@ def _foretold(timed: Timed, calibration: Mapping[str, Any]) -> Predictions:
         kind = handling(timed, row)
         own = paces[kind.key]
         pace = replace(steps, direct=own.direct, messages=own.messages, handling=own.handling)
+        wire = row.get("wire", "float32")  # also of those that do not cut
         for into, shared in ((here, timed.cores), (alone, None)):
             setting = Setting(
-                *(timed.workers, row["n_steps"], kind.wire, kind.period, shared), outer=kind.outer
+                *(timed.workers, row["n_steps"], wire, kind.period, shared), outer=kind.outer
             )
             costs = predict(of[kind.moments], pace, wires, setting)
             into[name] = costs[PREDICTED[row["method"]]]

@@ -108,7 +108,8 @@ def timed(monkeypatch, tmp_path):
         handling = 3.0 if wire == "int8" else 2.0
         return Pace(4 * slow[0], slow[0], handling, direct=handling, messages=0)
 
-    rows = {name: row_of(name) for name in ("ist 100", "ist int8 churn 0.1", "local_sgd 20", "ddp")}
+    names = ("ist 100", "ist int8 churn 0.1", "local_sgd 20", "diloco int8", "ddp")
+    rows = {name: row_of(name) for name in names}
     monkeypatch.setattr(timing, "run_all", run_all)
     monkeypatch.setattr(timing, "calibrate", calibrate)
     monkeypatch.setattr(timing, "planned", lambda *_: (narrow(), None))
@@ -120,26 +121,31 @@ def timed(monkeypatch, tmp_path):
 def test_a_link_is_timed_in_passes_with_a_calibration_around_each(timed):
     """Forth and back; then again, asleep as long as each pass computed. DDP takes fewer steps."""
     found, asked, _ = timed
-    names, warm = list(found.rows), 4
+    names, warm = list(found.rows), 5
     assert [list(of) for of in found.passes] == [names, names[::-1]]
-    assert [of["n_steps"] for of in asked[0][warm:]] == [100, 100, 20, 5]
+    assert [of["n_steps"] for of in asked[0][warm:]] == [100, 100, 20, 50, 5]
     assert len(found.calibrations) == 3
-    assert [list(of) for of in found.replays] == [names[:3], names[:3]]
-    slept = [[of["asleep"] for of in specs[-3:]] for specs in asked[2:]]
-    assert slept == [[[[2.0] * 3] * 2] * 3, [[[4.0] * 3] * 2] * 3]
+    assert [list(of) for of in found.replays] == [names[:4], names[:4]]
+    slept = [[of["asleep"] for of in specs[-4:]] for specs in asked[2:]]
+    assert slept == [[[[2.0] * 3] * 2] * 4, [[[4.0] * 3] * 2] * 4]
 
 
 def test_predictions_stand_beside_rounds_of_the_same_pass(timed):
     """Rounds are those in the middle of all passes; a ratio of rows is of one pass."""
     found, _, _ = timed
     parts = timing.measured(found)
-    assert [parts[name].wall for name in found.rows] == [150, 150, 30, 4 * 7.5]
+    assert [parts[name].wall for name in found.rows] == [150, 150, 30, 75, 4 * 7.5]
     here, alone = timing.foretold(found)
     computes = [here[name].compute for name in found.rows]
-    assert computes == [2 * 100, 2 * 100, 2 * 20 * 4, 2 * 20 * 4]  # of the middle calibration
+    assert computes == [
+        2 * 100,
+        2 * 100,
+        *(2 * n * 4 for n in (20, 50, 20)),
+    ]  # of the middle calibration
     assert alone["ist 100"].compute == 100
     of_int8, of_float = here["ist int8 churn 0.1"].handling, here["ist 100"].handling
     assert (of_int8, of_float) == (2 * 3.0, 2 * 2.0)  # each by its own hand-over
+    assert 4 * here["diloco int8"].bytes_up == here["local_sgd 20"].bytes_up
     off, _ = timing.offs(found)
     first, second = off["local_sgd 20"]
     assert first == pytest.approx(160 * (1 + 1) / 2 / 20, rel=0.01)
