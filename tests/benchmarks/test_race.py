@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from test_net import needs_rights
@@ -104,8 +105,8 @@ def timed(monkeypatch, tmp_path):
             for of in specs
         ]
 
-    def calibrate(*_args, wire, **_given):
-        handling = 3.0 if wire == "int8" else 2.0
+    def calibrate(*_args, wire, outer, **_given):
+        handling = 5.0 if outer else 3.0 if wire == "int8" else 2.0
         return Pace(4 * slow[0], slow[0], handling, direct=handling, messages=0)
 
     names = ("ist 100", "ist int8 churn 0.1", "local_sgd 20", "diloco int8", "ddp")
@@ -133,9 +134,16 @@ def test_a_link_is_timed_in_passes_with_a_calibration_around_each(timed):
 def test_predictions_stand_beside_rounds_of_the_same_pass(timed):
     """Rounds are those in the middle of all passes; a ratio of rows is of one pass."""
     found, _, _ = timed
+    before = list(found.calibrations)
     parts = timing.measured(found)
     assert [parts[name].wall for name in found.rows] == [150, 150, 30, 75, 4 * 7.5]
     here, alone = timing.foretold(found)
+    stepping = replace(found, rows={"ist outer 100": row_of("ist outer 100")})
+    told = timing.calibrated(stepping)
+    assert len(told["paces"]) == 2
+    stepping.calibrations[:] = [told]
+    assert timing.foretold(stepping)[1]["ist outer 100"].handling == 5.0  # a coordinator's own
+    found.calibrations[:] = before
     computes = [here[name].compute for name in found.rows]
     assert computes == [
         2 * 100,
