@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
@@ -13,7 +12,8 @@ from subnetwork.cli.models import model_named
 from subnetwork.cli.quantities import bits_per_second, duration, n_bytes, rate, seconds
 
 if TYPE_CHECKING:
-    from subnetwork.runtime.costs import Network, Pace, Round, Setting
+    from subnetwork.nets.plan import Plan
+    from subnetwork.runtime.costs import Network, Pace, Round, Setting, Sizes
     from subnetwork.runtime.direct import Wire
 
 
@@ -71,11 +71,7 @@ def plan(
         raise ValueError(f"A model is cut for two workers or more, not --workers {workers}.")
     network = _network(link, given)  # refused before anything takes time
     from subnetwork import decompose
-    from subnetwork.deals import Lazy, Perm
-    from subnetwork.nets import SGD, Adam
-    from subnetwork.runtime.calibration import STILL, calibrate
-    from subnetwork.runtime.costs import FLOAT, Setting, predict
-    from subnetwork.runtime.memory import keep_memory
+    from subnetwork.runtime.costs import Setting, predict
     from subnetwork.runtime.sizing import sizes
 
     setting = Setting(
@@ -89,6 +85,24 @@ def plan(
     if network is None:
         return 0
     entries = sizes(cut, workers, moments=link.moments)
+    pace = _measured(cut, entries, setting, link, console)
+    costs = predict(entries, pace, network, setting)
+    rows, verdict = _rows(costs), _verdict(costs, _narrow(cut.layout.sizes, workers))
+    for line in ("", _heading(setting, network, pace), *rows, "", *verdict):
+        say(console, line)
+    return 0
+
+
+def _measured(
+    cut: "Plan", entries: "Sizes", setting: "Setting", link: Link, console: Output
+) -> "Pace":
+    """What steps and hand-over take here; says beside how many others, and what could not be."""
+    from subnetwork.deals import Lazy, Perm
+    from subnetwork.nets import SGD, Adam
+    from subnetwork.runtime.calibration import STILL, calibrate
+    from subnetwork.runtime.costs import FLOAT
+    from subnetwork.runtime.memory import keep_memory
+
     keep_memory()  # as those do who train through a coordinator
     others = _others(setting)
     carried = FLOAT * entries.whole * (1 + link.moments + link.outer)
@@ -99,22 +113,22 @@ def plan(
         say(console, "\nmeasured alone: nobody can be played beside it here")
     among = f" beside {beside} other{'s' * (beside > 1)}" if beside else ""
     say(console, f"\nmeasuring steps for {link.calibration:g} s{among}")
-    deal = Perm(workers) if link.period == 1 else Lazy(workers, link.period)
-    wire = cast("Wire", setting.wire)  # Setting knows no other
-    steps = (SGD(STILL), SGD(STILL, momentum=0.9), Adam(STILL))[link.moments]
-    measure = partial(
-        calibrate, cut, workers, deal=deal, wire=wire, optimizer=steps, outer=link.outer
+    n = setting.n_workers
+    pace = calibrate(
+        cut,
+        n,
+        budget=link.calibration,
+        deal=Perm(n) if link.period == 1 else Lazy(n, link.period),
+        wire=cast("Wire", setting.wire),  # Setting knows no other
+        optimizer=(SGD(STILL), SGD(STILL, momentum=0.9), Adam(STILL))[link.moments],
+        outer=link.outer,
+        beside=beside,
     )
-    pace = measure(budget=link.calibration, beside=beside)
     if not pace.reducing:
         say(console, "no two processes meet here: what messages cost a processor is left out")
     if not pace.ddp:
         say(console, "DDP was not run: its steps are taken to be those of one worker, and copying")
-    costs = predict(entries, pace, network, setting)
-    rows, verdict = _rows(costs), _verdict(costs, _narrow(cut.layout.sizes, workers))
-    for line in ("", _heading(setting, network, pace), *rows, "", *verdict):
-        say(console, line)
-    return 0
+    return pace
 
 
 def _others(setting: "Setting") -> int:

@@ -104,28 +104,16 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
         WorkerLostError: there are no processes for those beside.
     """
     sketch, steps = NetSketch(plan.layout, deal or Perm(n_workers)), optimizer or SGD(STILL)
-    x = plan.state(moments=steps.moments)
-    whole = Submodel(x.params, x.moments)
-    part = sketch.sample(0, 0).select(x, 0)
-    feed, merge = _Rows.of(plan.inputs, n_workers, batches), Outer() if outer else None
+    feed, sent = _Rows.of(plan.inputs, n_workers, batches), list[int]()
+    merge = Outer() if outer else None
     with _one_thread(), torch.random.fork_rng(devices=[]):
-        sent: list[int] = []
-        work: dict[str, Callable[[], object]] = {
-            "batch": feed.next,
-            "handling": _handling(x, sketch, merge or holders),
-            "direct": _direct(x, sketch, wire, merge, sent),
-            "averaging": _averaging(Submodel(x.params)),
-            "outer": _outer(whole),
-            "buckets": _buckets(whole, n_workers),
-        }
-        for name, of in (("whole", whole), ("part", part)):
-            for n_steps in (1, STEPS):
-                work[f"{name} {n_steps}"] = _round(plan, feed, of, steps, n_steps)
+        work = _work(plan, sketch, feed, steps, wire, merge, sent)
         for do in work.values():
             do()  # the first one allocates
         with neighbours(beside, work) as tell:
             spans = _in_turns(work, budget, tell)
-        n_ranks, n_bytes = max(2, beside + 1), Submodel(x.params).n_bytes
+        n_ranks = max(2, beside + 1)
+        n_bytes = sum(p.nbytes for p in plan.model.parameters())
         parallel = _parallel(plan, feed, steps) if n_bytes <= LARGEST else None
         patience = PATIENCE + 20 * n_ranks * max(spans["whole 1"])  # of steps that share a core
         try:
@@ -135,6 +123,32 @@ def calibrate(  # noqa: PLR0913 (each has a name and a default)
     gradients = FLOAT * n_trained(plan.model)
     pace = _pace(spans, reduced, 2 * (n_ranks - 1) / n_ranks * gradients)
     return replace(pace, messages=statistics.mean(sent))
+
+
+def _work(
+    plan: Plan,
+    sketch: NetSketch,
+    feed: "_Rows",
+    optimizer: Optimizer,
+    wire: Wire,
+    merge: Outer | None,
+    sent: list[int],
+) -> dict[str, Callable[[], object]]:
+    """What is measured, by name; the messages of each hand-over are put to `sent`."""
+    x = plan.state(moments=optimizer.moments)
+    partition, whole = sketch.sample(0, 0), Submodel(x.params, x.moments)
+    work: dict[str, Callable[[], object]] = {
+        "batch": feed.next,
+        "handling": _handling(x, sketch, merge or holders),
+        "direct": _direct(x, sketch, wire, merge, sent),
+        "averaging": _averaging(Submodel(x.params)),
+        "outer": _outer(whole),
+        "buckets": _buckets(whole, partition.n_workers),
+    }
+    for name, of in (("whole", whole), ("part", partition.select(x, 0))):
+        for n_steps in (1, STEPS):
+            work[f"{name} {n_steps}"] = _round(plan, feed, of, optimizer, n_steps)
+    return work
 
 
 def _parallel(plan: Plan, feed: "_Rows", optimizer: Optimizer) -> Parallel:
@@ -162,20 +176,20 @@ def _pace(spans: Mapping[str, Sequence[float]], reduced: Reduced | None, one_way
     if reduced.more is not None:
         buckets = max(0.0, reduced.more - reduced.a_byte * one_way)
     return Pace(
-        step["whole"],
-        step["part"],
-        middle["handling"],
-        middle["averaging"],
-        middle["batch"],
-        around["whole"],
-        around["part"],
-        middle["direct"],
-        middle["outer"],
-        buckets,
-        reduced.a_byte,
-        reduced.wall,
-        reduced.message,
-        reduced.more is not None,
+        step_whole=step["whole"],
+        step_part=step["part"],
+        handling=middle["handling"],
+        averaging=middle["averaging"],
+        batch=middle["batch"],
+        around_whole=around["whole"],
+        around_part=around["part"],
+        direct=middle["direct"],
+        outer=middle["outer"],
+        buckets=buckets,
+        reducing=reduced.a_byte,
+        waiting=reduced.wall,
+        message=reduced.message,
+        ddp=reduced.more is not None,
     )
 
 
