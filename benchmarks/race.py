@@ -262,12 +262,11 @@ def timings(
 ) -> Iterator[Timed]:
     """What is timed over one link after the other."""
     for name, link in links.items():
-        timed = Timed(
+        begun = Timed(
             *(name, link.rate, link.delay, asked.network, asked.workers, cores(), rows),
             *(asked.ddp_steps, asked.passes),
         )
-        time_rounds(timed, asked.timed_rounds, asked.keep)
-        yield timed
+        yield time_rounds(begun, asked.timed_rounds, asked.keep)
 
 
 def same_race(

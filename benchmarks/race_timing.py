@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean, median
@@ -61,9 +61,9 @@ class Timed:
     rows: Mapping[str, Spec]
     ddp_steps: int  # DDP is slow, and timed over fewer
     n_passes: int
-    passes: list[Mapping[str, Run]] = field(default_factory=list)
-    calibrations: list[Mapping[str, Any]] = field(default_factory=list)
-    replays: list[Mapping[str, Run]] = field(default_factory=list)
+    passes: tuple[Mapping[str, Run], ...] = ()
+    calibrations: tuple[Mapping[str, Any], ...] = ()
+    replays: tuple[Mapping[str, Run], ...] = ()
 
     @property
     def specs(self) -> dict[str, Spec]:
@@ -88,50 +88,56 @@ class Timed:
         counts = (len(self.passes), len(self.calibrations), len(self.replays))
         return n > 0 and counts == (n, n + 1, n * bool(self.replayed))
 
-    def add(self, what: str, words: Any) -> None:  # noqa: ANN401
-        """One more pass, calibration or replay."""
+    def with_one(self, what: str, words: Any) -> "Timed":  # noqa: ANN401
+        """With one more pass, calibration or replay."""
         if what == "calibration":
             _paces(words)  # it raises where they are none
-        of = {"pass": self.passes, "calibration": self.calibrations, "replay": self.replays}
-        of[what].append(words)
+        of = {"pass": "passes", "calibration": "calibrations", "replay": "replays"}[what]
+        return replace(self, **{of: (*getattr(self, of), words)})
 
 
 def _is_ddp(spec: Spec) -> bool:
     return str(spec["method"]).startswith(DDP)
 
 
-def time_rounds(timed: Timed, n_rounds: int, keep: Path | None = None) -> None:
+def time_rounds(begun: Timed, n_rounds: int, keep: Path | None = None) -> Timed:
     """Time so many rounds a pass; with `keep`, a line of JSON for each thing that is measured.
 
     Args:
-        timed: gets what is measured.
+        begun: what is to be timed.
         n_rounds: of a row in a pass, beside a first one that warms it up.
         keep: the file, which is added to.
+
+    Returns:
+        It, with what was measured.
     """
-
-    def told(what: str, words: Any) -> None:  # noqa: ANN401
-        if what != "race":
-            timed.add(what, words)
-        if keep is not None:
-            with keep.open("a") as file:
-                file.write(json.dumps({what: words}) + "\n")
-
-    link, specs = Link(timed.rate, timed.delay), timed.specs
+    link, specs, timed = Link(begun.rate, begun.delay), begun.specs, begun
 
     def run(these: Mapping[str, Spec]) -> dict[str, Run]:
         ran = [{**spec, "n_rounds": 1 + n_rounds} for spec in these.values()]
-        return dict(zip(these, warmed(timed.workers, link, ran), strict=True))
+        return dict(zip(these, warmed(begun.workers, link, ran), strict=True))
 
-    told("race", {k: v for k, v in vars(timed).items() if not isinstance(v, list)})
-    told("calibration", calibrated(timed))
-    for number in range(timed.n_passes):
-        order = -1 if number % 2 else 1
-        told("pass", run(dict(list(specs.items())[::order])))
-        told("calibration", calibrated(timed))
-    if timed.replayed:
-        for of in timed.passes:
-            again = timed.replayed.items()
-            told("replay", run({k: {**spec, "asleep": sleeps(of[k])} for k, spec in again}))
+    def steps() -> Iterator[tuple[str, Any]]:
+        yield "calibration", calibrated(begun)
+        for number in range(begun.n_passes):
+            order = -1 if number % 2 else 1
+            yield "pass", run(dict(list(specs.items())[::order]))
+            yield "calibration", calibrated(begun)
+        for of in timed.passes if begun.replayed else ():
+            again = begun.replayed.items()
+            yield "replay", run({k: {**spec, "asleep": sleeps(of[k])} for k, spec in again})
+
+    _keep(keep, "race", {k: v for k, v in vars(begun).items() if not isinstance(v, tuple)})
+    for what, words in steps():
+        timed = timed.with_one(what, words)
+        _keep(keep, what, words)
+    return timed
+
+
+def _keep(path: Path | None, what: str, words: Any) -> None:  # noqa: ANN401
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps({what: words}) + "\n")
 
 
 def kept(path: Path) -> list[Timed]:
@@ -146,7 +152,7 @@ def kept(path: Path) -> list[Timed]:
             if what == "race":
                 found.append(Timed(**words))
             else:
-                found[-1].add(what, words)
+                found[-1] = found[-1].with_one(what, words)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, TypeError, AttributeError, LookupError) as error:

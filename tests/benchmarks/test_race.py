@@ -114,8 +114,8 @@ def timed(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "run_all", run_all)
     monkeypatch.setattr(timing, "calibrate", calibrate)
     monkeypatch.setattr(timing, "planned", lambda *_: (narrow(), None))
-    found = timing.Timed("1gbit", 1e9, 0.0, "mlp", 2, 1, rows, 5, 2)
-    timing.time_rounds(found, 3, tmp_path / "kept")
+    begun = timing.Timed("1gbit", 1e9, 0.0, "mlp", 2, 1, rows, 5, 2)
+    found = timing.time_rounds(begun, 3, tmp_path / "kept")
     return found, asked, tmp_path / "kept"
 
 
@@ -134,16 +134,14 @@ def test_a_link_is_timed_in_passes_with_a_calibration_around_each(timed):
 def test_predictions_stand_beside_rounds_of_the_same_pass(timed):
     """Rounds are those in the middle of all passes; a ratio of rows is of one pass."""
     found, _, _ = timed
-    before = list(found.calibrations)
     parts = timing.measured(found)
     assert [parts[name].wall for name in found.rows] == [150, 150, 30, 75, 4 * 7.5]
     here, alone = timing.foretold(found)
     stepping = replace(found, rows={"ist outer 100": row_of("ist outer 100")})
     told = timing.calibrated(stepping)
     assert len(told["paces"]) == 2
-    stepping.calibrations[:] = [told]
+    stepping = replace(stepping, calibrations=(told,))
     assert timing.foretold(stepping)[1]["ist outer 100"].handling == 5.0  # a coordinator's own
-    found.calibrations[:] = before
     computes = [here[name].compute for name in found.rows]
     assert computes == [
         2 * 100,
