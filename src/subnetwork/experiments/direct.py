@@ -204,9 +204,9 @@ def _begun(side: Side) -> Held:
     row, architecture, k = side.row, side.row.architecture, side.draws.start
     if side.source is not None:
         whole = read_by_parts(checkpoint.opened(side.source), side.draws, side.moments)
-        return taken(side.draws, side.rank, k, whole)
-    parameters = initial_parameters(architecture, seed=row.init)
-    whole = with_moments(parameters, side.moments, architecture.layout)
+    else:
+        parameters = initial_parameters(architecture, seed=row.init)
+        whole = with_moments(parameters, side.moments, architecture.layout)
     return taken(side.draws, side.rank, k, whole, emptied=True)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -185,25 +184,22 @@ def taken(
         rank: whose part.
         k: the first round.
         whole: parameter, and plane -> its whole tensor. None is kept longer than its turn.
-        emptied: whether tensors may lose their values: rows of which idle lines were taken give
-            their memory back, where there is much of it. No two of them may share memory.
+        emptied: whether tensors may lose their values: rows that were looked at give their memory
+            back, where there is much of it. No two of them may share memory.
     """
     params: dict[str, dict[str, Tensor]] = {}
     shares: dict[str, Share] = {}
     for name, tensors in whole:
-        partition = draws.partition(k)
-        for plane, tensor in tensors.items():
-            of_plane = params.setdefault(plane, {})
-            if partition.holds(name, rank):
-                entries = partition.entries(name, tensor, rank)
-                of_plane[name] = room((1, prod(entries.shape)), tensor.dtype).view(entries.shape)
-                entries.gather(tensor.detach(), of_plane[name])
         grid, now = draws.grids[name], draws.masks(name, k)
         lines = _lines_at_home(grid, now, rank, draws.n_workers)
+        values = {}
+        for plane, tensor in tensors.items():
+            table = tensor.detach().contiguous().view(grid.n_rows, grid.n_cols, grid.length)
+            block, values[plane] = _picked(held_rows(now, rank), lines, table, emptied=emptied)
+            of_plane = params.setdefault(plane, {})
+            if draws.partition(k).holds(name, rank):
+                of_plane[name] = block.view(block_shape(draws, name, k, rank))
         if lines.starts[-1]:
-            values = {}
-            for plane, t in tensors.items():
-                values[plane] = _waiting(lines, as_lines(t.detach(), grid), emptied=emptied)
             shares[name] = Share(lines, values)
     return with_x(draws, rank, Held(k, submodel_of(params), shares))
 
@@ -220,18 +216,36 @@ def _lines_at_home(grid: Grid, now: Masks, rank: int, n_workers: int) -> Idle:
     return Idle(starts, words)
 
 
-def _waiting(lines: Idle, table: Tensor, *, emptied: bool) -> Tensor:
-    """The values of idle lines, out of a whole tensor as (lines, length)."""
-    n_rows = len(lines.words)
-    values = room((int(lines.starts[-1]), table.shape[1]), table.dtype)
-    n_bytes = table.numel() * table.element_size() // n_rows
+def _picked(
+    own: tuple[Array, Array], lines: Idle, table: Tensor, *, emptied: bool
+) -> tuple[Tensor, Tensor]:
+    """Values of a block, and of idle lines, out of a whole tensor as (rows, columns, length).
+
+    Some rows at a time, whose memory goes back with `emptied`: tensor and part are never there
+    together.
+    """
+    (n_rows, n_cols, length), dtype = table.shape, table.dtype
+    rows, cols = own[0], torch.as_tensor(own[1])
+    block = room((len(rows) * len(cols), length), dtype)
+    waiting = room((int(lines.starts[-1]), length), dtype)
+    by_rows = block.view(len(rows), len(cols), length)
+    n_bytes = n_cols * length * table.element_size()
     at_once = max(1, LARGE // max(1, n_bytes))
-    for u, row in enumerate(table.view(n_rows, -1, table.shape[1])):
-        bits = np.unpackbits(lines.words[u].view(np.uint8), bitorder="little")[: row.shape[0]]
-        values[lines.starts[u] : lines.starts[u + 1]] = row[torch.as_tensor(bits.astype(bool))]
-        if emptied and (u + 1) % at_once == 0:
-            give_back(table[0].data_ptr() + (u + 1 - at_once) * n_bytes, at_once * n_bytes)
-    return values
+    for first in range(0, n_rows, at_once):
+        last = min(first + at_once, n_rows)
+        start, end = np.searchsorted(rows, (first, last))
+        if start < end:
+            chunk = table.index_select(0, torch.as_tensor(rows[start:end]))
+            torch.index_select(chunk, 1, cols, out=by_rows[start:end])
+        if lines.starts[first] < lines.starts[last]:
+            bytes_of = lines.words[first:last].view(np.uint8)
+            bits = np.unpackbits(bytes_of, axis=1, count=n_cols, bitorder="little")
+            chosen = torch.as_tensor(bits.astype(bool)).view(-1)
+            idle = table[first:last].view(len(chosen), length)[chosen]
+            waiting[lines.starts[first] : lines.starts[last]] = idle
+        if emptied:
+            give_back(table.data_ptr() + first * n_bytes, (last - first) * n_bytes)
+    return block, waiting
 
 
 def with_x(draws: Draws, rank: int, held: Held) -> Held:
