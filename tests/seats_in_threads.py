@@ -13,6 +13,7 @@ from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import serve, templates
 from subnetwork.runtime.wire import Link
 
+torch.set_num_threads(1)  # before there are threads: each takes over what it finds at its first sum
 SMALL = Training(hidden=(12, 9), workers=4, rounds=6, local_steps=2, batch_size=8, momentum=0.5)
 
 

@@ -7,7 +7,7 @@ from torch.distributed import HashStore
 
 from subnetwork import runtime
 from subnetwork.cli import main
-from subnetwork.runtime.seats import InProcess
+from subnetwork.runtime.in_process import InProcess
 
 FLAGS = ["--rounds", "2", "--hidden", "12", "--batch-size", "8"]
 

@@ -19,7 +19,7 @@ from subnetwork.record import OUT_OF_SPACE, Row
 CHANGEABLE = (
     *("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum"),
     *("exchange", "wire", "replicas", "shares", "clip_updates", "capacities"),
-    "test_every",
+    *("test_every", "patience"),
 )
 """What may be another when a run goes on; anything else makes it another run."""
 

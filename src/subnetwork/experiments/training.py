@@ -19,12 +19,13 @@ from subnetwork.nets import ABSENT, Gradients, ModelState, NetPartition, Submode
 from subnetwork.nets.architecture import runnable
 from subnetwork.nets.evaluate import Scores
 from subnetwork.record import Row, read, writing
-from subnetwork.runtime import Fault, Seat, clipping, here, seated
+from subnetwork.runtime import Fault, Patience, Seat, clipping, here, seated
 from subnetwork.runtime.clipping import REMEMBERED
 from subnetwork.runtime.faults import NetWork, telling
 from subnetwork.runtime.measured import Measured, by_worker
 from subnetwork.runtime.serve import with_shares
 from subnetwork.runtime.shares import GRAIN, Shares
+from subnetwork.runtime.star import brief
 
 NetRound: TypeAlias = Round[ModelState, Submodel, NetPartition]
 
@@ -58,11 +59,11 @@ def train(
         Rows, whose fields docs/runs.md lists: progress, loss and accuracy of the recalibrated
         merge; steps, payload, bytes on the wire, seconds and memory of each worker; faults.
     """
-    for ready in [seat.assign(t.run.to_json(), method.local) for seat in seats or ()]:
-        ready()
+    brief(seats or (), t.run.to_json(), method.local)
     start = start or Start(lambda: method.x)
     usual = deque[float](start.row.get("usual_norms", ()), maxlen=REMEMBERED)
-    meter = _Meter(t.run.clip_updates, usual, [] if faults is None else faults)
+    told = [] if faults is None else faults
+    meter = _Meter(t.run.clip_updates, usual, told, Patience(first=t.run.patience))
     shares = _shares(t, method, start) if t.run.shares == "measured" else None
     run = _rounds(method, meter.over(method, seats), start, shares, seats or ())
     before, began = start.row, time.perf_counter()
@@ -118,6 +119,7 @@ class _Meter:
     clip: float | None
     usual: deque[float]  # norms of updates
     faults: list[Fault]
+    patience: Patience
     measured: list[Measured] = field(default_factory=list)
     work: list[float] = field(default_factory=list)  # seconds of lines 4-8, a number a round
 
@@ -127,7 +129,7 @@ class _Meter:
             work = here(method.local, measure=self.measured.append)
         else:
             report, measure = telling(self.faults), self.measured.append
-            work = seated(seats, report=report, measure=measure)
+            work = seated(seats, patience=self.patience, report=report, measure=measure)
         if self.clip is not None:
             gradients, report = isinstance(method.local, Gradients), telling(self.faults)
             work = clipping(work, self.clip, usual=self.usual, gradients=gradients, report=report)

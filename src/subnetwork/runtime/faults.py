@@ -55,17 +55,18 @@ class Fault:
 
     def to_row(self) -> dict[str, Any]:
         """Plain data for the record; of a traceback the last line."""
-        return asdict(self) | {"reason": _last_line(self.reason)}
+        return asdict(self) | {"reason": last_line(self.reason)}
 
     def __str__(self) -> str:
         """One line; a traceback comes before it."""
-        said, reason = SAID[self.kind], _last_line(self.reason)
+        said, reason = SAID[self.kind], last_line(self.reason)
         shown = f"worker {self.worker}, round {self.round}:\n{self.reason}\n"
         line = f"round {self.round}: worker {self.worker} {said}"
         return (shown if self.kind == FAILED else "") + line + (f" ({reason})" if reason else "")
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Of a traceback, what was raised."""
     return text.strip().rsplit("\n", 1)[-1]
 
 

@@ -28,7 +28,7 @@ from subnetwork.runtime.serve import DONE, GONE, Build, serve
 from subnetwork.runtime.wire import Link
 
 START_UP = 120  # seconds for a worker process to import what it needs and join
-STARTS = 3  # of a process that ends before it has joined
+AGAIN, LONGEST = 0.1, 30.0  # seconds until a process that ended before it joined is started again
 
 
 @contextmanager
@@ -148,23 +148,32 @@ class Process:
         self._listener = listener
         self._process: Child | None = None
         self._starts = 0  # since one has joined
+        self._earliest = 0.0  # when the next one may start; a failure costs milliseconds
         self._closed = False
         self._last = ""  # what became of the one that was dismissed last
 
     def start(self) -> None:
         """Start the worker's process; its link arrives later."""
+        self._earliest = time.monotonic() + min(LONGEST, AGAIN * 2 ** min(self._starts, 9))
         self._starts += 1
         name = f"worker {self._worker}"
         self._process = self._births.start(name, self._module, self._arguments, self._log)
 
     def arrived(self) -> Link | None:
-        """The link of a worker that has joined. A process that ended before is started again."""
+        """The link of a worker that has joined. A process that ended before is started again.
+
+        After a tenth of a second, then twice as long each time: a system that is short of memory or
+        processes is so for a while.
+        """
         link = self._listener.arrived(self._worker)
         if link is not None:
             self._starts = 0
-        elif 0 < self._starts < STARTS and self.left() and not self._closed:
+        elif self._may_start() and self.left():
             self.start()
         return link
+
+    def _may_start(self) -> bool:
+        return bool(self._starts) and not self._closed and time.monotonic() >= self._earliest
 
     def dismissed(self, *, for_good: bool) -> None:
         """End the process; start another one."""

@@ -14,8 +14,7 @@ from subnetwork.algorithm import WorkerLostError
 from subnetwork.nets import ABSENT, Submodel
 from subnetwork.nets.local import Local
 from subnetwork.runtime.background import Background
-from subnetwork.runtime.faults import FAILED, FROZEN, LOST, REFUSED, SLOW, Fault
-from subnetwork.runtime.measured import peak_memory
+from subnetwork.runtime.faults import FAILED, FROZEN, LOST, REFUSED, SLOW, Fault, last_line
 from subnetwork.runtime.wire import (
     FrameError,
     Header,
@@ -52,7 +51,10 @@ class Seat(Protocol):
     """Where one worker sits."""
 
     def assign(self, job: str, local: Local, /) -> Callable[[], None]:
-        """Tell the worker what the coming rounds are about; the returned function waits for it."""
+        """Tell the worker what the coming rounds are about; the returned function waits for it.
+
+        It raises WorkerLostError where the worker cannot do the job. Others may.
+        """
         ...
 
     def present(self) -> bool:
@@ -100,58 +102,6 @@ class Door(Protocol):
         ...
 
 
-class InProcess:
-    """A worker of this process: it trains when it is waited for, while the others train too."""
-
-    def __init__(self, worker: int) -> None:
-        self._worker = worker
-        self._local: Local | None = None
-        self._out = False
-
-    def assign(self, job: str, local: Local, /) -> Callable[[], None]:
-        """Take the local work as it is."""
-        del job
-        self._local = local
-        return lambda: None
-
-    def deal(self, weights: tuple[int, ...], /) -> None:
-        """It is handed its part and need not know."""
-
-    def present(self) -> bool:
-        """Always, unless it was dismissed for good."""
-        return not self._out
-
-    def start(self, k: int, submodel: Submodel, until: float, /) -> Callable[[], Answer]:
-        """Train on the spot once everyone else has started. An exception is not caught."""
-        del until
-        assert self._local is not None, "a job is assigned before the first round"
-        local = self._local
-
-        def train() -> Answer:
-            started = time.monotonic()
-            trained = local(k, self._worker, submodel)
-            ended = time.monotonic()
-            return Answer(trained, None, ended - started, ended, peak=peak_memory())
-
-        return train
-
-    def dismiss(self, *, for_good: bool) -> None:
-        """It cannot be replaced."""
-        self._out = self._out or for_good
-
-    def closed(self) -> bool:
-        """Where it was dismissed for good."""
-        return self._out
-
-    def left(self) -> list[str]:
-        """It cannot leave."""
-        return []
-
-    def fate(self) -> str:
-        """It lives as long as the coordinator."""
-        return "it was dismissed" if self._out else "it is in the coordinator's process"
-
-
 class Remote:
     """The seat of a worker in another process. Every wait for it is a thread of its own."""
 
@@ -183,6 +133,9 @@ class Remote:
                 building.result()
             except (OSError, FrameError) as error:
                 self._lost(error)  # the first round goes on without it
+            except WorkerLostError as error:
+                self._lost(error)
+                raise
 
         return ready
 
@@ -295,7 +248,7 @@ class Remote:
         header = _built(link, until)
         if header.verb == Verb.FAILED:
             text = read_text(link.receive_payload(header, until=until))
-            reason = text.strip().splitlines()[-1]
+            reason = last_line(text)
             raise WorkerLostError(f"worker {self._worker} failed in taking a job: {reason}")
         _expect(header, Header(Verb.READY))
 
@@ -319,7 +272,7 @@ class Remote:
         def fault(kind: str, reason: str) -> Fault:
             return Fault(k, self._worker, kind, time.monotonic() - started, reason)
 
-        flat = pack(submodel)
+        flat, before = pack(submodel), link.moved.sent
         header = Header(Verb.ROUND, k, len(flat), flat.dtype, seconds=STEPPING * (until - started))
         try:
             self._tell_shares(link, k, until)
@@ -327,19 +280,33 @@ class Remote:
             answer = link.receive_header(until=until)
             if answer.verb == Verb.FAILED:
                 text = read_text(link.receive_payload(answer, until=until))
-                return Answer(ABSENT, fault(FAILED, text))
+                return Answer(ABSENT, fault(FAILED if answer.k == k else REFUSED, text))
             _expect(answer, replace(header, verb=Verb.DONE))
             trained = unpack(link.receive_payload(answer, until=until), submodel, answer)
         except TimeoutError:
-            return Answer(ABSENT, fault(FROZEN, f"silent for {time.monotonic() - started:.1f} s"))
+            told = _silent(link.moved.sent - before, flat.nbytes, started)
+            return Answer(ABSENT, fault(FROZEN, told))
         except FrameError as error:
             return Answer(ABSENT, fault(REFUSED, str(error)))
         except OSError as error:
             return Answer(ABSENT, fault(LOST, f"{error}; {self._door.fate(ENDING)}"))
         self._in_vain = 0
         cut = answer.seconds > header.seconds
-        slow = fault(SLOW, f"stopped after {answer.n_steps} local steps") if cut else None
+        slow = fault(SLOW, stopped(trained)) if cut else None
         return Answer(trained, slow, answer.seconds, peak=answer.peak)
+
+
+def _silent(sent: int, n_bytes: int, started: float) -> str:
+    """What a worker did not do by the deadline, in words: its link may be what is slow."""
+    seconds = f"{time.monotonic() - started:.1f} s"
+    if sent < n_bytes:
+        return f"{sent / 1e6:.3g} of {n_bytes / 1e6:.3g} MB had gone to it after {seconds}"
+    return f"silent for {seconds}"
+
+
+def stopped(trained: Submodel) -> str:
+    """What a slow worker did, in words."""
+    return f"stopped after {trained.n_steps} local steps"
 
 
 def _built(link: Link, until: float) -> Header:

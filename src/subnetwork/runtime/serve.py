@@ -79,7 +79,7 @@ def _answer(
         if header.verb != Verb.ROUND or not jobs:
             raise FrameError(f"{header.verb.name} comes unasked for")
         template, local = jobs[0]
-        return _round(link, worker, header, template(header.k, worker), local)
+        return _round(worker, header, _handed_down(link, worker, header, template), local)
     except (OSError, FrameError):
         raise
     except Exception:  # whatever the local work raises is for the coordinator to show
@@ -107,19 +107,31 @@ def _shown_alive(link: Link) -> Iterator[None]:
         telling.join()
 
 
-def _round(
-    link: Link, worker: int, header: Header, like: Submodel, local: Local
-) -> tuple[Header, Tensor]:
-    flat = next(like.tensors())
-    entries = sum(tensor.numel() for tensor in like.tensors())
-    if (header.length, header.dtype) != (entries, flat.dtype):
-        raise FrameError(
-            f"round {header.k} announces {header.length} entries of {header.dtype}, the cut has "
-            f"{entries} of {flat.dtype}"
-        )
-    submodel = unpack(link.receive_payload(header, until=None), like, header)
+def _handed_down(link: Link, worker: int, header: Header, template: Template) -> Submodel:
+    """w_i of a round. What fails before it is read leaves it on the link, which is none then.
+
+    Raises:
+        FrameError: it does not fit the cut, or there is no room for it.
+    """
+    try:
+        like = template(header.k, worker)
+        flat = next(like.tensors())
+        entries = sum(tensor.numel() for tensor in like.tensors())
+        if (header.length, header.dtype) != (entries, flat.dtype):
+            raise FrameError(
+                f"round {header.k} announces {header.length} entries of {header.dtype}, the cut "
+                f"has {entries} of {flat.dtype}"
+            )
+        return unpack(link.receive_payload(header, until=None), like, header)
+    except (OSError, FrameError):
+        raise
+    except Exception as error:
+        raise FrameError(f"{type(error).__name__} before w_i was read: {error}") from error
+
+
+def _round(worker: int, header: Header, submodel: Submodel, local: Local) -> tuple[Header, Tensor]:
     started = time.monotonic()
-    trained = _in_time(local, started + header.seconds)(header.k, worker, submodel)
+    trained = in_time(local, started + header.seconds)(header.k, worker, submodel)
     seconds = time.monotonic() - started
     flat = pack(trained)
     done = Header(
@@ -129,7 +141,7 @@ def _round(
     return done, flat
 
 
-def _in_time(local: Local, end: float) -> Local:
+def in_time(local: Local, end: float) -> Local:
     """The local work, which begins no step after `end` where it consists of steps."""
     if not isinstance(local, Stoppable):
         return local

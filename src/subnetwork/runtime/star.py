@@ -10,6 +10,7 @@ import torch
 
 from subnetwork.algorithm import DivergedError, WorkerLostError
 from subnetwork.nets import ABSENT, NetPartition, Submodel
+from subnetwork.nets.local import Local
 from subnetwork.runtime.faults import (
     ABSENTEE,
     DROPS,
@@ -25,6 +26,7 @@ from subnetwork.runtime.faults import (
     Patience,
     Report,
     ignore,
+    last_line,
 )
 from subnetwork.runtime.measured import Measure, Measured, split, unmeasured
 from subnetwork.runtime.seats import Answer, Seat
@@ -32,6 +34,29 @@ from subnetwork.runtime.seats import Answer, Seat
 REMEMBERED = 21  # rounds whose durations make the deadline
 ATTEMPTS = 3  # at a round from which nobody came back
 POLL = 0.02  # seconds between two looks for who has come
+
+
+def brief(seats: Sequence[Seat], job: str, local: Local) -> None:
+    """Tell all workers what the coming rounds are about, and wait for them.
+
+    One that cannot do the job is parted with, and another one may come; the next round tells why.
+
+    Args:
+        seats: where they sit.
+        job: from which a worker in another process builds the local work.
+        local: that of this process.
+
+    Raises:
+        WorkerLostError: where none of them can do it.
+    """
+    failed: list[WorkerLostError] = []
+    for ready in [seat.assign(job, local) for seat in seats]:
+        try:
+            ready()
+        except WorkerLostError as error:
+            failed.append(error)
+    if failed and len(failed) == len(seats):
+        raise failed[0]
 
 
 def seated(
@@ -50,7 +75,8 @@ def seated(
 
     Raises (when called):
         WorkerLostError: where fewer than half of the workers are there for 60 s (see `Patience`),
-            naming those who are missing; where the work itself fails on every worker.
+            naming those who are missing; where nobody comes back from a round, however often it is
+            begun; where the work itself fails on every worker.
         DivergedError: where every worker returns NaN or Inf.
     """
     return _Star(seats, patience or Patience(), report, measure)
@@ -79,15 +105,19 @@ class _Star:
             present = self._enough(k)
             answers, seconds = self._round(k, present, submodels)
             faults = [answer.fault for answer in answers.values() if answer.fault is not None]
+            for fault in faults:
+                self._report(fault)
             if len(answers) > 1 or len(present) == 1:  # one of several may itself be at fault
                 _check_common(k, faults, len(answers))
             for fault in faults:
-                self._note(fault)
+                self._part_with(fault)
             if any(answer.trained is not ABSENT for answer in answers.values()) or not answers:
                 break
             self._missing.update(present)  # the round begins again: who is in it is told
-        if answers and not faults and len(answers) == sum(w is not ABSENT for w in submodels):
-            self._durations.append(seconds)
+        else:
+            _check_lost(k, faults)
+        if seconds:
+            self._durations.append(max(seconds))
         return [answers[i].trained if i in answers else ABSENT for i in range(len(self._seats))]
 
     def _enough(self, k: int) -> list[int]:
@@ -137,8 +167,11 @@ class _Star:
 
     def _round(
         self, k: int, present: Sequence[int], submodels: Sequence[Submodel]
-    ) -> tuple[dict[int, Answer], float]:
-        """One answer of each present worker with a network, by the deadline, and the seconds."""
+    ) -> tuple[dict[int, Answer], list[float]]:
+        """One answer of each present worker with a network, by the deadline.
+
+        With the seconds of those that did all their work: the others say nothing of a round.
+        """
         started = time.monotonic()
         until = started + self._patience.deadline(self._durations)
         working = [i for i in present if submodels[i] is not ABSENT]
@@ -148,11 +181,10 @@ class _Star:
         for i, one in answers.items():
             parts = split(one.seconds, started, one.answered, ended)
             self._measure(Measured(k, i, **parts, down=one.down, up=one.up, peak=one.peak))
-        return answers, ended - started
+        return answers, [o.answered - started for o in answers.values() if o.fault is None]
 
-    def _note(self, fault: Fault) -> None:
-        """Report a fault; part with a worker that can no longer be talked to or believed."""
-        self._report(fault)
+    def _part_with(self, fault: Fault) -> None:
+        """Dismiss a worker that can no longer be talked to or believed."""
         if fault.kind not in DROPS:
             return
         own = fault.kind in (FAILED, NOT_FINITE)
@@ -194,5 +226,16 @@ def _check_common(k: int, faults: Sequence[Fault], n_present: int) -> None:
             "--step-size."
         )
     if kinds == {FAILED}:
-        reason = faults[0].reason.strip().splitlines()[-1]
+        reason = last_line(faults[0].reason)
         raise WorkerLostError(f"the local work failed on every worker in round {k}: {reason}")
+
+
+def _check_lost(k: int, faults: Sequence[Fault]) -> None:
+    """Raise where no worker came back from any attempt at a round, through no work of theirs."""
+    if any(fault.kind in (FAILED, NOT_FINITE) for fault in faults):
+        return  # what it is given is at fault, and its block keeps its value
+    fates = "; ".join(f"worker {fault.worker}: {last_line(fault.reason)}" for fault in faults)
+    raise WorkerLostError(
+        f"nobody came back from round {k} in {ATTEMPTS} attempts: {fates}. Go on with --resume, "
+        "with fewer workers if the machine cannot hold them all."
+    )

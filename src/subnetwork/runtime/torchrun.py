@@ -23,7 +23,8 @@ from subnetwork.runtime.handshake import (
     secret_of_environment,
     write_secret,
 )
-from subnetwork.runtime.seats import InProcess, Remote, Seat
+from subnetwork.runtime.in_process import InProcess
+from subnetwork.runtime.seats import Remote, Seat
 from subnetwork.runtime.serve import DONE, GONE, Build, serve
 from subnetwork.runtime.wire import Link
 
