@@ -138,7 +138,7 @@ def test_sparse_gradients_are_refused_where_counts_differ():
         optimizer.step()
 
 
-def test_an_optimizer_that_is_carried_twice_steps_once_and_is_let_go(monkeypatch):
+def test_an_optimizer_that_is_carried_twice_steps_once_and_is_let_go():
     """After the round, too: its hooks are gone."""
 
     def side(session, times):
@@ -155,7 +155,7 @@ def test_an_optimizer_that_is_carried_twice_steps_once_and_is_let_go(monkeypatch
 
     found = []
     for times in (1, 2):
-        model, hooks = in_threads(monkeypatch, 2, lambda _, s, n=times: side(s, n))[0]
+        model, hooks = in_threads(2, lambda _, s, n=times: side(s, n))[0]
         assert hooks[0] == 0
         assert hooks[-1] == 1
         found.append(model)
@@ -185,7 +185,7 @@ def test_a_count_of_a_unit_is_that_of_all_its_entries():
 
 
 @pytest.mark.parametrize("idle", [0, 1])
-def test_a_worker_that_took_no_step_yet_makes_room_for_the_others_state(monkeypatch, idle):
+def test_a_worker_that_took_no_step_yet_makes_room_for_the_others_state(idle):
     """In the first round one optimizer has no state: what the other has travels all the same."""
     inputs = torch.ones(5, 4)
 
@@ -201,7 +201,7 @@ def test_a_worker_that_took_no_step_yet_makes_room_for_the_others_state(monkeypa
         steps = {n: c.flatten().tolist() for n, c in state.counters.items()}
         return session.model(everywhere=True).state_dict(), steps, set(state.moments)
 
-    (one, steps, kinds), (other, _, kinds_too) = in_threads(monkeypatch, 2, side)
+    (one, steps, kinds), (other, _, kinds_too) = in_threads(2, side)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert kinds == kinds_too == {"exp_avg", "exp_avg_sq"}
     assert set(steps["0.bias"]) == {4.0, 6.0}
@@ -223,7 +223,7 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
-def test_parameters_of_all_kinds_go_through_rounds(monkeypatch, kind):
+def test_parameters_of_all_kinds_go_through_rounds(kind):
     def side(_, session):
         for sub in session.rounds(3):
             optimizer = OPTIMIZERS[kind](sub.parameters())
@@ -237,7 +237,7 @@ def test_parameters_of_all_kinds_go_through_rounds(monkeypatch, kind):
 
     torch.manual_seed(0)
     model = Mixed()
-    (one, dtypes), (other, _) = in_threads(monkeypatch, 2, side, model)
+    (one, dtypes), (other, _) = in_threads(2, side, model)
     assert all(map(torch.equal, one.parameters(), other.parameters()))
     assert torch.equal(one.order, model.order)
     assert torch.equal(one.flags, model.flags)

@@ -1,7 +1,5 @@
 """`join` where a parameter or a state is no number any more: nothing is merged, all say so."""
 
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -15,7 +13,7 @@ from subnetwork.runtime.join import Session
 
 @pytest.mark.parametrize("of", ["parameter", "state"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_is_not_merged_and_all_ranks_say_whose_it_is(monkeypatch, of, value):
+def test_what_is_no_number_is_not_merged_and_all_ranks_say_whose_it_is(of, value):
     """Of one rank, in its second round: the model is that of the round's start, to the bit."""
     inputs = torch.ones(5, 4)
 
@@ -34,7 +32,7 @@ def test_what_is_no_number_is_not_merged_and_all_ranks_say_whose_it_is(monkeypat
                     spoilt.view(-1)[0] = value
         return session.k, found, session.model(everywhere=True).state_dict()
 
-    for k, before, after in in_threads(monkeypatch, 2, side):
+    for k, before, after in in_threads(2, side):
         assert k == 1
         assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -50,7 +48,7 @@ class Masked(nn.Module):
 
 
 @pytest.mark.parametrize("value", [-torch.inf, torch.inf, torch.nan])
-def test_what_was_infinite_before_may_stay_so(monkeypatch, value):
+def test_what_was_infinite_before_may_stay_so(value):
     """A mask; but not become another one, or none."""
 
     def side(rank, session):
@@ -62,15 +60,14 @@ def test_what_was_infinite_before_may_stay_so(monkeypatch, value):
         return session.model(everywhere=True).mask
 
     if value == -torch.inf:
-        for mask in in_threads(monkeypatch, 2, side, Masked()):
+        for mask in in_threads(2, side, Masked()):
             assert mask.tolist() == [0.0, -torch.inf]
         return
     with pytest.raises(DivergedError, match="In round 0 .* on rank 1"):
-        in_threads(monkeypatch, 2, side, Masked())
+        in_threads(2, side, Masked())
 
 
-def test_int8_does_not_scale_by_infinity(monkeypatch):
+def test_int8_does_not_scale_by_infinity():
     plan = decompose(Masked(), torch.randn(3, 4))
-    monkeypatch.setattr(sys.modules["subnetwork.runtime.join"], "_links", lambda *_: None)
     with pytest.raises(ValueError, match="mask has infinite entries, and int8 .*bfloat16"):
-        Session(plan, NetSketch(plan.layout, Perm(2)), 0, "int8", 0)
+        Session(plan, NetSketch(plan.layout, Perm(2)), 0, "int8", 0, lambda _: None)

@@ -8,18 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from subnetwork.algorithm import DivergedError
+from subnetwork.algorithm import DivergedError, RunFailedError
 from subnetwork.deals import Deal
-from subnetwork.environment import (
-    rank_under_torchrun,
-    under_several_hosts,
-    workers_under_torchrun,
-)
 from subnetwork.nets.architecture import load_params
 from subnetwork.nets.calibrate import gathers, recalibrate
 from subnetwork.nets.copying import copied
@@ -37,9 +31,7 @@ from subnetwork.runtime.direct import (
     check_wire,
     digest,
     handed_over,
-    meet,
     merged,
-    over,
     taken,
     tell,
     whole_parameters,
@@ -48,8 +40,7 @@ from subnetwork.runtime.direct.counted import COUNTER, is_counter, packed, unpac
 from subnetwork.runtime.direct.held import PARAMS
 from subnetwork.runtime.direct.links import Exchange, Links
 from subnetwork.runtime.direct.start import with_new_counters, with_new_moments
-from subnetwork.runtime.handshake import LOOPBACK
-from subnetwork.runtime.torchrun import place_under_torchrun
+from subnetwork.runtime.linked import here, left, linked
 
 
 @contextmanager
@@ -76,7 +67,7 @@ def join(
     """
     check_wire(wire)
     with_values(plan.model, "join", "Training starts from them: join with a plan that has them.")
-    rank, n_workers = _here()
+    rank, n_workers = here()
     sketch = NetSketch(plan.layout, deal)
     sketch.sample(seed, 0)  # refuses before the ranks meet
     if sketch.n_workers != n_workers:
@@ -85,20 +76,26 @@ def join(
             f"{'is one process' if n_workers == 1 else f'are {n_workers} processes'}. Start "
             f"torchrun --nproc-per-node {sketch.n_workers}, or deal to {n_workers}."
         )
-    session = Session(plan, sketch, seed, wire, rank)
-    yield session
+    with linked(rank, n_workers) as links:
+        session = Session(plan, sketch, seed, wire, rank, links)
+        try:
+            yield session
+        finally:
+            session.leave()
 
 
 class Session:
     """One worker's place in a run: its subnetwork each round, and the whole model at the end."""
 
-    def __init__(self, plan: Plan, sketch: NetSketch, seed: int, wire: Wire, rank: int) -> None:
+    def __init__(
+        self, plan: Plan, sketch: NetSketch, seed: int, wire: Wire, rank: int, links: Links
+    ) -> None:
         self.rank, self.n_workers, self.wire = rank, sketch.n_workers, wire
         self.bytes_sent = self.bytes_received = 0
         self._plan, self._merged, self._in_body = plan, False, False
         self._module: nn.Module | None = None
         self._carried: list[Stepped] = []
-        self._links = _links(rank, sketch.n_workers)
+        self._links = links
         whole = {name: p.detach().cpu() for name, p in plan.model.named_parameters()}
         plan.layout.check(whole)
         _check_scales(whole, wire)
@@ -124,6 +121,8 @@ class Session:
                 number any more on one of them (an entry that was infinite before may stay so). The
                 round is undone: `model` is that of its start.
             WorkerLostError: where another rank is lost.
+            RunFailedError: on every rank, where another one is not at the same point of the same
+                round.
         """
         for _ in range(n_rounds):
             self._begin()
@@ -171,11 +170,15 @@ class Session:
 
         Every rank has to call it. In the body of the loop it is the model at the round's start.
 
+        Raises:
+            RunFailedError: on every rank, where another one does not call it.
+
         Args:
             everywhere: whether every rank gets it; else rank 0 does, and the others get None.
             stream: yields batches of inputs, to recompute batch statistics (`recalibrate`):
                 those of parts are not those of the merged model, and are not taken over.
         """
+        self._all_call("session.model", {"everywhere": everywhere})
         to = tuple(range(self.n_workers)) if everywhere else (0,)
         whole = {
             name: tensors[PARAMS]
@@ -199,7 +202,12 @@ class Session:
             )
         return model
 
+    def leave(self) -> None:
+        """What `join` does when its block is left: the links to the other ranks are gone."""
+        self._links = left
+
     def _begin(self) -> None:
+        self._all_call("session.rounds", {})
         if self._merged:
             self._held = self._over(handed_over(self._draws, self.rank, self._let_go(), self.wire))
             self._merged = False
@@ -231,7 +239,33 @@ class Session:
             "finite": all(_sound(named[name], p) for name, p in before.items())
             and all(bool(t.isfinite().all()) for t in tensors),
         }
-        return tell(self._links, self.rank, self.n_workers, words)
+        return self._all_call("the end of the body", {}, words)
+
+    def _all_call(
+        self, call: str, same: Mapping[str, Any], more: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Tell every rank what this one is about to do; what all of them told.
+
+        Ranks that did something else would send pieces of other sizes, which gloo does not survive.
+
+        Args:
+            call: what is done.
+            same: what has to be the same on all ranks.
+            more: what need not be.
+
+        Raises:
+            RunFailedError: on every rank, where one of them does something else.
+        """
+        own: dict[str, Any] = {"call": call, "round": self.k, **same}
+        told = tell(self._links, self.rank, self.n_workers, {**own, **(more or {})})
+        for other, words in enumerate(told):
+            if {key: words.get(key) for key in own} != own:
+                raise RunFailedError(
+                    f"rank {other} is at {_said(words)}, and rank {self.rank} at {_said(own)}. "
+                    "Call session.rounds and session.model on every rank alike, and leave no body "
+                    "by break on some of them alone."
+                )
+        return told
 
     def _check_finite(self, told: Sequence[Mapping[str, Any]]) -> None:
         """Before anything is merged, and on all ranks alike."""
@@ -285,26 +319,9 @@ class Session:
         return done.result
 
 
-def _here() -> tuple[int, int]:
-    """(rank, processes): of torch.distributed where it is set up, of torchrun, or (0, 1)."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    ranks = workers_under_torchrun()
-    return (0, 1) if ranks is None else (rank_under_torchrun(), ranks)
-
-
-def _links(rank: int, n_workers: int) -> Links:
-    if n_workers == 1:
-        return lambda _: None
-    if dist.is_initialized():
-        return over(dist.new_group(backend="gloo"), rank)
-    if under_several_hosts():
-        raise ValueError(
-            "torchrun started ranks on several hosts, where join uses a group of yours. Call "
-            'torch.distributed.init_process_group("gloo") before it.'
-        )
-    store = dist.PrefixStore("direct", place_under_torchrun().store)
-    return over(meet(store, rank, n_workers, host=LOOPBACK), rank)
+def _said(words: Mapping[str, Any]) -> str:
+    given = {None: "", False: "()", True: "(everywhere=True)"}[words.get("everywhere")]
+    return f"{words['call']}{given} in round {words['round']}"
 
 
 def _sound(p: Tensor, before: Tensor) -> bool:
