@@ -190,6 +190,19 @@ def test_it_says_plainly_when_ist_does_not_pay(command, monkeypatch):
     assert "IST does not pay here: a round takes" in out
 
 
+def test_the_verdict_says_what_the_exchange_that_is_the_default_comes_to(command, monkeypatch):
+    """On a slow link the coordinator's, which carries all parts one after another, makes it."""
+    pace = Pace(step_whole=2e-2, step_part=5e-3)
+    monkeypatch.setattr("subnetwork.runtime.calibration.calibrate", lambda *_, **__: pace)
+    for workers, cores in ((2, 2), (8, 8)):
+        flags = ["--workers", workers, "--cores", cores, "--bandwidth", "1mbit", *QUICK]
+        status, out, error = command("plan", "mine.py:build", *flags)
+        assert status == 0, error
+        said = re.search(r"fewer than ([0-9.]+) times .* coordinator, the default, (.*)\.", out)
+        assert said, out
+        assert said[2] == "it does not pay" or float(said[2].split()[2]) < float(said[1])
+
+
 def test_the_link_of_one_machine_is_measured(command):
     flags = ["--workers", 2, "--bandwidth", "loopback", "--cores", 2, *QUICK]
     status, out, error = command("plan", "mine.py:build", *flags)

@@ -251,7 +251,19 @@ def _verdict(costs: "dict[str, Round]", narrow: Sequence[str] = ()) -> list[str]
         )
         if times < MARGIN:
             line = line.removesuffix(".") + ", which is little: expect it not to pay."
+        line += _through_the_coordinator(break_even(costs, "IST, coordinator")[1], times)
     return [line, *narrow, NOTE]
+
+
+def _through_the_coordinator(times: float, directly: float) -> str:
+    """What the verdict, which is of direct hand-over, says of the exchange that is the default."""
+    if times >= directly:
+        return ""
+    fewer = "it does not pay" if times <= 1 else f"fewer than {times:.2g} times"
+    return (
+        " That is by direct hand-over (train --exchange direct); through the coordinator, the "
+        f"default, {fewer}."
+    )
 
 
 def _why_not(ist: "Round", other: "Round") -> str:
