@@ -25,20 +25,18 @@ def export(
     """
     import torch
 
-    from subnetwork.experiments.stored import stored
-    from subnetwork.nets.tensorfile import write_tensors
+    from subnetwork.experiments.stored import write_stored
 
     if to.is_dir():
         raise ValueError(f"--to {to} is a folder. Name a file, such as {to / 'model.safetensors'}.")
     if to.exists() and not overwrite:
         raise ValueError(f"--to {to} is there already. Name another file, or add --overwrite.")
     torch.set_num_threads(1)
-    found = stored(run_folder(run))
     beside = to.with_name(f".{to.name}.new")
     try:
-        write_tensors(beside, found.model.state_dict())
+        source = write_stored(run_folder(run), beside)
         beside.replace(to)
     finally:
         beside.unlink(missing_ok=True)
-    say(Output(), f"wrote {to} from {found.source}")
+    say(Output(), f"wrote {to} from {source}")
     return 0

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -132,10 +132,7 @@ def read_state_dict(
                 else torch.load(file, map_location="cpu", weights_only=True)
             )
     except (SafetensorError, *_UNREADABLE) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(
-            f"{path} is no state_dict that can be read safely: {reason.rstrip('.')}. {instead}"
-        ) from None
+        raise ValueError(_no_state_dict(path, error, instead)) from None
     for key in ("state_dict", "model"):
         content = content.get(key, content) if isinstance(content, dict) else content
     named = content.items() if isinstance(content, dict) else ()
@@ -143,6 +140,11 @@ def read_state_dict(
     if not tensors or len(tensors) != len(named):
         raise ValueError(f"{path} holds no state_dict. {instead}")
     return tensors
+
+
+def _no_state_dict(path: Path, error: Exception, instead: str) -> str:
+    reason = " ".join(str(error).split())[:160].rstrip(".")
+    return f"{path} is no state_dict that can be read safely: {reason}. {instead}"
 
 
 @contextmanager
@@ -180,7 +182,48 @@ def fill(model: nn.Module, path: Path, instead: str) -> nn.Module:
     Raises:
         ValueError: the file cannot be read, or names, shapes or types are not those of the model.
     """
-    tensors, own = read_state_dict(path, instead), model.state_dict()
+    tensors = read_state_dict(path, instead)
+    _check_same(path, tensors, model.state_dict(), instead)
+    model.load_state_dict(tensors)
+    return model
+
+
+def copy_tensors(path: Path, to: Path, like: Mapping[str, Tensor], instead: str) -> None:
+    """Write a safetensors file anew, tensor by tensor, if it is that of these tensors.
+
+    Args:
+        path: the file.
+        to: the new one.
+        like: names, shapes and types that it has to have; values are no matter.
+        instead: what to do where it does not fit, for the message.
+
+    Raises:
+        ValueError: the file cannot be read, or names, shapes or types are others.
+        OSError: the new file cannot be written.
+    """
+    with named_in_text(path) as named:
+        try:
+            file = safe_open(named, framework="pt")
+        except (SafetensorError, *_UNREADABLE) as error:
+            raise ValueError(_no_state_dict(path, error, instead)) from None
+        with file as there:
+            names = there.keys()  # no dict, which could be gone through
+            _check_same(path, {name: _hollow(there, name) for name in names}, like, instead)
+            kinds = kinds_of(like)
+            write_passing(to, kinds, ((name, there.get_tensor(name)) for name in in_order(kinds)))
+
+
+def _hollow(file: Any, name: str) -> Tensor:  # noqa: ANN401  (the library has no type for it)
+    """A tensor of a file on torch's meta device: its values are not read."""
+    of = file.get_slice(name)
+    by_name = {text: dtype for dtype, text in _DTYPES.items()}
+    return torch.empty(of.get_shape(), dtype=by_name.get(of.get_dtype()), device="meta")
+
+
+def _check_same(
+    path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], instead: str
+) -> None:
+    """Raise ValueError unless a file has these tensors, of these shapes and types, and no other."""
     _check_fit(path, tensors, own, own, instead)
     odd = [name for name, t in own.items() if tensors[name].dtype != t.dtype]
     if odd:
@@ -188,8 +231,6 @@ def fill(model: nn.Module, path: Path, instead: str) -> nn.Module:
             f"{path} does not fit the network: {odd[0]} is {tensors[odd[0]].dtype} there, "
             f"{own[odd[0]].dtype} here. {instead}"
         )
-    model.load_state_dict(tensors)
-    return model
 
 
 def _check_fit(
