@@ -1,5 +1,6 @@
 """Modules that are built once per shape and lent out round after round."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -15,8 +16,11 @@ Wrap: TypeAlias = Callable[[nn.Module], nn.Module]
 Lent: TypeAlias = tuple[nn.Module, dict[str, nn.Parameter]]
 
 
+SHAPES = 16  # of which modules are kept: deals of random sizes make new ones in every round
+
+
 class Modules:
-    """The modules of one architecture, one for each shape that came by.
+    """The modules of one architecture, one for each of the shapes that came by last.
 
     A lent module has the submodel's own tensors as its parameters, so nothing is copied, and the
     buffers that it was built with. Equal shapes get the same module: `torch.compile` makes one
@@ -26,7 +30,7 @@ class Modules:
     def __init__(self, wrap: Wrap | None = None) -> None:
         self.n_built = 0
         self._wrap = wrap
-        self._free: dict[object, list[_Standing]] = {}
+        self._free: OrderedDict[object, list[_Standing]] = OrderedDict()
 
     @contextmanager
     def lent(self, architecture: Architecture, submodel: Submodel) -> Iterator[Lent]:
@@ -39,6 +43,9 @@ class Modules:
         """
         shapes = tuple((n, tuple(p.shape), p.dtype, p.device) for n, p in submodel.params.items())
         free = self._free.setdefault(shapes, [])
+        self._free.move_to_end(shapes)
+        while len(self._free) > SHAPES:
+            self._free.popitem(last=False)
         standing = free.pop() if free else self._new(architecture, submodel)
         for name, p in standing.params.items():
             p.data = submodel.params[name].detach()

@@ -156,6 +156,12 @@ def pack(submodel: Submodel) -> Tensor:
     flat = submodel.flat()
     if flat is not None:
         return flat
+    kinds = sorted({str(t.dtype).removeprefix("torch.") for t in submodel.tensors()})
+    if len(kinds) > 1:  # torch.cat would make others of them
+        raise ValueError(
+            f"The parameters are {', '.join(kinds)}, and a coordinator sends one type. Convert "
+            "them to one, or use --exchange direct."
+        )
     return torch.cat([tensor.reshape(-1) for tensor in submodel.tensors()])
 
 
