@@ -232,6 +232,14 @@ def test_ratios_are_of_the_best_of_each_side():
     assert race.times({"ddp": 1.0}, ("ddp",)) is None
 
 
+def test_narrow_networks_that_exchange_nothing_are_no_row_of_ist_in_ratios():
+    values = {"ist bf16 churn 0": 0.1, "ist bf16 churn 0.1": 2.0, "local_sgd 20": 6.0}
+    assert race.times(values, ("local_sgd",)) == 3.0
+    early = [name for name in field.ROWS if not race.is_lazy_or_rounded(name)]
+    assert {"ist 100", "ist outer 50", "ist coordinator", "diloco int8"} <= set(early)
+    assert not {"ist bf16", "ist int8 churn 0.1", "ist bf16 churn 0.25"} & set(early)
+
+
 def test_a_result_says_whether_its_goal_is_met():
     assert race.Result("a", 2.5, 2.5).met is True
     assert race.Result("a", 0.3, 0.2, at_least=False).met is False
