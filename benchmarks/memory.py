@@ -12,13 +12,18 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from cage import ENTER, Cage, NoCageError, cages
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 
 DIRECT = ["--exchange", "direct"]
+LARGER = "layers of a model larger than a rank's control group; none: leave it out"
+CAGED = 0.9  # of the model: what a rank may have, libraries and all
 LIMITED = """
 import resource, runpy, sys
 limit = int(sys.argv.pop(1))
@@ -80,15 +85,20 @@ def result(name: str, value: float, goal: float) -> bool:
     return met
 
 
+def bytes_of(hidden: Sequence[int]) -> int:
+    """Of the parameters of an MLP on digits, with batch normalisation."""
+    return 4 * (sum((a + 1) * b for a, b in pairwise([64, *hidden, 10])) + 2 * sum(hidden))
+
+
 def main() -> int:
     """Measure; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--hidden", type=int, nargs="+", default=[1536] * 12)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--caged", type=int, nargs="*", default=[8192] * 12, help=LARGER)
     asked = parser.parse_args()
-    widths = [64, *asked.hidden, 10]
-    whole = 4 * (sum((a + 1) * b for a, b in pairwise(widths)) + 2 * sum(asked.hidden))
+    whole = bytes_of(asked.hidden)
     direct = ["--workers", str(asked.workers), "--batch-size", "16", "--local-steps", "2"]
     direct += ["--checkpoint-every", "1", "--rounds", str(asked.rounds)]
     load = f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
@@ -99,6 +109,9 @@ def main() -> int:
         print(f"\n{kind}")
         with tempfile.TemporaryDirectory() as at:
             met += measured(Path(at), kind, [*direct, *more], asked.hidden, whole)
+    if asked.caged:
+        with tempfile.TemporaryDirectory() as at:
+            met += caged(Path(at), asked.workers, asked.caged)
     return 0 if all(met) else 1
 
 
@@ -135,6 +148,52 @@ def limited(folder: Path, direct: list[str], network: list[str], limit: int) -> 
     star = train(folder, [*direct, *network, "--out", "star"], limit).error
     print(f"through a coordinator: {star[-200:] or 'yes: the limit is too wide to show anything'}")
     return [not first, not second]
+
+
+def caged(folder: Path, workers: int, hidden: Sequence[int]) -> list[bool]:
+    """A model larger than all that a rank may have: train, evaluate, write, go on; and a star's."""
+    whole = bytes_of(hidden)
+    limit = int(CAGED * whole)
+    print(
+        f"\na control group of {limit / 1e6:.0f} MB for each of {workers} ranks, and a model of "
+        f"{whole / 1e6:.0f} MB of {len(hidden)} hidden layers"
+    )
+    network = ["--hidden", *map(str, hidden), "--batch-size", "16", "--local-steps", "2"]
+    run = ["--checkpoint-every", "1", "--out", "caged"]
+    try:
+        with cages([f"rank{rank}" for rank in range(workers)], limit) as found:
+            first = in_cages(folder, found, [*run, *network, *DIRECT, "--rounds", "2"])
+            print(f"direct, trains, evaluates, writes checkpoints: {first or 'yes'}", flush=True)
+            second = first or in_cages(folder, found, [*run, "--resume", "--rounds", "3"])
+            print(f"direct, goes on: {second or 'yes'}", flush=True)
+            star = in_cages(folder, found, [*network, "--rounds", "1", "--out", "star"])
+            print(f"through a coordinator: {star or 'yes: the groups are too large'}", flush=True)
+    except NoCageError as why:
+        print(f"SKIPPED, which shows nothing: {why}. Run it as root, or in a delegated group.")
+        return []
+    name = "model larger than a rank's control group: bytes of the group over the model's"
+    line = {"name": name, "value": CAGED, "goal": 1.0, "met": not (first or second)}
+    print("RESULT", json.dumps(line))
+    return [not first, not second]
+
+
+def in_cages(folder: Path, found: Sequence[Cage], flags: Sequence[str]) -> str:
+    """Train under torchrun, each rank in its cage; why it did not go through, if it did not."""
+    (folder / "enter.py").write_text(ENTER)
+    pattern = str(found[0].procs).replace("rank0", "rank{}")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(found)}"]
+    before = sum(cage.kills for cage in found)
+    done = subprocess.run(
+        [sys.executable, *torchrun, "enter.py", pattern, "train", *flags],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    kills = sum(cage.kills for cage in found) - before
+    if kills:
+        return f"no, the kernel ended {kills} of its processes for want of memory"
+    return f"no: {done.stderr.strip()[-200:]}" if done.returncode else ""
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ OTHER = {
     "outer": "nesterov", "steps": 3, "scale": "inverted", "autocast": "bfloat16",
 }  # fmt: skip
 # how or where a run is computed, not which one it is
-HOW = frozenset({"exchange", "wire", "compile", "shares", "clip_updates", "replicas", "test_every"})
+HOW = frozenset(
+    {"exchange", "wire", "compile", "shares", "clip_updates", "replicas", "test_every", "patience"}
+)
 ON = {  # what a network reads, and sizes that it has
     "relu": {"hidden": (12,)},
     "gat": {"hidden": (8,), "data": "graph"},

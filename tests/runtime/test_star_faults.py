@@ -230,8 +230,8 @@ def test_a_process_that_does_not_start_is_tried_again_for_ever_and_less_and_less
         assert door.arrived() is None
     gaps = [b - a for a, b in zip(births.starts, births.starts[1:], strict=False)]
     assert gaps[0] < 0.25
-    assert gaps == sorted(gaps)
-    assert max(gaps) < 31
+    assert [round(gap, 1) for gap in gaps[:4]] == [0.1, 0.2, 0.4, 0.8]
+    assert 29 < max(gaps) < 31
     assert len(births.starts) > 12, "it is not given up"
     door.finished()
     n_starts = len(births.starts)

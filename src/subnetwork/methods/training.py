@@ -116,8 +116,8 @@ class Training:
     """Longest update of a worker in a round, in running medians of all; 10 is a good one. None: no
     update is shortened."""
     patience: float = 300.0
-    """Seconds for a round until one has ended with everybody's answer, its bytes on the wire too;
-    from then on four times a usual one. Direct exchange under torchrun: for the slowest rank."""
+    """Seconds for the first round, its bytes on the wire too; then four times a usual one, 3 at
+    least. Direct exchange under torchrun: seconds for the slowest rank, 600 at least."""
     exchange: str = "star"
     """How the parts get from worker to worker: star, over a coordinator that holds the model; or
     direct, from each to the next without anyone who holds it."""

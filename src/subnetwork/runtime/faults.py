@@ -94,7 +94,7 @@ class Patience:
     """How long the others wait for one worker, in seconds.
 
     A worker that is silent until the deadline D = max(`floor`, `factor` x median round) of a round
-    is dropped. Before a round has ended without a fault, D is `first`.
+    is dropped; of a round count those who did all their work. Before there is one, D is `first`.
     """
 
     floor: float = 3.0

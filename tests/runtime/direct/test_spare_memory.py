@@ -175,6 +175,21 @@ def test_gradients_that_are_the_part_itself_stay_what_they_are():
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux says what is in memory")
+def test_a_layer_that_is_cut_on_one_side_gives_way_too():
+    """2 workers hold half of the rows of a matrix of 64 MB each, and nothing waits."""
+    network = MLP(4096, (4096,), 4, norm=False)
+    x = dict(initial_parameters(network, seed=0))
+    like = {name: p.to("meta") for name, p in x.items()}
+    draws = Draws(NetSketch(network.layout, Perm(2)), like, 0)
+    rows = draws.partition(0).entries("0.weight", like["0.weight"], 1).index[0]
+    kept = x["0.weight"][rows].clone()
+    before = resident()
+    part = taken(draws, 1, 0, with_moments(x.items()), emptied=True)
+    assert before - resident() > 24 << 20, "32 MB came and 64 MB went"
+    assert torch.equal(part.submodel.params["0.weight"], kept)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux says what is in memory")
 def test_tensors_that_may_be_emptied_give_way_to_the_part_that_is_taken_of_them():
     """4 workers hold 4 of 16 blocks of a matrix of 64 MB, and keep 3 idle ones each."""
     network = MLP(4, (4096, 4096), 4, norm=False)
