@@ -114,6 +114,21 @@ def ended(path: Path, how: str) -> None:
             file.write(_encoded(_end(how, ())))
 
 
+def force(path: Path) -> None:
+    """Have what is in a record on disk, where there is one, so that no loss of power takes it.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    with suppress(FileNotFoundError):
+        for one in (path, path.parent):  # its lines and its name
+            descriptor = os.open(one, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
 def _end(how: str, late: Sequence[Row]) -> Row:
     return {"end": how, "faults": list(late)} if late else {"end": how}
 

@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from subnetwork.cli.console import Output
-from subnetwork.cli.folder import resumable
+from subnetwork.cli.folder import holding, resumable
+from subnetwork.experiments import stored
+from subnetwork.experiments.stored import write_stored
 from subnetwork.methods import Training
 from subnetwork.methods.rows import task
 from subnetwork.record import writing
@@ -81,6 +83,18 @@ def test_what_is_exported_loads_into_a_plain_module(cwd):
     assert "wrote model.safetensors from runs/train/" in command("export", cwd=cwd)[1]
     assert (cwd / "model.safetensors").read_bytes() == (cwd / "a.safetensors").read_bytes()
     assert not list(cwd.glob(".*"))
+
+
+def test_the_model_of_a_complete_run_is_exported_without_being_there(cwd, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the model is built")
+
+    for name in ("fill", "runnable", "merged"):
+        monkeypatch.setattr(stored, name, never)
+    assert write_stored(cwd / "runs/train", tmp_path / "a") == cwd / "runs/train/model.safetensors"
+    assert (tmp_path / "a").read_bytes() == (cwd / "runs/train/model.safetensors").read_bytes()
+    with pytest.raises(AssertionError, match="the model is built"):
+        write_stored(cwd / "runs/train/checkpoints/round-00000004", tmp_path / "b")
 
 
 def test_a_model_that_is_damaged_or_anothers_is_refused_in_one_line(cwd, tmp_path):
@@ -210,7 +224,8 @@ def test_watch_on_a_terminal_follows_the_run_and_ends_with_it(tmp_path, monkeypa
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(module, "Output", lambda: Output(force_terminal=True, width=120))
     with run:
-        folder = run.enter_context(resumable(tmp_path / "run", resume=False, restart=False))
+        held = run.enter_context(holding(tmp_path / "run"))
+        folder = run.enter_context(resumable(held, resume=False, restart=False))
         path = folder / "ist.jsonl"
         write = run.enter_context(writing(path, kind="train", name="ist", config=config))
         write(a_row(0))

@@ -186,7 +186,7 @@ def test_heterofl_trains_the_first_units_everywhere_and_fedrolex_all_in_turn():
         ({"method": "synchronous_sgd", "weight_decay": 0.1}, r"not by sgd with 0\.1"),
         ({"optimizer": "adamw", "momentum": 0.9}, r"momentum=0\.9 is SGD's.*adamw"),
         ({"method": "resist", "model": "relu", "axes": ("*",)}, r"deals whole blocks"),
-        ({"model": "lstm"}, r"no model 'lstm'\. Known are: mlp"),
+        ({"model": "lstm"}, r"no model 'lstm'\. Known are: mlp.*; a model of your own .*join\.md"),
         ({"model": "gcn"}, r"gcn reads a graph, and digits is none"),
         ({"model": "gpt"}, r"gpt reads text, and digits is none"),
         ({"model": "resnet"}, r"resnet reads pictures"),

@@ -89,7 +89,7 @@ def test_digits_are_split_without_overlap():
 
 
 def test_an_unknown_data_set_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no data set 'digit'\. Known are: digits"):
+    with pytest.raises(ValueError, match=r"no data set 'digit'\. Known are: digits.*join\.md"):
         load("digit")
 
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from subnetwork.cli.requests import GONE, PLACE
@@ -86,41 +87,71 @@ def run_folder(run: Path) -> Path:
     )
 
 
+@dataclass(frozen=True)
+class Held:
+    """OUT.unfinished, which no other process writes while this one holds it."""
+
+    out: Path
+    folder: Path
+    lock: int  # the open folder
+
+    def there(self) -> bool:
+        """Whether the folder is in its place still: neither removed, nor `out` by now."""
+        return _is(self.lock, self.folder)
+
+
 @contextmanager
-def resumable(out: Path, *, resume: bool, restart: bool) -> Iterator[Path]:
-    """Yield OUT.unfinished, which takes the place of `out` when the block ends well.
+def holding(out: Path) -> Iterator[Held]:
+    """Hold OUT.unfinished in the block, one process at a time: what is read there stays the newest.
 
-    If it does not, OUT.unfinished stays where it holds a checkpoint, so that the run can go on, and
-    is removed where it does not. An earlier run in `out` stays as it was until it is replaced. One
-    process at a time holds the folder.
-
-    Args:
-        out: the run's folder.
-        resume: go on in the folder that is there, or with a copy of the run that is in `out`.
-        restart: give up an unfinished run.
+    It is made where it is not there. Where nothing was written there, it is gone after the block.
 
     Raises:
-        ValueError: the folder cannot be written, another process writes it, it holds a file that no
-            command here wrote, or an unfinished run that is neither resumed nor given up.
+        ValueError: the folder cannot be written, another process writes it, or it or `out` holds a
+            file that no command here wrote.
     """
     out = resolved(out)
     folder = unfinished(out)
     with _writable(out):
         check_ours(out)
         check_ours(folder)
-        lock = _lock(folder, out)
+        made = [above for above in folder.parents if not above.exists()]
+        held = Held(out, folder, _lock(folder, out))
     try:
-        with _writable(out):
-            _prepare(folder, out, resume=resume, restart=restart)
-        try:
-            yield folder
-            _put(folder, out)
-        except BaseException:  # Ctrl-C too; nothing is hidden: it goes on up
-            if not has_checkpoint(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+        yield held
     finally:
-        os.close(lock)
+        with suppress(OSError):  # up to the first one that is not empty
+            for path in (folder, *made) if held.there() else ():
+                path.rmdir()
+        os.close(held.lock)
+
+
+@contextmanager
+def resumable(held: Held, *, resume: bool, restart: bool) -> Iterator[Path]:
+    """Yield OUT.unfinished, which takes the place of `out` when the block ends well.
+
+    If it does not, OUT.unfinished stays where it holds a checkpoint, so that the run can go on, and
+    is removed where it does not. An earlier run in `out` stays as it was until it is replaced.
+
+    Args:
+        held: the folder.
+        resume: go on in the folder that is there, or with a copy of the run that is in `out`.
+        restart: give up an unfinished run.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds an unfinished run that is neither resumed
+            nor given up.
+    """
+    out, folder = held.out, held.folder
+    with _writable(out):
+        _prepare(folder, out, resume=resume, restart=restart)
+    try:
+        yield folder
+        _put(folder, out)
+    except BaseException:  # Ctrl-C too; nothing is hidden: it goes on up
+        if held.there() and not has_checkpoint(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -187,8 +218,21 @@ def _writable(out: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path, out: Path) -> int:
-    """Make and hold the folder; the system lets go of it however this process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make and hold the folder; the system lets go of it however this process ends.
+
+    Between its opening and the lock it may have become `out`: then there is another one to hold.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            descriptor = _locked(folder, out)
+            if _is(descriptor, folder):
+                return descriptor
+            os.close(descriptor)
+
+
+def _locked(folder: Path, out: Path) -> int:
+    """The folder, open and locked, wherever it is by then."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,6 +247,14 @@ def _lock(folder: Path, out: Path) -> int:
             os.close(descriptor)
             raise
     return descriptor
+
+
+def _is(descriptor: int, folder: Path) -> bool:
+    """Whether an open folder is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except OSError:
+        return False
 
 
 def _prepare(folder: Path, out: Path, *, resume: bool, restart: bool) -> None:
@@ -230,15 +282,20 @@ def _prepare(folder: Path, out: Path, *, resume: bool, restart: bool) -> None:
 
 
 def _put(stage: Path, out: Path) -> None:
+    """Have `out` be the new folder; where that fails, or is interrupted, it is the earlier one."""
     umask = os.umask(0)
     os.umask(umask)
     stage.chmod(0o777 & ~umask)
-    if out.exists():
-        earlier = out.with_name(f".{out.name}.earlier")
-        with suppress(FileNotFoundError):
-            shutil.rmtree(earlier)
+    if not out.exists():
+        stage.rename(out)
+        return
+    earlier = out.with_name(f".{out.name}.earlier")
+    with suppress(FileNotFoundError):
+        shutil.rmtree(earlier)
+    try:
         out.rename(earlier)
         stage.rename(out)
-        shutil.rmtree(earlier)
-    else:
-        stage.rename(out)
+    finally:
+        if not out.exists():
+            earlier.rename(out)
+    shutil.rmtree(earlier)

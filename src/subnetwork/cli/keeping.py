@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from subnetwork.algorithm import RunFailedError
 from subnetwork.cli.console import say
-from subnetwork.cli.folder import CHECKPOINTS, has_checkpoint, resumable, unfinished
+from subnetwork.cli.folder import CHECKPOINTS, Held, has_checkpoint, resumable, unfinished
 from subnetwork.environment import restarts_under_torchrun
 from subnetwork.methods import Training
 from subnetwork.record import OUT_OF_SPACE, ended
@@ -66,7 +66,8 @@ class Keeping:
 def earlier(keeping: Keeping, console: "Console") -> tuple[Keeping, "Saved | None"]:
     """The run to go on with, or None where a new one begins.
 
-    Where torchrun starts its processes again after a failure, the run goes on unasked.
+    Where torchrun starts its processes again after a failure, the run goes on unasked. Its folder
+    is held: nobody writes a newer checkpoint meanwhile, or removes this one.
 
     Raises:
         ValueError: there is no run to go on with, or no intact checkpoint of it.
@@ -144,6 +145,7 @@ def begun(
         ValueError: there is nothing left to do, or the weights do not fit the network.
     """
     from subnetwork.experiments.resume import Start, check_progress, going_on
+    from subnetwork.experiments.training import lost
     from subnetwork.experiments.weights import from_weights
 
     if old is not None:
@@ -154,6 +156,8 @@ def begun(
                 f"its {old.run.total_steps} steps."
             )
         say(console, f"goes on after round {old.start.k} of {row.n_rounds}, from {old.path}")
+        for line in lost(old.path.parents[1] / f"{old.run.method}.jsonl", old.start):
+            say(console, line)
         return going_on(t, old)
     if keeping.start is None:
         return Start(lambda: row.x)
@@ -181,14 +185,14 @@ def keeper_of(keeping: Keeping, t: "Task", start: "Start", console: "Console") -
 
 
 @contextmanager
-def kept(keeping: Keeping, keeper: "Keeper", n_rounds: int) -> Iterator[Path]:
+def kept(held: Held, keeping: Keeping, keeper: "Keeper", n_rounds: int) -> Iterator[Path]:
     """Yield the folder to write the run in.
 
     However the run ends, what is said of it says how to go on, where that is possible.
     """
     begun = False  # until then, what is refused is said as it is
     try:
-        with resumable(keeping.out, resume=keeping.resume, restart=keeping.restart) as folder:
+        with resumable(held, resume=keeping.resume, restart=keeping.restart) as folder:
             begun = True
             yield folder
     except (KeyboardInterrupt, RunFailedError, OSError) as reason:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from subnetwork.cli.console import Output, say
+from subnetwork.cli.folder import Held, holding
 from subnetwork.cli.keeping import (
     Keeping,
     begun,
@@ -73,14 +74,25 @@ def train(
         Under torchrun on several hosts: the address of rank 0, on which it listens. The network is
         then to be trusted, and SUBNETWORK_SECRET holds the same 64 hexadecimal digits everywhere.
     """
-    keeping, asked, console = keeping or Keeping(), training or Training(), Output()
+    keeping, asked = keeping or Keeping(), training or Training()
     if rank_under_torchrun() == 0:  # at once: torch takes seconds to import
-        say(console, _beginning(keeping, asked, here=here))
-    direct = exchange_of_run(asked, keeping, given) == "direct"
-    module = RANKS if direct else WORKERS
-    # births import torch meanwhile; ranks keep no memory that they freed, and get large pages
-    with large_pages(wanted=direct), _births(module, here=here) as births:
-        return _run(keeping, asked, console, births, here=here, given=given, host=host)
+        say(Output(), _beginning(keeping, asked, here=here))
+    with _held(keeping.out) as held:
+        direct = exchange_of_run(asked, keeping, given) == "direct"
+        module = RANKS if direct else WORKERS
+        # births import torch meanwhile; ranks keep no memory that they freed, and get large pages
+        with large_pages(wanted=direct), _births(module, here=here) as births:
+            return _run(held, keeping, asked, births, here=here, given=given, host=host)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[Held | None]:
+    """Hold the run's folder, before anything of it is read; only the process that writes does."""
+    if rank_under_torchrun() > 0:
+        yield None
+        return
+    with holding(out) as held:
+        yield held
 
 
 @contextmanager
@@ -94,9 +106,9 @@ def _births(module: str, *, here: bool) -> Iterator[Nursery | None]:
 
 
 def _run(
+    held: Held | None,
     keeping: Keeping,
     asked: Training,
-    console: Output,
     births: Nursery | None,
     *,
     here: bool,
@@ -114,8 +126,8 @@ def _run(
     from subnetwork.runtime.memory import keep_memory, spare_memory
 
     torch.set_num_threads(1)
-    ranks, old = workers_under_torchrun(), None
-    if ranks is None or rank_under_torchrun() == 0:
+    ranks, old, console = workers_under_torchrun(), None, Output()
+    if held is not None:
         keeping, old = earlier(keeping, console)
         asked = asked if old is None else continued_as(old, asked, given)
     elif keeping.resume:  # what the run is, rank 0 knows
@@ -127,7 +139,8 @@ def _run(
     row = method(t)  # on every rank: what is refused is refused before anyone waits for anyone
     check_exchange(run, row, keeping, here=here, torchrun=ranks is not None)
     place = None if ranks is None else place_under_torchrun(host)
-    if place is not None and place.rank > 0:
+    if held is None:
+        assert place is not None
         return _another_rank(place)
     direct = run.exchange == "direct"
     if births is None or direct or row.merge is not holders:  # steps are taken in this process
@@ -143,7 +156,7 @@ def _run(
     part: Part | None = Part(t, row, start, None if old is None else old.path)
     keeper = keeper_of(keeping, t, start, console)
     with (
-        kept(keeping, keeper, row.n_rounds) as folder,
+        kept(held, keeping, keeper, row.n_rounds) as folder,
         ended_in_words(folder / f"{run.method}.jsonl", keeper),
         hearing(folder) as requests,
         _way(run, place, births, here=here) as way,

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from subnetwork.cli.console import Output
+from subnetwork.cli.console import Output, say
 from subnetwork.cli.folder import is_written, run_folder, unfinished
 from subnetwork.record import Record, believing, read
 
@@ -25,7 +25,7 @@ Rows: TypeAlias = Sequence[Mapping[str, Any]]
 def watch(run: Path = Path("runs/train")) -> int:
     """Show a run's progress and its workers; end when the run ends.
 
-    Where the output is no terminal, one table is printed.
+    A run that is starting is waited for. Where the output is no terminal, one table is printed.
 
     Parameters
     ----------
@@ -33,14 +33,20 @@ def watch(run: Path = Path("runs/train")) -> int:
         The run's folder: the one that is being written, else the complete one.
     """
     folder = unfinished(run) if unfinished(run).is_dir() else run_folder(run)
-    console, (record, path) = Output(), _newest(folder)
+    console, took = Output(), 0.0
     if not console.is_terminal:
-        console.width = WIDE
+        if _is_starting(folder):
+            say(console, f"The run in {run} is starting; ask again in a moment.")
+            return 0
+        console.width, (record, _) = WIDE, _newest(folder)
         with believing(folder):
             console.print(shown(record, _status(record, folder)))
         return 0
-    took = 0.0
     with Live(console=console, auto_refresh=False) as live:
+        while _is_starting(folder):
+            live.update(Text("starting"), refresh=True)
+            time.sleep(EVERY)
+        record, path = _newest(_now(run, folder))
         while True:
             status = _status(record, folder)
             with believing(folder):
@@ -167,6 +173,16 @@ def _status(record: Record, folder: Path) -> str:
     return "running" if is_written(folder) else "its process is gone"
 
 
+def _is_starting(folder: Path) -> bool:
+    """Whether a process writes the run there that has not begun its record."""
+    return is_written(folder) and not any(folder.glob("*.jsonl"))
+
+
+def _now(run: Path, folder: Path) -> Path:
+    """The run's folder, which may have moved from OUT.unfinished to OUT."""
+    return folder if folder.is_dir() else run_folder(run)
+
+
 def _newest(folder: Path) -> tuple[Record, Path]:
     """The record that was written to last."""
     paths = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
@@ -184,7 +200,7 @@ def _again(run: Path, folder: Path, path: Path) -> tuple[Record, Path]:
         except FileNotFoundError:
             pass
         try:
-            return _newest(run_folder(run) if not folder.is_dir() else folder)
+            return _newest(_now(run, folder))
         except (FileNotFoundError, ValueError):
             if time.monotonic() > until:
                 raise

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from subnetwork.experiments.resume import STALE, Edges, Keeper, Start
-from subnetwork.experiments.training import entries_of, steps_after
+from subnetwork.experiments.training import entries_of, mean_loss, steps_after
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets.evaluate import Scores
 from subnetwork.record import Row
@@ -82,7 +82,7 @@ class Leader:
             "k": k,
             "steps": steps,
             "samples": self.row.get("samples", 0) + read,
-            "loss": sum(words["loss"] for words in said) / len(said),
+            "loss": mean_loss([words["loss"] for words in said]),
             "worker_steps": [steps - before] * len(said),
             **entries_of(scores),
             "bytes_down": [words["received"] for words in said],

@@ -14,7 +14,7 @@ from subnetwork.methods import Training
 from subnetwork.methods.rows import Method, Task
 from subnetwork.nets import ModelState, NetSketch, checkpoint
 from subnetwork.nets.checkpoint import Checkpoint
-from subnetwork.record import OUT_OF_SPACE, Row
+from subnetwork.record import OUT_OF_SPACE, Row, force
 
 CHANGEABLE = (
     *("workers", "rounds", "steps", "step_size", "outer_step_size", "outer_momentum"),
@@ -94,7 +94,8 @@ class Keeper:
     ) -> None:
         """Checkpoints go to `folder`, `every` so many rows, or else about once a minute.
 
-        `start` is where the run begins, `say` is told when a checkpoint was not written.
+        The record lies beside `folder`. `start` is where the run begins, `say` is told when a
+        checkpoint was not written.
         """
         if every is not None and every < 1:
             raise ValueError(
@@ -140,6 +141,7 @@ class Keeper:
     def keep(self, k: int, x: ModelState, row: Mapping[str, Any], law: str) -> str | None:
         """Write the checkpoint before round k; says why where the disk is full, else None.
 
+        The record's rows are on disk before it is: a checkpoint that is there counts on them.
         `law` is that of the cut (`NetSketch.to_json`): deals with their scores, and width.
         """
         return self.keep_by(
@@ -154,6 +156,7 @@ class Keeper:
             return None
         started = time.monotonic()
         try:
+            force(self._folder.with_name(f"{self._task.run.method}.jsonl"))
             write(self._header(row, law))
         except OSError as error:
             if error.errno not in OUT_OF_SPACE:
@@ -293,6 +296,12 @@ def going_on(t: Task, old: Saved) -> Start:
 def check_progress(t: Task, method: Method, saved: Saved) -> None:
     """Raise ValueError unless the rounds so far are rounds of the run that is asked for."""
     old, k = saved.run, saved.start.k
+    last = saved.start.row["k"]
+    if last != k - 1:
+        raise ValueError(
+            f"The checkpoint {saved.path} is damaged: it comes before round {k}, but its last row "
+            f"is of round {last}, not {k - 1}. Remove it, and --resume goes on from the one before."
+        )
     if (old.workers, old.capacities) == (t.run.workers, t.run.capacities):
         before = NetSketch.from_json(method.sketch.layout, saved.law)
         if (before.deals, before.width) != (method.sketch.deals, method.sketch.width):

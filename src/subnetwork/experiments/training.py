@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 from typing import Any, TypeAlias
 
 import torch
@@ -170,12 +171,22 @@ def _progress(
         "k": last.k,
         "steps": steps_after(t, method, last.k),
         "samples": before.get("samples", 0) + samples,
-        "loss": sum(losses) / len(losses) if losses else None,
+        "loss": mean_loss(losses) if losses else None,
         "worker_steps": steps,
         "bytes_down": down,
         "bytes_up": up,
         "payload": before.get("payload", 0) + sum(down) + sum(up),
     }
+
+
+def mean_loss(losses: Sequence[float]) -> float:
+    """The mean of finite losses, also of such as a liar sends: their sum may be too large.
+
+    >>> mean_loss([1.0, 2.0]), mean_loss([1.5e308, 1.7e308])
+    (1.5, 1.6e+308)
+    """
+    total = sum(losses)
+    return total / len(losses) if math.isfinite(total) else mean(losses)
 
 
 def steps_after(t: Task, method: Method, k: int) -> int:
@@ -211,7 +222,7 @@ def record(
     law = method.sketch.to_json() if keeper is not None else ""
     config = asdict(t.run) | _where(seats)
     path = folder / f"{t.run.method}.jsonl"
-    x, k, row, left = start.x, start.k, dict(start.row), False
+    at, left = (start.k, start.x, start.row), False  # rounds done, the model, the last row
     if keeper is not None:
         edges.notes.extend(keeper.begin(law))
     more, rows = start.notes, earlier(path, start)
@@ -221,11 +232,12 @@ def record(
         return None if left else [*(fault.to_row() for fault in faults), *edges.notes]
 
     def keep(*, last: bool = True) -> None:
+        k, x, row = at
         if keeper is not None and k > start.k and (keeper.due() or last):
             edges.notes.extend(_kept(keeper, k, x, row, law))
 
     def done() -> str:
-        return f"{'all' if k == method.n_rounds else 'interrupted after'} {k} rounds"
+        return f"{'all' if at[0] == method.n_rounds else 'interrupted after'} {at[0]} rounds"
 
     with (
         writing(
@@ -245,12 +257,12 @@ def record(
             row = progress.row | {"faults": [*progress.row.get("faults", []), *edges.notes]}
             write(row)
             edges.notes.clear()
-            x, k = progress.x, row["k"] + 1
+            at = row["k"] + 1, progress.x, row  # at once, whatever interrupts
             edges.show(row)
             keep(last=False)
-            if left := _leaves(edges, k, keeper, keep):
+            if left := _leaves(edges, at[0], keeper, keep):
                 break
-    return x
+    return at[1]
 
 
 def _leaves(edges: Edges, k: int, keeper: Keeper | None, keep: Callable[[], None]) -> bool:
@@ -289,6 +301,15 @@ def earlier(path: Path, start: Start) -> list[Row]:
     if not (start.k and path.exists() and path.stat().st_size):
         return []
     return [row for row in read(path).rows if row["k"] < start.k]
+
+
+def lost(path: Path, start: Start) -> list[str]:
+    """A line where a record lacks the last rows before the start; none where it has them."""
+    rows = earlier(path, start)
+    k = rows[-1]["k"] + 1 if rows else 0
+    if k == start.k:
+        return []
+    return [f"{path} has lost its rows from round {k} on; the checkpoint is after {start.k} rounds"]
 
 
 def _kept(

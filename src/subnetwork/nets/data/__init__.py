@@ -38,7 +38,8 @@ def load(name: str, seed: int = 0) -> DataSet:
         )
     if name not in DATA:
         raise ValueError(
-            f"There is no data set {name!r}. Known are: {', '.join((*DATA, *GRAPHS))}."
+            f"There is no data set {name!r}. Known are: {', '.join((*DATA, *GRAPHS))}; on data of "
+            "your own a model trains by `join` (docs/join.md)."
         )
     return DATA[name](seed)
 

@@ -126,7 +126,10 @@ def network(name: str, sizes: Sizes, data: DataSet | GraphSet, *, seed: int) -> 
             layers that it does not have.
     """
     if name not in MODELS:
-        raise ValueError(f"There is no model {name!r}. Known are: {', '.join(MODELS)}.")
+        raise ValueError(
+            f"There is no model {name!r}. Known are: {', '.join(MODELS)}; a model of your own "
+            "trains by `join` (docs/join.md)."
+        )
     with seeded(seed):
         return MODELS[name](sizes, data)
 
