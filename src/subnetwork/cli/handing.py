@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from subnetwork.algorithm import RunFailedError
 from subnetwork.environment import required, restarts_under_torchrun, under_several_hosts
 from subnetwork.methods import Training
 from subnetwork.nursery import Nursery
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from subnetwork.runtime import Place
     from subnetwork.runtime.direct import Rank
 
-EXCHANGE = "exchange"  # a key of torchrun's store
+EXCHANGE, BEGUN = "exchange", "begun"  # keys of torchrun's store
 
 
 def check_exchange(
@@ -57,13 +58,27 @@ def check_exchange(
 
 
 def say_exchange(place: "Place", exchange: str) -> None:
-    """Rank 0 of torchrun tells the others how the run exchanges: a resumed run knows it alone."""
+    """Rank 0 of torchrun tells the others how the run exchanges: a resumed run knows it alone.
+
+    Raises:
+        RunFailedError: it is told a second time: ranks would find what those before them left.
+    """
+    if place.store.add(BEGUN, 1) > 1:
+        raise RunFailedError(
+            "torchrun started all ranks again and counts no restart, as it does where hosts come "
+            "or go (--nnodes MIN:MAX), so that ranks cannot tell one start from the other. Start "
+            "it with one number of hosts, --nnodes N, and --resume."
+        )
     place.store.set(EXCHANGE, exchange)
 
 
 def exchange_of(place: "Place") -> str:
-    """What rank 0 said."""
-    return place.store.get(EXCHANGE).decode()
+    """What rank 0 said.
+
+    Raises:
+        WorkerLostError: it is gone, or says nothing.
+    """
+    return place.heard(EXCHANGE)
 
 
 @contextmanager
@@ -83,8 +98,12 @@ def handing_over(run: Training, place: "Place | None", births: Nursery | None) -
 
 
 def followed(place: "Place") -> int:
-    """Another rank of torchrun: take part; the exit status."""
-    from subnetwork.algorithm import DivergedError, RunFailedError, WorkerLostError
+    """Another rank of torchrun: take part; the exit status.
+
+    Raises:
+        WorkerLostError: rank 0 is gone before it said what to do.
+    """
+    from subnetwork.algorithm import DivergedError, WorkerLostError
     from subnetwork.experiments.direct import follow
     from subnetwork.runtime.direct import LOST, stopping
 
@@ -112,7 +131,13 @@ def _rank_of(place: "Place", secret: Callable[[], bytes]) -> "Rank":
     from subnetwork.runtime.handshake import LOOPBACK, address_towards
 
     store = dist.PrefixStore("direct", place.store)
-    host = LOOPBACK if place.host is None else address_towards(place.host)
+    try:
+        host = LOOPBACK if place.host is None else address_towards(place.host)
+    except OSError as reason:
+        raise ValueError(
+            f"--host {place.host} is nothing that rank {place.rank}'s host reaches "
+            f"({reason.strerror}). Give rank 0's address in the network between hosts, on all."
+        ) from None
     if under_several_hosts() and _is_loopback(host) and not _is_loopback(place.host or ""):
         raise ValueError(
             f"--host {place.host} is this host's loopback interface ({host}), where other hosts do "

@@ -16,7 +16,7 @@ from subnetwork.deals import Bernoulli
 from subnetwork.experiments.leader import Leader
 from subnetwork.experiments.merged import Tested, tested, write_model
 from subnetwork.experiments.resume import Edges, Keeper, Start
-from subnetwork.experiments.shards import read_by_parts, save_with_others
+from subnetwork.experiments.shards import check_shared, read_by_parts, save_with_others
 from subnetwork.experiments.side import Side, steps_of, wire_of
 from subnetwork.experiments.training import check_test_loss, earlier, steps_after
 from subnetwork.methods import Training
@@ -154,7 +154,7 @@ def follow(place: Rank, told: str) -> None:
 
 
 def _take_part(place: Rank, t: Task, row: Method, job: Job, leader: Leader | None) -> None:
-    k, wired = job.start, Meter()
+    k, wired, place = job.start, Meter(), place.patient(t.run.patience)
     draws = draws_of(row.sketch, row.shapes.params, row.seed, moments=row.moments, start=k)
     company = _company(place, draws, t, row, leader, wired) if t.run.replicas else None
     links = company.links if company is not None else wired.opening(place.links)
@@ -165,6 +165,8 @@ def _take_part(place: Rank, t: Task, row: Method, job: Job, leader: Leader | Non
         held = _begun(side)
         write_model(side, held, tested(side, held))
         return
+    if not place.number:
+        check_shared(side)
     with suppress(_LeftError):
         if company is not None:
             after = partial(_after_round, side, leader, place.stop)

@@ -5,8 +5,10 @@ either kind of run goes on from the other's.
 """
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -27,6 +29,35 @@ from subnetwork.runtime.direct.counted import counter_of, is_counter
 from subnetwork.runtime.direct.held import OUTER, PARAMS
 
 CHECKPOINTS = "checkpoints"
+
+
+def check_shared(side: Side) -> None:
+    """Find out before the first round whether all ranks can write to the run's folder.
+
+    Every rank calls it. Where rank 0 itself cannot, what it writes there next says so.
+
+    Raises:
+        RunFailedError: on every rank, where one of them cannot.
+    """
+    seen = side.folder / f".seen-{secrets.token_hex(4)}"
+    try:
+        if side.rank == 0:
+            with suppress(OSError):
+                seen.touch()
+        name = tell(side.links, side.rank, side.n_workers, {"name": seen.name})[0]["name"]
+        sees = (side.folder / name).exists() and os.access(side.folder, os.W_OK)
+        said = tell(side.links, side.rank, side.n_workers, {"sees": sees})
+    finally:
+        if side.rank == 0:
+            with suppress(OSError):
+                seen.unlink()
+    blind = [rank for rank, each in enumerate(said) if not each["sees"]]
+    if blind and said[0]["sees"]:
+        raise RunFailedError(
+            f"rank {', '.join(map(str, blind))} cannot write to {side.folder}, where rank 0 writes "
+            "the run. In direct hand-over every rank writes its shard of a checkpoint: put --out "
+            "where all hosts can write."
+        )
 
 
 def save_with_others(side: Side, held: Held, k: int, header: Mapping[str, Any] | None) -> None:

@@ -23,8 +23,15 @@ LOOPBACK = "127.0.0.1"
 SECRET = "SUBNETWORK_SECRET"  # in the environment: 64 hexadecimal digits
 NONCE = 32  # bytes, of a nonce, of the secret and of a proof
 HANDSHAKE = 5.0  # seconds that an end has to prove itself
+CONNECTING = 20.0  # seconds for a connection and its proof
 AT_ONCE = 64  # connections that may be proving themselves; more are turned away
 _NUMBER = 8
+TUNED = (  # where the system has them: seconds, times, and milliseconds
+    ("TCP_KEEPIDLE", 10),
+    ("TCP_KEEPINTVL", 5),
+    ("TCP_KEEPCNT", 4),
+    ("TCP_USER_TIMEOUT", 30_000),
+)
 
 
 class Listener:
@@ -106,7 +113,7 @@ class Listener:
     def _admit(self, connection: socket.socket) -> None:
         try:
             worker = prove_worker(connection, self._secret, len(self._arrived))
-            _tune(connection)
+            tune(connection)
             with self._lock:
                 if self._closed:
                     raise ConnectionError("the listener is closed")
@@ -140,7 +147,7 @@ def prove_worker(connection: socket.socket, secret: bytes, n_workers: int) -> in
     return worker
 
 
-def connect(address: str, worker: int, secret: bytes, *, timeout: float = 20.0) -> Link:
+def connect(address: str, worker: int, secret: bytes, *, timeout: float = CONNECTING) -> Link:
     """Worker's half: a link to the coordinator at `address` (HOST PORT).
 
     Raises:
@@ -163,23 +170,32 @@ def connect(address: str, worker: int, secret: bytes, *, timeout: float = 20.0) 
     if not hmac.compare_digest(proof, _proof(secret, b"coordinator", theirs, ours, number)):
         connection.close()
         raise ConnectionError(f"who listens at {host}:{port} does not know the run's secret")
-    _tune(connection)
+    tune(connection)
     return Link(connection)
 
 
 def reconnecting(
     find: Callable[[], tuple[str, bytes]], worker: int, patience: float
 ) -> Callable[[], Link | None]:
-    """What opens a worker's link again and again: None when `patience` seconds were in vain."""
+    """What opens a worker's link again and again: None when `patience` seconds were in vain.
+
+    `find` is asked where to connect to, and for the secret, until there was a link: whoever knows
+    may be gone with the coordinator.
+    """
+    found: list[tuple[str, bytes]] = []
 
     def link() -> Link | None:
         until = time.monotonic() + patience
         while time.monotonic() < until:
             try:
-                address, secret = find()
-                return connect(address, worker, secret)
+                address, secret = found[0] if found else find()
+                left = until - time.monotonic()
+                opened = connect(address, worker, secret, timeout=min(left, CONNECTING))
             except (OSError, ValueError):
                 time.sleep(0.1)
+                continue
+            found[:] = [(address, secret)]
+            return opened
         return None
 
     return link
@@ -304,10 +320,14 @@ def _exactly(connection: socket.socket, size: int, until: float) -> bytes:
     return received
 
 
-def _tune(connection: socket.socket) -> None:
-    """Send at once; notice within half a minute that the other host is gone."""
+def tune(connection: socket.socket) -> None:
+    """Send at once; notice within half a minute that the other host is gone.
+
+    Also where it has not acknowledged what was sent: keepalive asks nothing then, and the system
+    would send it again for a quarter of an hour.
+    """
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+    for option, value in TUNED:
         if hasattr(socket, option):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -1,12 +1,10 @@
 """Worker processes that the command starts itself, on this host."""
 
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from subnetwork.nursery import (
 )
 from subnetwork.runtime.handshake import Listener, connect, read_secret, write_secret
 from subnetwork.runtime.memory import keep_memory
+from subnetwork.runtime.rundir import private_folder
 from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import DONE, GONE, Build, serve
 from subnetwork.runtime.wire import Link
@@ -57,10 +56,12 @@ def crew(n_workers: int, module: str, births: Nursery | None = None) -> Iterator
     Raises:
         WorkerLostError: where a worker did not come up.
     """
-    folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
-    listener = Listener(n_workers, write_secret(folder))
-    (folder / "address").write_text(listener.address)
-    with nursery(module, FIRST_STEP) if births is None else nullcontext(births) as source:
+    with (
+        private_folder() as folder,
+        closing(Listener(n_workers, write_secret(folder))) as listener,
+        nursery(module, FIRST_STEP) if births is None else nullcontext(births) as source,
+    ):
+        (folder / "address").write_text(listener.address)
         workers = Crew(source, module, folder, listener)
         try:
             workers.at_least(n_workers)
@@ -68,8 +69,6 @@ def crew(n_workers: int, module: str, births: Nursery | None = None) -> Iterator
             workers.at_most(0)
         finally:
             workers.end()
-            listener.close()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Crew:

@@ -14,6 +14,7 @@ from subnetwork.runtime.direct.links import Links, Post, whole
 
 LARGE = 1 << 16  # bytes; a piece of so many is a message of its own
 PATIENCE = timedelta(seconds=600)  # for the slowest rank's round
+LONGEST = timedelta(days=1)  # where nobody needs a limit, but gloo a number
 MEETING = timedelta(seconds=300)  # for all ranks to be there
 CONNECTING = timedelta(seconds=20)  # for ranks that are all there
 WORD = 512  # bytes of a message between ranks
@@ -64,8 +65,14 @@ def meet(
     return group
 
 
-def over(group: PointToPoint, rank: int) -> Links:
-    """Round trips over a group. Small pieces go together, large ones from where they are."""
+def over(group: PointToPoint, rank: int, patience: timedelta = PATIENCE) -> Links:
+    """Round trips over a group. Small pieces go together, large ones from where they are.
+
+    Args:
+        group: of all ranks.
+        rank: which one this is.
+        patience: how long the slowest one is waited for: it may test a model, and others not.
+    """
 
     def links(post: Post) -> None:
         peers = [(rank + step) % len(post.into) for step in range(1, len(post.into))]
@@ -81,7 +88,7 @@ def over(group: PointToPoint, rank: int) -> Links:
                 ]
             for peer, work in waiting:
                 lost = peer
-                work.wait(PATIENCE)
+                work.wait(patience)
         except RuntimeError as error:
             raise WorkerLostError(
                 f"rank {lost} did not answer rank {rank}: {str(error).splitlines()[0]}."

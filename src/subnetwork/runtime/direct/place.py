@@ -3,14 +3,16 @@
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import torch.distributed as dist
 
 from subnetwork.algorithm import WorkerLostError
-from subnetwork.runtime.direct.gloo import CONNECTING, MEETING, meet, over
+from subnetwork.runtime.direct.gloo import CONNECTING, LONGEST, MEETING, PATIENCE, meet, over
 from subnetwork.runtime.direct.links import Links, Post
-from subnetwork.runtime.handshake import NONCE, SECRET, sealed, unsealed
+from subnetwork.runtime.handshake import LOOPBACK, NONCE, SECRET, sealed, unsealed
+from subnetwork.runtime.torchrun import asking
 
 JOB, NONCE_OF, BELIEVED = "job", "nonce", "believed"  # keys of the store
 
@@ -44,6 +46,13 @@ class Rank:
     """Of the run, where the store takes keys from anybody: torchrun's. It may wait for rank 0."""
     name: str = ""
     """What tells the run from others that may have the same secret."""
+    patience: timedelta = PATIENCE
+    """How long the slowest of the others is waited for in a round."""
+
+    def patient(self, seconds: float) -> "Rank":
+        """This place, where the slowest is waited for at least so long, a day at most."""
+        asked = timedelta(seconds=min(seconds, LONGEST.total_seconds()))
+        return replace(self, patience=max(self.patience, asked))
 
     def give(self, job: str) -> None:
         """Rank 0 says what is to be done; where the store is open, to each who asks, and proves it.
@@ -73,12 +82,14 @@ class Rank:
         Raises:
             ValueError: it was not rank 0 that said it.
             PermissionError: the secret is not this user's alone.
+            WorkerLostError: rank 0 is gone, or says nothing.
         """
-        if self.secret is None:
-            return self.store.get(JOB).decode()
         asked = f"{self.name}/{self.rank}", secrets.token_hex(NONCE)
-        self.store.set(f"{NONCE_OF}/{self.rank}", asked[1])
-        word = self.store.get(f"{JOB}/{self.rank}").decode(errors="replace")
+        with asking(self.rank):
+            if self.secret is None:
+                return self.store.get(JOB).decode()
+            self.store.set(f"{NONCE_OF}/{self.rank}", asked[1])
+            word = self.store.get(f"{JOB}/{self.rank}").decode(errors="replace")
         try:
             job = unsealed(self.secret(), asked, word)
         except (ValueError, OSError):
@@ -109,7 +120,8 @@ class Rank:
         if self.n_workers == 1:
             return lambda _: None
         if self.rank:
-            self.store.set(f"here/{number}/{self.rank}", "")
+            with asking(self.rank):
+                self.store.set(f"here/{number}/{self.rank}", "")
         elif number:
             assert self.refill is not None
             self.died.append(self.refill(number, self.stop))
@@ -120,8 +132,8 @@ class Rank:
         try:
             met = meet(store, self.rank, self.n_workers, host=self.host, patience=patience)
         except WorkerLostError as error:
-            raise WorkerLostError(self.fate() or str(error)) from None
-        links = over(met, self.rank)
+            raise self._lost(error) from None
+        links = over(met, self.rank, self.patience)
         self.met()
         return links
 
@@ -133,6 +145,12 @@ class Rank:
             try:
                 links(post)
             except WorkerLostError as error:
-                raise WorkerLostError(self.fate() or str(error)) from None
+                raise self._lost(error) from None
 
         return watched
+
+    def _lost(self, error: WorkerLostError) -> WorkerLostError:
+        """The same, by what this process knows of it; else with what is often wrong with hosts."""
+        far = self.host not in (None, LOOPBACK)
+        hint = " Check that hosts reach each other on any TCP port." if far else ""
+        return WorkerLostError(self.fate() or f"{error}{hint}")

@@ -2,10 +2,8 @@
 
 import os
 import select
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +16,10 @@ import torch.distributed as dist
 
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nursery import FIRST_STEP, Child, Nursery, nursery
+from subnetwork.runtime.direct.gloo import LONGEST
 from subnetwork.runtime.direct.place import Rank
 from subnetwork.runtime.handshake import LOOPBACK
+from subnetwork.runtime.rundir import private_folder
 
 LOST = 3  # exit status of a rank whose run cannot go on
 START_UP = 300.0  # seconds for a process to import what it needs; one that ends is seen at once
@@ -28,6 +28,7 @@ GRACE = 8.0  # for the round under way after Ctrl-C
 POLL = 0.05
 BEAT = 0.5  # seconds between two signs of life of a rank
 FROZEN = 30.0  # without one, it is ended; those in which nothing here ran do not count
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends a run
 
 
 @contextmanager
@@ -47,9 +48,11 @@ def launched_ranks(
     Raises:
         WorkerLostError: where a rank did not come up.
     """
-    folder = Path(tempfile.mkdtemp(prefix="subnetwork-"))  # mode 0700
-    store = dist.FileStore(str(folder / "store"), -1)
-    with nursery(module, FIRST_STEP) if births is None else nullcontext(births) as source:
+    with (
+        private_folder() as folder,
+        nursery(module, FIRST_STEP) if births is None else nullcontext(births) as source,
+    ):
+        store = dist.FileStore(str(folder / "store"), -1)
         children = _Children(source, folder, module, n_workers)
         try:
             children.start()
@@ -59,11 +62,11 @@ def launched_ranks(
                 ready = partial(_await_meeting, children, store)
                 met = partial(children.replacing, replaces)
                 own = Rank(0, n_workers, store, LOOPBACK, children.fate, owns=True)
-                yield replace(own, refill=refill, ready=ready, met=met)
+                own = replace(own, refill=refill, ready=ready, met=met)
+                yield replace(own, patience=LONGEST)  # who dies or freezes is seen to by a thread
                 children.leave()
         finally:
             children.end()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def rank_here(folder: Path, rank: int, n_workers: int, number: int = 0) -> Rank:
@@ -76,7 +79,7 @@ def rank_here(folder: Path, rank: int, n_workers: int, number: int = 0) -> Rank:
     threading.Thread(target=_beating, args=(beat,), daemon=True).start()
     store = dist.FileStore(str(folder / "store"), -1)
     store.set(f"here/{rank}", "")
-    return Rank(rank, n_workers, store, LOOPBACK, number=number)
+    return Rank(rank, n_workers, store, LOOPBACK, number=number, patience=LONGEST)
 
 
 @contextmanager
@@ -85,19 +88,18 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
     A second interrupt is one at once.
     """
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.getsignal(number) for number in ends}
+    before = {number: signal.getsignal(number) for number in ENDS}
 
     def note(number: int, _frame: object) -> None:
         asked.append(number)
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    for number in ends:
+    for number in ENDS:
         signal.signal(number, note)
     try:
         yield lambda: bool(asked)
@@ -298,6 +300,7 @@ def _grace(children: _Children) -> Iterator[None]:
 
     A process that waits inside a library cannot be interrupted by Python's handlers: a thread
     is told of the signal by the wakeup descriptor, and what this process waits for fails.
+    Signals that a library has handlers for end nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -310,7 +313,7 @@ def _grace(children: _Children) -> Iterator[None]:
 
     def watch() -> None:
         while not over.is_set():
-            if select.select([far], [], [], POLL)[0]:
+            if select.select([far], [], [], POLL)[0] and set(far.recv(1 << 12)) & set(ENDS):
                 if not over.wait(GRACE):
                     for process in children._processes.values():
                         process.kill()
