@@ -17,10 +17,11 @@ PROGRAM = f"""
 import sys
 from functools import partial
 from subnetwork.cli import main
+from subnetwork.experiments import training
 from subnetwork.methods import worker
-from subnetwork.runtime import Patience, star
+from subnetwork.runtime import Patience
 
-worker.MODULE, star.Patience = "leaving", partial(Patience, missing={WAIT})
+worker.MODULE, training.Patience = "leaving", partial(Patience, missing={WAIT})
 sys.exit(main(sys.argv[1:]))
 """
 LEAVING = """
