@@ -1,6 +1,7 @@
 """Processes under a limit of the kernel's: a memory control group each, of version 1 or 2."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -58,12 +59,23 @@ def cages(names: Sequence[str], limit: int) -> Iterator[list[Cage]]:
             folder = parent / f"{name}-{os.getpid()}"
             try:
                 folder.mkdir()
-                stack.callback(folder.rmdir)
+                stack.callback(_left, folder)
                 _limit(folder, limit)
             except OSError as error:
                 raise NoCageError(f"{folder}: {error.strerror}") from None
             found.append(Cage(folder))
         yield found
+
+
+def _left(folder: Path) -> None:
+    """Remove a cage; the kernel takes its time with processes that have ended."""
+    for _ in range(50):
+        try:
+            folder.rmdir()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _limit(folder: Path, limit: int) -> None:

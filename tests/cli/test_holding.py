@@ -12,7 +12,8 @@ import pytest
 from in_process import command
 
 from subnetwork.cli import folder as folders
-from subnetwork.cli.folder import holding, is_written, resumable, staged
+from subnetwork.cli.folder import holding, is_written, resumable, staged, unfinished
+from subnetwork.cli.requests import PLACE
 from subnetwork.record import writing
 
 SMALL = ["--hidden", "12", "--batch-size", "8", "--workers", "2", "--here"]
@@ -194,3 +195,13 @@ def test_watch_on_a_terminal_waits_for_a_run_that_is_starting(tmp_path, monkeypa
     assert (status, err, len(seen)) == (0, "", 3)
     at = [out.index(word) for word in ("starting", "running", "complete")]
     assert at == sorted(at)
+
+
+def test_what_a_killed_run_left_while_it_began_is_no_stranger_s(tmp_path):
+    """Its question to other ranks, and a place where nobody answers requests any more."""
+    folder = unfinished(tmp_path / "run")
+    (folder / PLACE).mkdir(parents=True)
+    (folder / ".seen-1a2b3c4d").touch()
+    with holding(tmp_path / "run") as held:
+        assert held.folder.resolve() == folder.resolve()
+        assert [path.name for path in folder.iterdir()] == [".seen-1a2b3c4d"]

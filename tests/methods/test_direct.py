@@ -200,12 +200,22 @@ def test_a_run_goes_on_from_the_shards_of_its_ranks(workers, case, tmp_path):
     assert all(torch.equal(model[name], p) for name, p in last.x.params.items())
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, 1, "record"])
 def test_a_rank_whose_disk_is_full_costs_the_checkpoint_and_keeps_no_space(
     victim, tmp_path, monkeypatch
 ):
-    """The row, or after the last one the end of the record, says so."""
+    """The row, or after the last one the end of the record, says so; all ranks leave it out alike.
+
+    The record may be what finds no space, as it is forced to disk before.
+    """
+    from subnetwork.experiments import shards
     from subnetwork.nets import checkpoint
+
+    def no_space(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if victim == "record":
+        monkeypatch.setattr(shards, "force", no_space)
 
     write = checkpoint.write_whole_tensors
 
@@ -216,7 +226,7 @@ def test_a_rank_whose_disk_is_full_costs_the_checkpoint_and_keeps_no_space(
 
     monkeypatch.setattr(checkpoint, "write_whole_tensors", full)
     direct(replace(CASES["ist"], exchange="direct"), tmp_path / "run")
-    assert list((tmp_path / "run/checkpoints").iterdir()) == []
+    assert list((tmp_path / "run/checkpoints").glob("*")) == []
     *_, end = map(json.loads, (tmp_path / "run/ist.jsonl").read_text().splitlines())
     (fault,) = end["faults"]
     assert (end["end"], fault["kind"]) == ("done", "stale checkpoint")

@@ -272,7 +272,7 @@ def test_a_worker_that_cuts_differently_says_what_it_expected():
     row, other = row_of(), row_of(hidden=(40, 32))
     seats = seats_of(other)
     with pytest.raises(
-        WorkerLostError, match=r"every worker in round 0: FrameError: round 0 announces \d+ entries"
+        WorkerLostError, match=r"3 attempts: worker 0: FrameError: round 0 announces \d+ entries"
     ):
         run(row, seated(seats))
 

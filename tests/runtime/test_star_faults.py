@@ -140,7 +140,8 @@ def test_where_no_worker_can_do_the_job_the_run_does_not_begin():
         brief(seats, "{}", row.local)
 
 
-def test_a_failure_before_the_part_is_read_costs_one_round():
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_failure_before_the_part_is_read_costs_one_round(at):
     """What is left on the link is no frame: the worker is replaced, and takes part in the next."""
     row, faults = row_of(rounds=400), []
     drawn = []
@@ -150,7 +151,7 @@ def test_a_failure_before_the_part_is_read_costs_one_round():
 
         def failing(k, worker):
             drawn.append(k)
-            if k == 2 and drawn.count(2) == 1:
+            if k == at and drawn.count(at) == 1:
                 raise MemoryError("no room")
             return made(k, worker)
 
@@ -168,7 +169,7 @@ def test_a_failure_before_the_part_is_read_costs_one_round():
             break
         time.sleep(0.01)
     assert done.trained[1] is not ABSENT
-    assert kinds(faults)[0] == (2, 1, "refused")
+    assert kinds(faults)[0] == (at, 1, "refused")
     assert "MemoryError before w_i was read: no room" in faults[0].reason
     assert {f.kind for f in faults[1:]} == {"absent", "joined"}
     assert seats[1]._door.dismissals == [False]

@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from subnetwork.cli.requests import GONE, PLACE
+from subnetwork.cli.requests import GONE, PLACE, remove
 
 # what commands write into a run's folder; a name that ends in / is a folder of such files
 OURS = (
     *("*.jsonl", "report.html", "model.safetensors", "tensorboard/"),
-    *(f"{PLACE}/", f"{GONE}/"),  # of a run that was killed
+    *(f"{PLACE}/", f"{GONE}/", ".seen-*"),  # of a run that was killed
 )
 CHECKPOINTS = "checkpoints"
 IN_CHECKPOINTS = ("header.json", "manifest.json", "COMMITTED", "shard-*.safetensors")
@@ -117,6 +117,7 @@ def holding(out: Path) -> Iterator[Held]:
         check_ours(folder)
         made = [above for above in folder.parents if not above.exists()]
         held = Held(out, folder, _lock(folder, out))
+    remove(folder / PLACE)  # of a run that was killed: nobody would answer there for seconds
     try:
         yield held
     finally:

@@ -46,13 +46,13 @@ def hearing(folder: Path) -> Iterator[Path]:
     Only this user can write there. Where it cannot be made, nobody can ask, and the run goes on.
     """
     place = folder / PLACE
-    _remove(place)
+    remove(place)
     with suppress(OSError):
         place.mkdir(mode=0o700)
     try:
         yield place
     finally:
-        _remove(place)
+        remove(place)
 
 
 def taken(place: Path) -> Request | None:
@@ -145,8 +145,8 @@ def _write(path: Path, content: dict[str, object]) -> None:
         raise
 
 
-def _remove(place: Path) -> None:
-    """As a whole, out of the way of who is about to write there."""
+def remove(place: Path) -> None:
+    """Remove a place for requests as a whole, out of the way of who is about to write there."""
     away = place.with_name(GONE)
     shutil.rmtree(away, ignore_errors=True)
     with suppress(OSError):

@@ -141,12 +141,16 @@ class Keeper:
     def keep(self, k: int, x: ModelState, row: Mapping[str, Any], law: str) -> str | None:
         """Write the checkpoint before round k; says why where the disk is full, else None.
 
-        The record's rows are on disk before it is: a checkpoint that is there counts on them.
-        `law` is that of the cut (`NetSketch.to_json`): deals with their scores, and width.
+        The record's rows are on disk before it is, but for those that found no space: a checkpoint
+        that is there counts on them. `law` is that of the cut (`NetSketch.to_json`): deals with
+        their scores, and width.
         """
-        return self.keep_by(
-            k, row, law, lambda header: checkpoint.save(self._folder, k, header, tensors_of(x))
-        )
+
+        def write(header: Mapping[str, Any]) -> None:
+            force(self._folder.with_name(f"{self._task.run.method}.jsonl"))
+            checkpoint.save(self._folder, k, header, tensors_of(x))
+
+        return self.keep_by(k, row, law, write)
 
     def keep_by(
         self, k: int, row: Mapping[str, Any], law: str, write: Callable[[Mapping[str, Any]], object]
@@ -156,7 +160,6 @@ class Keeper:
             return None
         started = time.monotonic()
         try:
-            force(self._folder.with_name(f"{self._task.run.method}.jsonl"))
             write(self._header(row, law))
         except OSError as error:
             if error.errno not in OUT_OF_SPACE:

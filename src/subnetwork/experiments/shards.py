@@ -24,11 +24,13 @@ from subnetwork.nets.checkpoint import Checkpoint, Written
 from subnetwork.nets.counters import COUNTER
 from subnetwork.nets.means import has_mean
 from subnetwork.nets.pieces import Kind
+from subnetwork.record import force
 from subnetwork.runtime.direct import Draws, Held, carried, gathered, tell
 from subnetwork.runtime.direct.counted import counter_of, is_counter
 from subnetwork.runtime.direct.held import OUTER, PARAMS
 
 CHECKPOINTS = "checkpoints"
+SEEN = ".seen-"  # how a file is named by which ranks find out whether they share a folder
 
 
 def check_shared(side: Side) -> None:
@@ -39,10 +41,12 @@ def check_shared(side: Side) -> None:
     Raises:
         RunFailedError: on every rank, where one of them cannot.
     """
-    seen = side.folder / f".seen-{secrets.token_hex(4)}"
+    seen = side.folder / f"{SEEN}{secrets.token_hex(4)}"
     try:
         if side.rank == 0:
             with suppress(OSError):
+                for left in side.folder.glob(f"{SEEN}*"):  # by a run that was killed meanwhile
+                    left.unlink()
                 seen.touch()
         name = tell(side.links, side.rank, side.n_workers, {"name": seen.name})[0]["name"]
         sees = (side.folder / name).exists() and os.access(side.folder, os.W_OK)
@@ -84,7 +88,8 @@ def save_with_others(side: Side, held: Held, k: int, header: Mapping[str, Any] |
 def _save(side: Side, held: Held, k: int, header: Mapping[str, Any] | None, stage: Path) -> None:
     folder, trouble = stage.parent, 0
     if header is not None:
-        try:
+        try:  # here, where the others are told what went wrong
+            force(side.folder / f"{side.t.run.method}.jsonl")
             checkpoint.staging(folder, k)
         except OSError as error:
             trouble = error.errno or 1

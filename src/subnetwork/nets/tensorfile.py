@@ -216,8 +216,9 @@ def copy_tensors(path: Path, to: Path, like: Mapping[str, Tensor], instead: str)
 def _hollow(file: Any, name: str) -> Tensor:  # noqa: ANN401  (the library has no type for it)
     """A tensor of a file on torch's meta device: its values are not read."""
     of = file.get_slice(name)
-    by_name = {text: dtype for dtype, text in _DTYPES.items()}
-    return torch.empty(of.get_shape(), dtype=by_name.get(of.get_dtype()), device="meta")
+    dtype = next((dtype for dtype, text in _DTYPES.items() if text == of.get_dtype()), None)
+    other = torch.complex128  # of which no file is
+    return torch.empty(of.get_shape(), dtype=dtype or other, device="meta")
 
 
 def _check_same(

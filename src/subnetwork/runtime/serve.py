@@ -33,6 +33,7 @@ Template: TypeAlias = Callable[[int, int], Submodel]
 Build: TypeAlias = Callable[[str], tuple[Template, Local]]
 """What a job's text means: the shapes of the submodels and the local work."""
 
+NO_ROUND = (1 << 63) - 1  # of a link that is none any more
 BEAT = 1.0  # seconds between two signs of life while a job is built
 DONE, GONE = 0, 3  # exit status of a worker: told to stop; the coordinator is gone
 
@@ -55,7 +56,7 @@ def serve(link: Link, worker: int, build: Build) -> bool:
     except FrameError as error:
         with suppress(OSError):
             text = text_payload(f"{type(error).__name__}: {error}")
-            told = Header(Verb.FAILED, length=len(text))
+            told = Header(Verb.FAILED, NO_ROUND, len(text))
             link.send(told, text, until=time.monotonic() + 1)
             link.drain(until=time.monotonic() + 1)
         return False

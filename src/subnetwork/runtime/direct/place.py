@@ -132,7 +132,7 @@ class Rank:
         try:
             met = meet(store, self.rank, self.n_workers, host=self.host, patience=patience)
         except WorkerLostError as error:
-            raise self._lost(error) from None
+            raise self._lost(error, meeting=True) from None
         links = over(met, self.rank, self.patience)
         self.met()
         return links
@@ -145,12 +145,12 @@ class Rank:
             try:
                 links(post)
             except WorkerLostError as error:
-                raise self._lost(error) from None
+                raise self._lost(error, meeting=False) from None
 
         return watched
 
-    def _lost(self, error: WorkerLostError) -> WorkerLostError:
-        """The same, by what this process knows of it; else with what is often wrong with hosts."""
-        far = self.host not in (None, LOOPBACK)
+    def _lost(self, error: WorkerLostError, *, meeting: bool) -> WorkerLostError:
+        """The same, by what this process knows of it; at the meeting, with what is often wrong."""
+        far = meeting and self.host not in (None, LOOPBACK)
         hint = " Check that hosts reach each other on any TCP port." if far else ""
         return WorkerLostError(self.fate() or f"{error}{hint}")
