@@ -96,7 +96,8 @@ def test_under_torchrun_the_run_says_how_long(asked, waits, monkeypatch):
 
 
 @pytest.mark.parametrize(("host", "told"), [(LOOPBACK, False), (None, False), (FAR, True)])
-def test_ranks_of_several_hosts_are_told_of_ports(host, told, monkeypatch):
+def test_ranks_of_several_hosts_are_told_of_ports_where_they_do_not_meet(host, told, monkeypatch):
+    """Later they have reached each other: something else is wrong."""
     hint = " Check that hosts reach each other on any TCP port."
 
     def fails(*_, **__):
@@ -110,7 +111,7 @@ def test_ranks_of_several_hosts_are_told_of_ports(host, told, monkeypatch):
     monkeypatch.setattr(place, "meet", lambda *_, **__: Group())
     with pytest.raises(WorkerLostError) as found:
         exchanged(first.links())
-    assert str(found.value) == f"rank 1 did not answer rank 0: Timed out waiting.{hint * told}"
+    assert str(found.value) == "rank 1 did not answer rank 0: Timed out waiting."
     with pytest.raises(WorkerLostError, match=r"^rank 1 died\.$"):
         exchanged(replace(first, fate=lambda: "rank 1 died.").links())
 
