@@ -9,6 +9,7 @@ from subnetwork.algorithm import rounds
 from subnetwork.methods import Training
 from subnetwork.methods.rows import method, task
 from subnetwork.nets import Submodel
+from subnetwork.runtime import Patience
 from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import serve, templates
 from subnetwork.runtime.wire import Link
@@ -95,6 +96,7 @@ def seats_of(row, spoilt=None, **options):
     return seats
 
 
+IMPATIENT = Patience(floor=0.5, factor=4, first=20, missing=0.3)
 OPEN = []
 LEAVING = threading.Event()  # whoever pretends to hang waits for this, and no test for it
 
@@ -133,3 +135,13 @@ def with_entry(submodel, value):
     params = {name: tensor.clone() for name, tensor in submodel.params.items()}
     next(iter(params.values())).view(-1)[0] = value
     return Submodel(params, submodel.moments, submodel.loss, submodel.n_steps)
+
+
+def raises(*_):
+    """Local work of a worker that has no memory."""
+    raise MemoryError("out of memory")
+
+
+def kinds(faults):
+    """What the faults are about, without words and seconds."""
+    return [(f.round, f.worker, f.kind) for f in faults]

@@ -162,6 +162,7 @@ def test_a_record_that_cannot_be_forced_for_lack_of_space_costs_the_checkpoint(
 
 def test_a_record_that_is_not_there_need_not_be_forced(tmp_path):
     records.force(tmp_path / "ist.jsonl")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("loss", [1.7e308, -1.7e308])

@@ -98,8 +98,10 @@ def test_who_had_a_link_asks_nobody_for_the_way_again():
 def test_a_coordinator_that_is_not_there_yet_is_asked_for_again():
     addresses = iter(["127.0.0.1 1", None])
     listener = Listener(1, SECRET)
-    join = reconnecting(lambda: (next(addresses) or listener.address, SECRET), 0, 5.0)
-    join().close()
+    link = reconnecting(lambda: (next(addresses) or listener.address, SECRET), 0, 5.0)()
+    assert link is not None, "the second address is the coordinator's"
+    assert next(addresses, "asked twice") == "asked twice"
+    link.close()
     listener.close()
 
 

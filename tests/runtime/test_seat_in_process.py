@@ -4,7 +4,16 @@ import time
 
 import pytest
 
-from seats_in_threads import assert_same_models, in_round, leave_all, row_of, run, seats_of
+from seats_in_threads import (
+    assert_same_models,
+    in_round,
+    kinds,
+    leave_all,
+    raises,
+    row_of,
+    run,
+    seats_of,
+)
 from subnetwork.algorithm import WorkerLostError
 from subnetwork.nets import ABSENT
 from subnetwork.nets.local import LocalSteps
@@ -25,14 +34,6 @@ def seats_with(row, own):
     seats[0] = InProcess(0)
     seats[0].assign("{}", own)()
     return seats
-
-
-def kinds(faults):
-    return [(f.round, f.worker, f.kind) for f in faults]
-
-
-def raises(*_):
-    raise MemoryError("out of memory")
 
 
 def test_it_is_the_one_process_run():

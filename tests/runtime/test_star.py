@@ -5,13 +5,16 @@ import time
 import pytest
 
 from seats_in_threads import (
+    IMPATIENT,
     LEAVING,
     OPEN,
     SMALL,
     Threads,
     assert_same_models,
     in_round,
+    kinds,
     leave_all,
+    raises,
     row_of,
     run,
     seats_of,
@@ -25,21 +28,11 @@ from subnetwork.runtime.seats import Remote
 from subnetwork.runtime.serve import serve, templates
 from subnetwork.runtime.wire import Header, Verb
 
-IMPATIENT = Patience(floor=0.5, factor=4, first=20, missing=0.3)
-
 
 @pytest.fixture(autouse=True)
 def _leaving():
     yield
     leave_all()
-
-
-def kinds(faults):
-    return [(f.round, f.worker, f.kind) for f in faults]
-
-
-def raises(*_):
-    raise MemoryError("out of memory")
 
 
 def nan(k, worker, submodel, local):
@@ -125,7 +118,7 @@ def test_a_failure_says_which_worker_round_and_where_in_the_code():
     row, faults = row_of(), []
     run(row, seated(seats_of(row, {2: in_round({1}, raises)}), report=faults.append))
     assert faults[0].reason.startswith("Traceback (most recent call last)")
-    assert "test_star.py" in faults[0].reason
+    assert "seats_in_threads.py" in faults[0].reason
     shown = str(faults[0])
     assert shown.startswith("worker 2, round 1:\nTraceback")
     assert shown.endswith(

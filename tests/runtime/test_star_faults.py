@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from seats_in_threads import (
+    IMPATIENT,
     LEAVING,
     OPEN,
     Threads,
     assert_same_models,
     in_round,
+    kinds,
     leave_all,
+    raises,
     row_of,
     run,
     seats_of,
@@ -26,21 +29,11 @@ from subnetwork.runtime.serve import serve, templates
 from subnetwork.runtime.star import brief
 from subnetwork.runtime.wire import Header, Verb, pack
 
-IMPATIENT = Patience(floor=0.5, factor=4, first=20, missing=0.3)
-
 
 @pytest.fixture(autouse=True)
 def _leaving():
     yield
     leave_all()
-
-
-def kinds(faults):
-    return [(f.round, f.worker, f.kind) for f in faults]
-
-
-def raises(*_):
-    raise MemoryError("out of memory")
 
 
 def hang(*_):
@@ -171,7 +164,7 @@ def test_a_failure_before_the_part_is_read_costs_one_round(at):
     assert done.trained[1] is not ABSENT
     assert kinds(faults)[0] == (at, 1, "refused")
     assert "MemoryError before w_i was read: no room" in faults[0].reason
-    assert {f.kind for f in faults[1:]} == {"absent", "joined"}
+    assert {f.kind for f in faults[1:]} - {"absent"} == {"joined"}  # or it is back at once
     assert seats[1]._door.dismissals == [False]
 
 

@@ -135,8 +135,9 @@ class Training:
         for name in COUNTS:
             _at_least_one(name, getattr(self, name))
         _at_least_one("steps", self.rounds if self.steps is None else self.steps)
-        for name in ("step_size", "outer_step_size", "alpha", "keep", "patience"):
+        for name in ("step_size", "outer_step_size", "alpha", "keep"):
             _positive(name, getattr(self, name))
+        _positive("patience", self.patience, instead=300)
         for name in ("momentum", "outer_momentum", "dropout"):
             _below_one(name, getattr(self, name))
         if not 0 <= self.weight_decay < math.inf:
@@ -221,9 +222,9 @@ def _at_least_one(name: str, value: int) -> None:
         raise ValueError(f"{name} is a whole number from 1 on, not {value}.")
 
 
-def _positive(name: str, value: float) -> None:
+def _positive(name: str, value: float, instead: float = 0.1) -> None:
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} is a positive number, not {value}. Try 0.1.")
+        raise ValueError(f"{name} is a positive number, not {value}. Try {instead}.")
 
 
 def _below_one(name: str, value: float) -> None:
